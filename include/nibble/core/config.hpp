@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+/// @file
+/// Version, platform requirements and the one inline namespace that holds every function body of the library.
+///
+/// The namespace law: a function compiled with AVX-512 must never be picked by the linker for a translation unit that
+/// was compiled for SSE2. Inline functions and templates are weak symbols, so equal names from units with different -m
+/// flags are merged, whichever comes first. Therefore everything with a function body lives in the inline namespace
+/// NIBBLE_ABI, whose name is made from the API version, the ISA macros and the assert mode. Only enums, `error`,
+/// `context` and trivially copyable views without member functions stand outside it and may cross such units.
+
+#define NIBBLE_VERSION_MAJOR 0
+#define NIBBLE_VERSION_MINOR 1
+#define NIBBLE_VERSION_PATCH 0
+#define NIBBLE_VERSION (NIBBLE_VERSION_MAJOR * 10000 + NIBBLE_VERSION_MINOR * 100 + NIBBLE_VERSION_PATCH)
+
+#if !defined(__cplusplus) || __cplusplus < 202002L
+#error "nibble needs C++20: compile with -std=c++20 or later"
+#endif
+
+// Value-changing float options break the numeric law (explicit fused multiply-adds in a fixed order) and the tests for
+// NaN. -ffp-contract=fast and off are both fine: no product feeds an add unguarded.
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "nibble: -ffast-math / -ffinite-math-only / -Ofast change results and remove NaN checks; compile the units that include nibble without them (for example -O3 -fno-fast-math)"
+#endif
+
+#include <bit>
+#include <climits>
+#include <cstddef>
+
+static_assert(std::endian::native == std::endian::little,
+              "nibble supports little-endian platforms only: packed codes and model files are little-endian");
+static_assert(sizeof(std::size_t) == 8, "nibble supports 64-bit platforms only: matrices are indexed with 64 bits");
+static_assert(CHAR_BIT == 8 && sizeof(float) == 4, "nibble needs 8-bit bytes and IEEE binary32 floats");
+
+/// Debug checks inside kernels: on unless NDEBUG is defined; define NIBBLE_ENABLE_ASSERT to 0 or 1 to choose.
+#ifndef NIBBLE_ENABLE_ASSERT
+#ifdef NDEBUG
+#define NIBBLE_ENABLE_ASSERT 0
+#else
+#define NIBBLE_ENABLE_ASSERT 1
+#endif
+#endif
+
+// The name of the inline namespace: one piece for each macro that lets the compiler emit other instructions.
+#define NIBBLE_DETAIL_CAT_(a, b) a##b
+#define NIBBLE_DETAIL_CAT(a, b) NIBBLE_DETAIL_CAT_(a, b)
+
+#if defined(__AVX512F__)
+#define NIBBLE_DETAIL_ABI_SIMD _avx512f
+#elif defined(__AVX2__)
+#define NIBBLE_DETAIL_ABI_SIMD _avx2
+#elif defined(__AVX__)
+#define NIBBLE_DETAIL_ABI_SIMD _avx
+#elif defined(__SSE4_2__)
+#define NIBBLE_DETAIL_ABI_SIMD _sse42
+#elif defined(__SSE4_1__)
+#define NIBBLE_DETAIL_ABI_SIMD _sse41
+#elif defined(__SSSE3__)
+#define NIBBLE_DETAIL_ABI_SIMD _ssse3
+#elif defined(__SSE3__)
+#define NIBBLE_DETAIL_ABI_SIMD _sse3
+#elif defined(__SSE2__)
+#define NIBBLE_DETAIL_ABI_SIMD _sse2
+#elif defined(__ARM_FEATURE_MATMUL_INT8)
+#define NIBBLE_DETAIL_ABI_SIMD _neon_i8mm
+#elif defined(__ARM_FEATURE_DOTPROD)
+#define NIBBLE_DETAIL_ABI_SIMD _neon_dotprod
+#elif defined(__ARM_NEON)
+#define NIBBLE_DETAIL_ABI_SIMD _neon
+#else
+#define NIBBLE_DETAIL_ABI_SIMD _generic
+#endif
+#ifdef __FMA__
+#define NIBBLE_DETAIL_ABI_FMA _fma
+#else
+#define NIBBLE_DETAIL_ABI_FMA
+#endif
+#ifdef __F16C__
+#define NIBBLE_DETAIL_ABI_F16C _f16c
+#else
+#define NIBBLE_DETAIL_ABI_F16C
+#endif
+#ifdef __BMI2__
+#define NIBBLE_DETAIL_ABI_BMI _bmi2
+#elif defined(__BMI__)
+#define NIBBLE_DETAIL_ABI_BMI _bmi
+#else
+#define NIBBLE_DETAIL_ABI_BMI
+#endif
+#ifdef __AVX512BW__
+#define NIBBLE_DETAIL_ABI_BW _bw
+#else
+#define NIBBLE_DETAIL_ABI_BW
+#endif
+#ifdef __AVX512DQ__
+#define NIBBLE_DETAIL_ABI_DQ _dq
+#else
+#define NIBBLE_DETAIL_ABI_DQ
+#endif
+#ifdef __AVX512VL__
+#define NIBBLE_DETAIL_ABI_VL _vl
+#else
+#define NIBBLE_DETAIL_ABI_VL
+#endif
+#ifdef __AVX512VBMI__
+#define NIBBLE_DETAIL_ABI_VBMI _vbmi
+#else
+#define NIBBLE_DETAIL_ABI_VBMI
+#endif
+#ifdef __AVX512VNNI__
+#define NIBBLE_DETAIL_ABI_VNNI _vnni
+#else
+#define NIBBLE_DETAIL_ABI_VNNI
+#endif
+#ifdef __AVX512BF16__
+#define NIBBLE_DETAIL_ABI_BF16 _bf16
+#else
+#define NIBBLE_DETAIL_ABI_BF16
+#endif
+#ifdef __AVX512FP16__
+#define NIBBLE_DETAIL_ABI_FP16 _fp16
+#else
+#define NIBBLE_DETAIL_ABI_FP16
+#endif
+#ifdef __AVXVNNI__
+#define NIBBLE_DETAIL_ABI_AVXVNNI _avxvnni
+#else
+#define NIBBLE_DETAIL_ABI_AVXVNNI
+#endif
+#if defined(__AMX_INT8__) && defined(__AMX_BF16__)
+#define NIBBLE_DETAIL_ABI_AMX _amx_int8_bf16
+#elif defined(__AMX_INT8__)
+#define NIBBLE_DETAIL_ABI_AMX _amx_int8
+#elif defined(__AMX_BF16__)
+#define NIBBLE_DETAIL_ABI_AMX _amx_bf16
+#else
+#define NIBBLE_DETAIL_ABI_AMX
+#endif
+#if NIBBLE_ENABLE_ASSERT
+#define NIBBLE_DETAIL_ABI_ASSERT _assert
+#else
+#define NIBBLE_DETAIL_ABI_ASSERT
+#endif
+// A unit without exceptions compiles another body of core::fail: not the same function.
+#if defined(__cpp_exceptions)
+#define NIBBLE_DETAIL_ABI_EXCEPTIONS
+#else
+#define NIBBLE_DETAIL_ABI_EXCEPTIONS _noexc
+#endif
+// xsimd found or not decides which kernels a unit holds.
+#ifndef NIBBLE_HAS_XSIMD
+#if defined(__has_include)
+#if __has_include(<xsimd/xsimd.hpp>)
+#define NIBBLE_HAS_XSIMD 1
+#endif
+#endif
+#endif
+#ifndef NIBBLE_HAS_XSIMD
+#define NIBBLE_HAS_XSIMD 0
+#endif
+#if NIBBLE_HAS_XSIMD
+#define NIBBLE_DETAIL_ABI_XSIMD _xsimd
+#else
+#define NIBBLE_DETAIL_ABI_XSIMD
+#endif
+
+#define NIBBLE_DETAIL_ABI_0 NIBBLE_DETAIL_CAT(v0_1, NIBBLE_DETAIL_ABI_SIMD)
+#define NIBBLE_DETAIL_ABI_1 NIBBLE_DETAIL_CAT(NIBBLE_DETAIL_ABI_0, NIBBLE_DETAIL_ABI_BW)
+#define NIBBLE_DETAIL_ABI_2 NIBBLE_DETAIL_CAT(NIBBLE_DETAIL_ABI_1, NIBBLE_DETAIL_ABI_DQ)
+#define NIBBLE_DETAIL_ABI_3 NIBBLE_DETAIL_CAT(NIBBLE_DETAIL_ABI_2, NIBBLE_DETAIL_ABI_VL)
+#define NIBBLE_DETAIL_ABI_4 NIBBLE_DETAIL_CAT(NIBBLE_DETAIL_ABI_3, NIBBLE_DETAIL_ABI_VBMI)
+#define NIBBLE_DETAIL_ABI_5 NIBBLE_DETAIL_CAT(NIBBLE_DETAIL_ABI_4, NIBBLE_DETAIL_ABI_VNNI)
+#define NIBBLE_DETAIL_ABI_6 NIBBLE_DETAIL_CAT(NIBBLE_DETAIL_ABI_5, NIBBLE_DETAIL_ABI_BF16)
+#define NIBBLE_DETAIL_ABI_7 NIBBLE_DETAIL_CAT(NIBBLE_DETAIL_ABI_6, NIBBLE_DETAIL_ABI_FP16)
+#define NIBBLE_DETAIL_ABI_8 NIBBLE_DETAIL_CAT(NIBBLE_DETAIL_ABI_7, NIBBLE_DETAIL_ABI_AVXVNNI)
+#define NIBBLE_DETAIL_ABI_9 NIBBLE_DETAIL_CAT(NIBBLE_DETAIL_ABI_8, NIBBLE_DETAIL_ABI_AMX)
+#define NIBBLE_DETAIL_ABI_10 NIBBLE_DETAIL_CAT(NIBBLE_DETAIL_ABI_9, NIBBLE_DETAIL_ABI_FMA)
+#define NIBBLE_DETAIL_ABI_11 NIBBLE_DETAIL_CAT(NIBBLE_DETAIL_ABI_10, NIBBLE_DETAIL_ABI_F16C)
+#define NIBBLE_DETAIL_ABI_12 NIBBLE_DETAIL_CAT(NIBBLE_DETAIL_ABI_11, NIBBLE_DETAIL_ABI_BMI)
+#define NIBBLE_DETAIL_ABI_13 NIBBLE_DETAIL_CAT(NIBBLE_DETAIL_ABI_12, NIBBLE_DETAIL_ABI_XSIMD)
+#define NIBBLE_DETAIL_ABI_14 NIBBLE_DETAIL_CAT(NIBBLE_DETAIL_ABI_13, NIBBLE_DETAIL_ABI_ASSERT)
+/// The inline namespace of this translation unit, for example v0_1_avx2_fma_f16c_bmi2_xsimd.
+#define NIBBLE_ABI NIBBLE_DETAIL_CAT(NIBBLE_DETAIL_ABI_14, NIBBLE_DETAIL_ABI_EXCEPTIONS)
+
+#define NIBBLE_DETAIL_STR_(x) #x
+#define NIBBLE_DETAIL_STR(x) NIBBLE_DETAIL_STR_(x)
+/// NIBBLE_ABI as a string literal.
+#define NIBBLE_ABI_NAME NIBBLE_DETAIL_STR(NIBBLE_ABI)
+
+#if defined(__GNUC__)
+#define NIBBLE_ALWAYS_INLINE inline __attribute__((always_inline))
+#else
+#define NIBBLE_ALWAYS_INLINE inline
+#endif
