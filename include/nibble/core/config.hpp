@@ -190,6 +190,9 @@ static_assert(CHAR_BIT == 8 && sizeof(float) == 4, "nibble needs 8-bit bytes and
 
 #if defined(__GNUC__)
 #define NIBBLE_ALWAYS_INLINE inline __attribute__((always_inline))
+/// After the parameter list of a lambda that must vanish into its caller.
+#define NIBBLE_LAMBDA_INLINE __attribute__((always_inline))
 #else
 #define NIBBLE_ALWAYS_INLINE inline
+#define NIBBLE_LAMBDA_INLINE
 #endif

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+/// @file
+/// The contract of the panel kernels: Y = X * transpose(W) on one panel of 16 columns in layout panel16.
+///
+/// The numeric law, the same for every ISA, tile height, thread count and split of M:
+///
+///   integer:  for each group g, ascending in k:  S = sum u * x, X = sum x       (exact integers)
+///             I = (S << shift) - z * X                                          (exact)
+///             acc = fma(float(I), scale, acc);  with a float offset then acc = fma(float(X), offset, acc)
+///   float:    for each group g, ascending in k:  p = madd(x[k], q[k], p), one chain from p = 0
+///             acc = fma(p, scale, acc);         with a float offset then acc = fma(sum x, offset, acc)
+///
+/// u is the stored code, x the activation (s8 code or float), q the code's value before scaling. `madd` is fused where
+/// the target has FMA (core/round.hpp); fma is always fused. One lane serves one column, so nothing is added across
+/// lanes and no order depends on the register width.
+///
+/// A unit, block and panel are those of pack/layout.hpp. M-sized arrays are row-major. Kernels are noexcept, allocate
+/// nothing, read no byte outside the ranges named here, and work for any alignment of x.
+
+#include <cstddef>
+#include <cstdint>
+
+#include <nibble/core/config.hpp>
+#include <nibble/isa/tags.hpp>
+#include <nibble/pack/layout.hpp>
+
+namespace nibble {
+inline namespace NIBBLE_ABI {
+namespace kernels {
+
+/// Longest run of k whose integer sums stay exact in int32: the cut K block of the numeric law. A code is at most 255,
+/// mid-rise doubles it, an s8 activation is at most 127 in magnitude: 2 * 255 * 127 * 32768 = 2,122,383,360 < 2^31.
+inline constexpr std::size_t exact_k = 32768;
+static_assert(2ll * 255 * 127 * static_cast<long long>(exact_k) < (1ll << 31));
+
+/// Parameters of the 16 columns of a panel, decoded to registers' types. Group g stands at pointer + g * stride;
+/// a stride of 0 shares one set of 16.
+struct panel_params {
+  const float* scales = nullptr;          ///< [groups][16]; half the scale for mid_rise in the integer path
+  std::size_t scale_stride = 16;
+  const std::int32_t* zeros = nullptr;    ///< integer path: z of the law, [groups][16]
+  std::size_t zero_stride = 16;
+  const float* offsets = nullptr;         ///< [groups][16] or nullptr
+  std::size_t offset_stride = 16;
+  int shift = 0;                          ///< integer path: 1 for mid_rise
+};
+
+/// One call: rows [0, M) of x against k in [k0, k1) of one panel. k0 is a multiple of 32; k1 is a multiple of 32 or K.
+/// A group that began before k0 continues from `state`, one that does not end at k1 is left in `state`.
+template <class X, class Sum, class State>
+struct panel_call {
+  std::size_t M = 0;
+  std::size_t K = 0;                      ///< true reduction length
+  std::size_t k0 = 0, k1 = 0;
+  std::size_t group = 0;                  ///< k of a group, multiple of 4; >= K for one group
+  bool fold = true;                       ///< false: never scale, leave the running sums in state (one group > exact_k)
+  const X* x = nullptr;                   ///< x[m * x_stride + k], readable and 0 for k in [K, round_up(K, 32))
+  std::size_t x_stride = 0;
+  const Sum* x_sums = nullptr;            ///< sum of x over each group, [M][groups]
+  std::size_t sum_stride = 0;
+  panel_params params;
+  State* state = nullptr;                 ///< [M][16]
+  float* acc = nullptr;                   ///< [M][16], read and written
+};
+using integer_call = panel_call<std::int8_t, std::int32_t, std::int32_t>;
+using float_call = panel_call<float, float, float>;
+
+/// The kernels of one ISA. Primary template: those of the fallback.
+///
+/// `isa_type`                            who does the work
+/// `unpack<Bits>(blocks, n, units)`      n packed blocks to n * 8 units of u8 codes
+/// `values_affine(units, n, zero, v)`    n units to v[4 n][16] = float(u) - zero[column]
+/// `values_table(units, n, table, v)`    v = table[u]
+/// `integer_block<Wide>(call, units)`    the law on unpacked codes; units begins at k0; Wide: codes above 127 occur
+/// `float_block(call, values)`           the law on values; values begins at k0
+/// `integer_row<Bits>(call, blocks)`     M = 1 without a detour over unpacked memory; group a multiple of 32 or >= K
+/// `float_row<Bits>(call, blocks, zero, zero_stride)`  the same for affine formats: q = float(u) - zero[g][column]
+template <class Isa>
+struct gemm_panel : gemm_panel<typename Isa::fallback> {};
+
+/// The end of the group that holds k, cut to K and k1.
+constexpr std::size_t segment_end(std::size_t k, std::size_t group, std::size_t limit) noexcept {
+  const std::size_t left = group - k % group;
+  return left < limit - k ? k + left : limit;
+}
+
+}  // namespace kernels
+}  // namespace NIBBLE_ABI
+}  // namespace nibble

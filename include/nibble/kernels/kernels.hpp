@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+/// @file
+/// All kernel contracts, then all ISA folders.
+
+#include <nibble/kernels/gemm_panel.hpp>
+#include <nibble/kernels/quantize_row.hpp>
+
+#include <nibble/kernels/scalar/gemm_panel.hpp>
+#include <nibble/kernels/scalar/quantize_row.hpp>
+
+#include <nibble/kernels/simd/gemm_panel.hpp>
+#include <nibble/kernels/simd/quantize_row.hpp>

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+/// @file
+/// The contract of activation quantization: one token to signed 8-bit codes with one scale.
+
+#include <cstddef>
+#include <cstdint>
+
+#include <nibble/core/config.hpp>
+#include <nibble/core/round.hpp>
+#include <nibble/isa/tags.hpp>
+
+namespace nibble {
+inline namespace NIBBLE_ABI {
+namespace kernels {
+
+/// Symmetric per-token quantization to s8: scale = absmax / 127 (IEEE division), code = rne(clamp(x / scale, -127, 127)).
+/// A token with a NaN or infinity gets scale NaN and codes 0, so that its whole output row, and no other, becomes NaN. A
+/// scale that underflows to 0 gives codes 0. Every ISA yields the same bits.
+///
+/// `run(x, K, codes, padded)` writes codes[0, padded), zero past K, reads x[0, K) only, and returns the scale.
+template <class Isa>
+struct quantize_row : quantize_row<typename Isa::fallback> {};
+
+/// sums[g] = sum of the codes of group g (`group` codes each, the last one short), g in [0, ceil(K / group)).
+/// K < 2^24, so that the sums are exact in int32.
+inline void group_sums(const std::int8_t* codes, std::size_t K, std::size_t group, std::int32_t* sums) noexcept {
+  for (std::size_t k = 0; k < K; ++sums) {
+    const std::size_t stop = K - k > group ? k + group : K;
+    std::int32_t sum = 0;
+    for (; k < stop; ++k) sum += codes[k];
+    *sums = sum;
+  }
+}
+
+}  // namespace kernels
+}  // namespace NIBBLE_ABI
+}  // namespace nibble

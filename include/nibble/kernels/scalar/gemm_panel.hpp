@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+/// @file
+/// The panel kernels in plain C++: the meaning of the contract, and what every other ISA is tested against.
+
+#include <nibble/core/round.hpp>
+#include <nibble/kernels/gemm_panel.hpp>
+
+namespace nibble {
+inline namespace NIBBLE_ABI {
+namespace kernels {
+
+template <>
+struct gemm_panel<isa::scalar> {
+  using isa_type = isa::scalar;
+  static constexpr std::size_t nr = pack::panel16::nr;
+
+  template <int Bits>
+  static void unpack(const std::byte* blocks, std::size_t count, std::uint8_t* units) noexcept {
+    constexpr pack::bit_planes planes = pack::planes_of(Bits);
+    for (std::size_t b = 0; b < count; ++b, blocks += pack::panel16::block_bytes(Bits), units += 8 * 64) {
+      for (std::size_t u = 0; u < 8; ++u) {
+        for (std::size_t j = 0; j < 64; ++j) {
+          unsigned code = 0;
+          for (int i = 0; i < planes.count; ++i) {
+            const auto f = pack::panel16::locate(planes.width[i], planes.offset_bytes[i], u, j);
+            const unsigned mask = (1u << planes.width[i]) - 1u;
+            code |= (static_cast<unsigned>(blocks[f.byte]) >> f.shift & mask) << planes.shift[i];
+          }
+          units[u * 64 + j] = static_cast<std::uint8_t>(code);
+        }
+      }
+    }
+  }
+
+  static void values_affine(const std::uint8_t* units, std::size_t count, const float* zero, float* values) noexcept {
+    for (std::size_t u = 0; u < count; ++u, units += 64, values += 64)
+      for (std::size_t k = 0; k < 4; ++k)
+        for (std::size_t n = 0; n < nr; ++n) values[k * nr + n] = static_cast<float>(units[4 * n + k]) - zero[n];
+  }
+
+  static void values_table(const std::uint8_t* units, std::size_t count, const float* table, float* values) noexcept {
+    for (std::size_t u = 0; u < count; ++u, units += 64, values += 64)
+      for (std::size_t k = 0; k < 4; ++k)
+        for (std::size_t n = 0; n < nr; ++n) values[k * nr + n] = table[units[4 * n + k]];
+  }
+
+  /// Scales one finished group of row m into its accumulators.
+  static void fold(const integer_call& c, std::size_t m, std::size_t g, const std::int32_t* sum) noexcept {
+    const panel_params& p = c.params;
+    const std::int32_t x_sum = c.x_sums[m * c.sum_stride + g];
+    float* acc = c.acc + m * nr;
+    for (std::size_t n = 0; n < nr; ++n) {
+      const std::int32_t exact = (sum[n] << p.shift) - p.zeros[g * p.zero_stride + n] * x_sum;
+      acc[n] = fused_multiply_add(static_cast<float>(exact), p.scales[g * p.scale_stride + n], acc[n]);
+    }
+    if (p.offsets == nullptr) return;
+    for (std::size_t n = 0; n < nr; ++n)
+      acc[n] = fused_multiply_add(static_cast<float>(x_sum), p.offsets[g * p.offset_stride + n], acc[n]);
+  }
+  static void fold(const float_call& c, std::size_t m, std::size_t g, const float* sum) noexcept {
+    const panel_params& p = c.params;
+    float* acc = c.acc + m * nr;
+    for (std::size_t n = 0; n < nr; ++n)
+      acc[n] = fused_multiply_add(sum[n], p.scales[g * p.scale_stride + n], acc[n]);
+    if (p.offsets == nullptr) return;
+    const float x_sum = c.x_sums[m * c.sum_stride + g];
+    for (std::size_t n = 0; n < nr; ++n)
+      acc[n] = fused_multiply_add(x_sum, p.offsets[g * p.offset_stride + n], acc[n]);
+  }
+
+  template <bool Wide>
+  static void integer_block(const integer_call& c, const std::uint8_t* units) noexcept {
+    block(c, [&](std::size_t k, std::size_t n) {
+      const std::size_t from_k0 = k - c.k0;
+      return std::int32_t{units[from_k0 / 4 * 64 + 4 * n + from_k0 % 4]};
+    });
+  }
+  static void float_block(const float_call& c, const float* values) noexcept {
+    block(c, [&](std::size_t k, std::size_t n) { return values[(k - c.k0) * nr + n]; });
+  }
+
+  template <int Bits>
+  static void integer_row(const integer_call& c, const std::byte* blocks) noexcept {
+    std::uint8_t units[8 * 64];
+    std::size_t at = c.k1;
+    block(c, [&](std::size_t k, std::size_t n) {
+      if (const std::size_t b = (k - c.k0) / 32; b != at) {
+        at = b;
+        unpack<Bits>(blocks + b * pack::panel16::block_bytes(Bits), 1, units);
+      }
+      return std::int32_t{units[k % 32 / 4 * 64 + 4 * n + k % 4]};
+    });
+  }
+  template <int Bits>
+  static void float_row(const float_call& c, const std::byte* blocks, const float* zeros,
+                        std::size_t zero_stride) noexcept {
+    std::uint8_t units[8 * 64];
+    std::size_t at = c.k1;
+    block(c, [&](std::size_t k, std::size_t n) {
+      if (const std::size_t b = (k - c.k0) / 32; b != at) {
+        at = b;
+        unpack<Bits>(blocks + b * pack::panel16::block_bytes(Bits), 1, units);
+      }
+      return static_cast<float>(units[k % 32 / 4 * 64 + 4 * n + k % 4]) - zeros[k / c.group * zero_stride + n];
+    });
+  }
+
+ private:
+  static std::int32_t step(std::int8_t x, std::int32_t w, std::int32_t sum) noexcept { return sum + x * w; }
+  static float step(float x, float w, float sum) noexcept { return multiply_add(x, w, sum); }
+
+  /// The law, with the weight at (k, n) given by a function.
+  template <class Call, class Weight>
+  static void block(const Call& c, Weight&& weight) noexcept {
+    using state_type = std::remove_pointer_t<decltype(c.state)>;
+    const std::size_t end = c.k1 < c.K ? c.k1 : c.K;
+    for (std::size_t m = 0; m < c.M; ++m) {
+      for (std::size_t k = c.k0; k < end;) {
+        const std::size_t stop = segment_end(k, c.group, end), g = k / c.group;
+        state_type sum[nr] = {};
+        if (k != g * c.group)
+          for (std::size_t n = 0; n < nr; ++n) sum[n] = c.state[m * nr + n];
+        for (; k < stop; ++k)
+          for (std::size_t n = 0; n < nr; ++n) sum[n] = step(c.x[m * c.x_stride + k], weight(k, n), sum[n]);
+        const bool ends = stop == c.K || stop % c.group == 0;
+        if (ends && c.fold) fold(c, m, g, sum);
+        else
+          for (std::size_t n = 0; n < nr; ++n) c.state[m * nr + n] = sum[n];
+      }
+    }
+  }
+};
+
+}  // namespace kernels
+}  // namespace NIBBLE_ABI
+}  // namespace nibble

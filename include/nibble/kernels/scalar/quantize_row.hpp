@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+/// @file
+/// Activation quantization in plain C++.
+
+#include <bit>
+#include <limits>
+
+#include <nibble/kernels/quantize_row.hpp>
+
+namespace nibble {
+inline namespace NIBBLE_ABI {
+namespace kernels {
+
+template <>
+struct quantize_row<isa::scalar> {
+  using isa_type = isa::scalar;
+
+  static float run(const float* x, std::size_t K, std::int8_t* codes, std::size_t padded) noexcept {
+    // The bits of |x| order like the numbers, with infinity and NaN above all: one maximum answers both questions.
+    std::uint32_t largest = 0;
+    for (std::size_t k = 0; k < K; ++k) {
+      const std::uint32_t magnitude = std::bit_cast<std::uint32_t>(x[k]) & 0x7fffffffu;
+      largest = largest < magnitude ? magnitude : largest;
+    }
+    const float scale = scale_of(largest);
+    if (!(scale > 0.0f)) {
+      for (std::size_t k = 0; k < padded; ++k) codes[k] = 0;
+      return scale;
+    }
+    for (std::size_t k = 0; k < K; ++k) codes[k] = code_of(x[k], scale);
+    for (std::size_t k = K; k < padded; ++k) codes[k] = 0;
+    return scale;
+  }
+
+  static float scale_of(std::uint32_t largest_magnitude_bits) noexcept {
+    if (largest_magnitude_bits >= 0x7f800000u) return std::numeric_limits<float>::quiet_NaN();
+    return std::bit_cast<float>(largest_magnitude_bits) / 127.0f;
+  }
+  static std::int8_t code_of(float x, float scale) noexcept {
+    const float q = x / scale;
+    return static_cast<std::int8_t>(round_half_even(q < -127.0f ? -127.0f : (q > 127.0f ? 127.0f : q)));
+  }
+};
+
+}  // namespace kernels
+}  // namespace NIBBLE_ABI
+}  // namespace nibble

@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+/// @file
+/// The panel kernels on the native register width (SSE2, AVX2, AVX-512BW): one lane per column.
+///
+/// Register budget of a tile of mr rows and 16 columns: mr * regs accumulators, regs weights, one broadcast activation
+/// (and the constant 1 of the narrow dot): 6 * 2 + 2 + 1 = 15 of 16 with AVX2, 12 + 1 + 1 of 32 with AVX-512,
+/// 2 * 4 + 4 + 1 = 13 of 16 with SSE2.
+
+#include <cstring>
+#include <utility>
+
+#include <nibble/kernels/gemm_panel.hpp>
+#include <nibble/kernels/scalar/gemm_panel.hpp>
+#include <nibble/kernels/simd/vec.hpp>
+
+#if NIBBLE_SIMD_KERNELS
+namespace nibble {
+inline namespace NIBBLE_ABI {
+namespace kernels {
+
+template <>
+struct gemm_panel<simd::isa_type> {
+  using isa_type = simd::isa_type;
+  static constexpr std::size_t nr = pack::panel16::nr;
+  static constexpr std::size_t lanes = simd::lanes;
+  static constexpr std::size_t regs = simd::regs;
+  /// Rows of the full register tile.
+  static constexpr int mr = regs == 4 ? 2 : (regs == 2 ? 6 : 12);
+  using vf = simd::vf;
+  using vi = simd::vi;
+  using vu = simd::vu;
+
+  template <int Bits>
+  static void unpack(const std::byte* blocks, std::size_t count, std::uint8_t* units) noexcept {
+    for (std::size_t b = 0; b < count; ++b, blocks += pack::panel16::block_bytes(Bits), units += 8 * 64) {
+      for_each_unit([&]<std::size_t U>() NIBBLE_LAMBDA_INLINE {
+        for (std::size_t r = 0; r < regs; ++r)
+          codes<Bits, U>(blocks, r).store_unaligned(reinterpret_cast<std::uint32_t*>(units + U * 64) + r * lanes);
+      });
+    }
+  }
+
+  static void values_affine(const std::uint8_t* units, std::size_t count, const float* zero, float* values) noexcept {
+    vf z[regs];
+    for (std::size_t r = 0; r < regs; ++r) z[r] = simd::load(zero + r * lanes);
+    for (std::size_t u = 0; u < count; ++u, units += 64, values += 64) {
+      for (std::size_t r = 0; r < regs; ++r) {
+        const vu four = simd::load_lanes(units + r * lanes * 4);
+        for (int k = 0; k < 4; ++k) {
+          const vu code = (four >> (8 * k)) & vu(0xffu);
+          (simd::to_float(simd::as_signed(code)) - z[r]).store_unaligned(values + static_cast<std::size_t>(k) * nr + r * lanes);
+        }
+      }
+    }
+  }
+
+  /// A table of 2^Bits floats does not fit a register in general: plain loads, two a cycle.
+  static void values_table(const std::uint8_t* units, std::size_t count, const float* table, float* values) noexcept {
+    gemm_panel<isa::scalar>::values_table(units, count, table, values);
+  }
+
+  template <bool Wide>
+  static void integer_block(const integer_call& c, const std::uint8_t* units) noexcept {
+    std::size_t m = 0;
+    for (; m + mr <= c.M; m += mr) integer_tile<Wide, mr>(c, m, units);
+    if constexpr (mr > 8)
+      for (; m + 8 <= c.M; m += 8) integer_tile<Wide, 8>(c, m, units);
+    if constexpr (mr > 4)
+      for (; m + 4 <= c.M; m += 4) integer_tile<Wide, 4>(c, m, units);
+    if constexpr (mr > 2)
+      for (; m + 2 <= c.M; m += 2) integer_tile<Wide, 2>(c, m, units);
+    for (; m < c.M; ++m) integer_tile<Wide, 1>(c, m, units);
+  }
+
+  static void float_block(const float_call& c, const float* values) noexcept {
+    std::size_t m = 0;
+    for (; m + mr <= c.M; m += mr) float_tile<mr>(c, m, values);
+    if constexpr (mr > 8)
+      for (; m + 8 <= c.M; m += 8) float_tile<8>(c, m, values);
+    if constexpr (mr > 4)
+      for (; m + 4 <= c.M; m += 4) float_tile<4>(c, m, values);
+    if constexpr (mr > 2)
+      for (; m + 2 <= c.M; m += 2) float_tile<2>(c, m, values);
+    for (; m < c.M; ++m) float_tile<1>(c, m, values);
+  }
+
+  template <int Bits>
+  static void integer_row(const integer_call& c, const std::byte* blocks) noexcept {
+    using dot = simd::byte_dot<(Bits == 8)>;
+    const std::size_t end = c.k1 < c.K ? c.k1 : c.K;
+    for (std::size_t k = c.k0; k < end;) {
+      const std::size_t stop = segment_end(k, c.group, end), g = k / c.group;
+      vi sum[regs];
+      begin(c, 0, k, g, sum);
+      for (; k < stop; k += 32, blocks += pack::panel16::block_bytes(Bits)) {
+        for_each_unit([&]<std::size_t U>() NIBBLE_LAMBDA_INLINE {
+          const auto x = dot::activations(four_of(c.x + k + 4 * U));
+          for (std::size_t r = 0; r < regs; ++r) sum[r] = dot::add(sum[r], dot::weights(codes<Bits, U>(blocks, r)), x);
+        });
+      }
+      k = stop;
+      finish(c, 0, stop, g, sum);
+    }
+  }
+
+  template <int Bits>
+  static void float_row(const float_call& c, const std::byte* blocks, const float* zeros,
+                        std::size_t zero_stride) noexcept {
+    const std::size_t end = c.k1 < c.K ? c.k1 : c.K;
+    for (std::size_t k = c.k0; k < end;) {
+      const std::size_t stop = segment_end(k, c.group, end), g = k / c.group;
+      vf sum[regs], z[regs];
+      begin(c, 0, k, g, sum);
+      for (std::size_t r = 0; r < regs; ++r) z[r] = simd::load(zeros + g * zero_stride + r * lanes);
+      for (; k < stop; k += 32, blocks += pack::panel16::block_bytes(Bits)) {
+        for_each_unit([&]<std::size_t U>() NIBBLE_LAMBDA_INLINE {
+          for (std::size_t r = 0; r < regs; ++r) {
+            const vu four = codes<Bits, U>(blocks, r);
+            const float* x = c.x + k + 4 * U;
+            const vu low(0xffu);
+            sum[r] = simd::madd(vf(x[0]), simd::to_float(simd::as_signed(four & low)) - z[r], sum[r]);
+            sum[r] = simd::madd(vf(x[1]), simd::to_float(simd::as_signed((four >> 8) & low)) - z[r], sum[r]);
+            sum[r] = simd::madd(vf(x[2]), simd::to_float(simd::as_signed((four >> 16) & low)) - z[r], sum[r]);
+            sum[r] = simd::madd(vf(x[3]), simd::to_float(simd::as_signed(four >> 24)) - z[r], sum[r]);
+          }
+        });
+      }
+      k = stop;
+      finish(c, 0, stop, g, sum);
+    }
+  }
+
+ private:
+  /// Calls f.operator()<U>() for the eight units of a block, unrolled: shifts become immediates.
+  template <class F>
+  static NIBBLE_ALWAYS_INLINE void for_each_unit(F&& f) noexcept {
+    [&]<std::size_t... U>(std::index_sequence<U...>) NIBBLE_LAMBDA_INLINE {
+      (f.template operator()<U>(), ...);
+    }(std::make_index_sequence<8>{});
+  }
+
+  /// Register r (lanes columns) of unit U of a packed block: four u8 codes in each lane.
+  template <int Bits, std::size_t U>
+  static NIBBLE_ALWAYS_INLINE vu codes(const std::byte* block, std::size_t r) noexcept {
+    constexpr pack::bit_planes planes = pack::planes_of(Bits);
+    const auto part = [&]<int I>() NIBBLE_LAMBDA_INLINE {
+      constexpr auto at = pack::panel16::locate(planes.width[I], planes.offset_bytes[I], U, 0);
+      constexpr std::uint32_t mask = ((1u << planes.width[I]) - 1u) * 0x01010101u;
+      vu v = simd::load_lanes(block + at.byte + r * lanes * 4);
+      constexpr int shift = at.shift - planes.shift[I];  // moves the field to its place in the code
+      if constexpr (planes.width[I] == 8) return v;
+      if constexpr (shift > 0) v = v >> shift;
+      if constexpr (shift < 0) v = v << -shift;
+      return v & vu(mask << planes.shift[I]);
+    };
+    vu v = part.template operator()<0>();
+    if constexpr (planes.count > 1) v = v | part.template operator()<1>();
+    if constexpr (planes.count > 2) v = v | part.template operator()<2>();
+    return v;
+  }
+
+  static NIBBLE_ALWAYS_INLINE std::int32_t four_of(const std::int8_t* x) noexcept {
+    std::int32_t v;
+    std::memcpy(&v, x, sizeof v);
+    return v;
+  }
+
+  template <class Call, class V>
+  static NIBBLE_ALWAYS_INLINE void begin(const Call& c, std::size_t m, std::size_t k, std::size_t g, V* sum) noexcept {
+    for (std::size_t r = 0; r < regs; ++r)
+      sum[r] = k == g * c.group ? V(0) : simd::load(c.state + m * nr + r * lanes);
+  }
+
+  /// Scales a finished group into the accumulators, or keeps the running sums of one that goes on.
+  static NIBBLE_ALWAYS_INLINE void finish(const integer_call& c, std::size_t m, std::size_t stop, std::size_t g,
+                                          const vi* sum) noexcept {
+    if (!c.fold || !(stop == c.K || stop % c.group == 0)) {
+      for (std::size_t r = 0; r < regs; ++r) sum[r].store_unaligned(c.state + m * nr + r * lanes);
+      return;
+    }
+    const panel_params& p = c.params;
+    const vi x_sum(c.x_sums[m * c.sum_stride + g]);
+    for (std::size_t r = 0; r < regs; ++r) {
+      float* acc = c.acc + m * nr + r * lanes;
+      const vi exact = (sum[r] << p.shift) - simd::load(p.zeros + g * p.zero_stride + r * lanes) * x_sum;
+      vf v = simd::fused(simd::to_float(exact), simd::load(p.scales + g * p.scale_stride + r * lanes), simd::load(acc));
+      if (p.offsets != nullptr)
+        v = simd::fused(simd::to_float(x_sum), simd::load(p.offsets + g * p.offset_stride + r * lanes), v);
+      v.store_unaligned(acc);
+    }
+  }
+  static NIBBLE_ALWAYS_INLINE void finish(const float_call& c, std::size_t m, std::size_t stop, std::size_t g,
+                                          const vf* sum) noexcept {
+    if (!c.fold || !(stop == c.K || stop % c.group == 0)) {
+      for (std::size_t r = 0; r < regs; ++r) sum[r].store_unaligned(c.state + m * nr + r * lanes);
+      return;
+    }
+    const panel_params& p = c.params;
+    for (std::size_t r = 0; r < regs; ++r) {
+      float* acc = c.acc + m * nr + r * lanes;
+      vf v = simd::fused(sum[r], simd::load(p.scales + g * p.scale_stride + r * lanes), simd::load(acc));
+      if (p.offsets != nullptr)
+        v = simd::fused(vf(c.x_sums[m * c.sum_stride + g]), simd::load(p.offsets + g * p.offset_stride + r * lanes), v);
+      v.store_unaligned(acc);
+    }
+  }
+
+  template <bool Wide, int Rows>
+  static void integer_tile(const integer_call& c, std::size_t m, const std::uint8_t* units) noexcept {
+    using dot = simd::byte_dot<Wide>;
+    constexpr std::size_t rows = static_cast<std::size_t>(Rows);
+    const std::size_t end = c.k1 < c.K ? c.k1 : c.K;
+    const std::int8_t* x = c.x + m * c.x_stride;
+    for (std::size_t k = c.k0; k < end;) {
+      const std::size_t stop = segment_end(k, c.group, end), g = k / c.group;
+      vi sum[rows][regs];
+      for (std::size_t i = 0; i < rows; ++i) begin(c, m + i, k, g, sum[i]);
+      for (; k < stop; k += 4, units += 64) {
+        typename dot::operand w[regs];
+        for (std::size_t r = 0; r < regs; ++r) w[r] = dot::weights(simd::load_lanes(units + r * lanes * 4));
+        for (std::size_t i = 0; i < rows; ++i) {
+          const auto v = dot::activations(four_of(x + i * c.x_stride + k));
+          for (std::size_t r = 0; r < regs; ++r) sum[i][r] = dot::add(sum[i][r], w[r], v);
+        }
+      }
+      k = stop;
+      for (std::size_t i = 0; i < rows; ++i) finish(c, m + i, stop, g, sum[i]);
+    }
+  }
+
+  template <int Rows>
+  static void float_tile(const float_call& c, std::size_t m, const float* values) noexcept {
+    constexpr std::size_t rows = static_cast<std::size_t>(Rows);
+    const std::size_t end = c.k1 < c.K ? c.k1 : c.K;
+    const float* x = c.x + m * c.x_stride;
+    for (std::size_t k = c.k0; k < end;) {
+      const std::size_t stop = segment_end(k, c.group, end), g = k / c.group;
+      vf sum[rows][regs];
+      for (std::size_t i = 0; i < rows; ++i) begin(c, m + i, k, g, sum[i]);
+      for (; k < stop; ++k, values += nr) {
+        vf w[regs];
+        for (std::size_t r = 0; r < regs; ++r) w[r] = simd::load(values + r * lanes);
+        for (std::size_t i = 0; i < rows; ++i) {
+          const vf v(x[i * c.x_stride + k]);
+          for (std::size_t r = 0; r < regs; ++r) sum[i][r] = simd::madd(v, w[r], sum[i][r]);
+        }
+      }
+      for (std::size_t i = 0; i < rows; ++i) finish(c, m + i, stop, g, sum[i]);
+    }
+  }
+};
+
+}  // namespace kernels
+}  // namespace NIBBLE_ABI
+}  // namespace nibble
+#endif

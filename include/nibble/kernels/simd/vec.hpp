@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+/// @file
+/// The few vector operations of the panel kernels, on the register width of the native architecture: xsimd (8.1 to 14)
+/// for loads, stores, arithmetic and conversions; intrinsics for the dot product of bytes, which xsimd does not have.
+///
+/// Only the unit's own architecture is ever instantiated: xsimd's functions live outside nibble's inline namespace and
+/// are named by architecture, so this keeps two units with different flags from sharing one.
+
+#include <cstddef>
+#include <cstdint>
+
+#include <nibble/core/config.hpp>
+#include <nibble/core/round.hpp>
+#include <nibble/isa/intrinsics.hpp>
+#include <nibble/isa/tags.hpp>
+
+#if NIBBLE_HAS_XSIMD && defined(__SSE2__)
+#include <xsimd/xsimd.hpp>
+#define NIBBLE_SIMD_KERNELS 1
+
+namespace nibble {
+inline namespace NIBBLE_ABI {
+namespace kernels::simd {
+
+#if defined(__AVX512BW__) && defined(__AVX512F__) && defined(__AVX512CD__) && defined(__AVX512DQ__) && \
+    defined(__AVX512VL__) && defined(__FMA__) && defined(__F16C__)
+using arch = xsimd::avx512bw;
+using isa_type = isa::avx512bw;
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+using arch = xsimd::fma3<xsimd::avx2>;
+using isa_type = isa::avx2;
+#else
+using arch = xsimd::sse2;
+using isa_type = isa::sse2;
+#endif
+
+using vf = xsimd::batch<float, arch>;
+using vi = xsimd::batch<std::int32_t, arch>;
+using vu = xsimd::batch<std::uint32_t, arch>;
+/// 32-bit lanes of a register.
+inline constexpr std::size_t lanes = vf::size;
+/// Registers that hold the 16 columns of a panel.
+inline constexpr std::size_t regs = 16 / lanes;
+/// Vector registers of the architecture.
+inline constexpr std::size_t register_count = lanes == 16 ? 32 : 16;
+
+NIBBLE_ALWAYS_INLINE vf load(const float* p) noexcept { return vf::load_unaligned(p); }
+NIBBLE_ALWAYS_INLINE vi load(const std::int32_t* p) noexcept { return vi::load_unaligned(p); }
+/// `lanes` 32-bit lanes from bytes.
+NIBBLE_ALWAYS_INLINE vu load_lanes(const void* p) noexcept {
+  return vu::load_unaligned(static_cast<const std::uint32_t*>(p));
+}
+NIBBLE_ALWAYS_INLINE vi as_signed(vu v) noexcept { return vi(static_cast<vu::register_type>(v)); }
+NIBBLE_ALWAYS_INLINE vf to_float(vi v) noexcept { return xsimd::to_float(v); }
+
+/// fma with one rounding on every architecture: where there is no instruction, lane by lane through libm.
+NIBBLE_ALWAYS_INLINE vf fused(vf a, vf b, vf c) noexcept {
+#if defined(__FMA__)
+  return xsimd::fma(a, b, c);
+#else
+  alignas(64) float x[lanes], y[lanes], z[lanes];
+  a.store_aligned(x);
+  b.store_aligned(y);
+  c.store_aligned(z);
+  for (std::size_t i = 0; i < lanes; ++i) z[i] = fused_multiply_add(x[i], y[i], z[i]);
+  return vf::load_aligned(z);
+#endif
+}
+/// The float path's a * b + c: as multiply_add of core/round.hpp.
+NIBBLE_ALWAYS_INLINE vf madd(vf a, vf b, vf c) noexcept {
+#if defined(__FMA__)
+  return xsimd::fma(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+/// Dot products of 4 unsigned bytes (weights) and 4 signed bytes (activations) in each 32-bit lane, exact in int32.
+///
+/// Narrow: codes <= 127, so a pair of products, at most 2 * 127 * 127 = 32258, fits the saturating int16 of
+/// vpmaddubsw. Wide: codes up to 255; even and odd bytes are widened to int16 and multiplied by vpmaddwd.
+template <bool Wide>
+struct byte_dot;
+
+#if defined(__AVX512BW__) && defined(__AVX512F__)
+#define NIBBLE_SIMD_OP(name) _mm512_##name
+#elif defined(__AVX2__)
+#define NIBBLE_SIMD_OP(name) _mm256_##name
+#else
+#define NIBBLE_SIMD_OP(name) _mm_##name
+#endif
+
+template <>
+struct byte_dot<true> {
+  using native = vi::register_type;
+  struct operand {
+    native even, odd;
+  };
+  static NIBBLE_ALWAYS_INLINE operand weights(vu w) noexcept {
+    const native v = static_cast<vu::register_type>(w);
+    // In a tile this runs once for all rows; shifting twice keeps one spelling for three register widths.
+    return {NIBBLE_SIMD_OP(srli_epi16)(NIBBLE_SIMD_OP(slli_epi16)(v, 8), 8), NIBBLE_SIMD_OP(srli_epi16)(v, 8)};
+  }
+  static NIBBLE_ALWAYS_INLINE operand activations(std::int32_t four) noexcept {
+    const native v = NIBBLE_SIMD_OP(set1_epi32)(four);
+    return {NIBBLE_SIMD_OP(srai_epi16)(NIBBLE_SIMD_OP(slli_epi16)(v, 8), 8), NIBBLE_SIMD_OP(srai_epi16)(v, 8)};
+  }
+  static NIBBLE_ALWAYS_INLINE vi add(vi sum, const operand& w, const operand& x) noexcept {
+    const native pairs = NIBBLE_SIMD_OP(add_epi32)(NIBBLE_SIMD_OP(madd_epi16)(w.even, x.even),
+                                                   NIBBLE_SIMD_OP(madd_epi16)(w.odd, x.odd));
+    return vi(NIBBLE_SIMD_OP(add_epi32)(static_cast<native>(sum), pairs));
+  }
+};
+
+#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+template <>
+struct byte_dot<false> {
+  using native = vi::register_type;
+  using operand = native;
+  static NIBBLE_ALWAYS_INLINE operand weights(vu w) noexcept { return static_cast<vu::register_type>(w); }
+  static NIBBLE_ALWAYS_INLINE operand activations(std::int32_t four) noexcept {
+    return NIBBLE_SIMD_OP(set1_epi32)(four);
+  }
+  static NIBBLE_ALWAYS_INLINE vi add(vi sum, operand w, operand x) noexcept {
+    const native pairs = NIBBLE_SIMD_OP(maddubs_epi16)(w, x);
+    const native quads = NIBBLE_SIMD_OP(madd_epi16)(pairs, NIBBLE_SIMD_OP(set1_epi16)(1));
+    return vi(NIBBLE_SIMD_OP(add_epi32)(static_cast<native>(sum), quads));
+  }
+};
+#else
+template <>
+struct byte_dot<false> : byte_dot<true> {};  // vpmaddubsw came with SSSE3
+#endif
+
+#undef NIBBLE_SIMD_OP
+
+}  // namespace kernels::simd
+}  // namespace NIBBLE_ABI
+}  // namespace nibble
+#else
+#define NIBBLE_SIMD_KERNELS 0
+#endif
