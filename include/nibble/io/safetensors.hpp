@@ -1,0 +1,502 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+/// @file
+/// Reader and writer of safetensors files: u64 N, N bytes of JSON header, then the tensors' bytes without a gap.
+/// Nothing in a file is trusted; every rule of the format is checked before a byte is allocated or a value is read.
+/// Source: the safetensors format description and the checks of its reference implementation.
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include <nibble/core/aligned_vector.hpp>
+#include <nibble/core/config.hpp>
+#include <nibble/core/error.hpp>
+#include <nibble/core/half.hpp>
+#include <nibble/io/mapped_file.hpp>
+
+namespace nibble {
+inline namespace NIBBLE_ABI {
+namespace io {
+
+/// Element types of a safetensors file, in the order of dtype_table.
+enum class dtype : std::uint8_t {
+  boolean, u8, i8, f8_e5m2, f8_e4m3, f8_e8m0, f8_e4m3fnuz, f8_e5m2fnuz, i16, u16, f16, bf16, i32, u32, f32,
+  f64, i64, u64, c64, f4, f6_e2m3, f6_e3m2,
+};
+
+/// The name of a dtype in the file and the width of one element.
+struct dtype_entry {
+  std::string_view name;
+  std::size_t bits;
+};
+inline constexpr std::array<dtype_entry, 22> dtype_table{{
+    {"BOOL", 8},        {"U8", 8},          {"I8", 8},   {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8},
+    {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"I16", 16}, {"U16", 16},    {"F16", 16},    {"BF16", 16},
+    {"I32", 32},        {"U32", 32},        {"F32", 32}, {"F64", 64},    {"I64", 64},    {"U64", 64},
+    {"C64", 64},        {"F4", 4},          {"F6_E2M3", 6}, {"F6_E3M2", 6},
+}};
+constexpr std::string_view name_of(dtype type) noexcept { return dtype_table[static_cast<std::size_t>(type)].name; }
+constexpr std::size_t bits_of(dtype type) noexcept { return dtype_table[static_cast<std::size_t>(type)].bits; }
+static_assert(name_of(dtype::bf16) == "BF16" && name_of(dtype::f6_e3m2) == "F6_E3M2" && bits_of(dtype::f64) == 64);
+
+/// One tensor of a file. Row-major; shape {} is a scalar of one element, an extent may be 0.
+struct tensor_info {
+  std::string name;
+  dtype type = dtype::f32;
+  std::vector<std::size_t> shape;
+  std::size_t elements = 0;  ///< product of shape
+  std::size_t begin = 0;     ///< first byte, counted from the start of the data section
+  std::size_t end = 0;       ///< one past the last byte
+};
+
+/// "[2, 3]"
+inline std::string shape_text(std::span<const std::size_t> shape) {
+  std::string s = "[";
+  for (std::size_t i = 0; i < shape.size(); ++i) core::append_piece(s, i == 0 ? "" : ", "), core::append_piece(s, shape[i]);
+  return s + "]";
+}
+
+/// A name from a file, fit for a message: control and non-ASCII bytes as \xNN, cut after 120 characters.
+inline std::string printable(std::string_view name) {
+  std::string s;
+  for (const char c : name) {
+    if (s.size() >= 120) return s + "...";
+    if (c >= 0x20 && c < 0x7f) {
+      s.push_back(c);
+    } else {
+      char text[8];
+      std::snprintf(text, sizeof text, "\\x%02x", static_cast<unsigned>(static_cast<unsigned char>(c)));
+      s += text;
+    }
+  }
+  return s;
+}
+
+namespace detail {
+
+inline constexpr std::size_t max_header_bytes = 100'000'000;  // limit of the reference implementation
+
+/// a * b, or false when it does not fit.
+constexpr bool checked_multiply(std::size_t a, std::size_t b, std::size_t& product) noexcept {
+  if (b != 0 && a > static_cast<std::size_t>(-1) / b) return false;
+  product = a * b;
+  return true;
+}
+
+/// Receives the header's JSON events. Only the three levels of the format exist, so nesting never grows a stack; a
+/// callback that returns false stops the parser at once, with the reason in `problem`.
+class header_handler {
+ public:
+  std::vector<tensor_info> tensors;
+  std::map<std::string, std::string> metadata;
+  std::string problem;
+
+  bool null() { return wrong("null"); }
+  bool boolean(bool) { return wrong("a boolean"); }
+  bool binary(nlohmann::json::binary_t&) { return wrong("binary data"); }
+  bool number_integer(std::int64_t value) { return wrong(core::message("the signed integer ", value)); }
+  bool number_float(double, const std::string& text) {
+    return wrong(core::message("the number ", printable(text), ", not an unsigned 64-bit integer"));
+  }
+  bool number_unsigned(std::uint64_t value) {
+    const auto n = static_cast<std::size_t>(value);
+    if (level_ == level::shape) return tensors.back().shape.push_back(n), true;
+    if (level_ == level::offsets) {
+      if (offsets_ == 2) return refuse("rule: data_offsets has exactly two numbers");
+      (offsets_++ == 0 ? tensors.back().begin : tensors.back().end) = n;
+      return true;
+    }
+    return wrong(core::message("the integer ", n));
+  }
+  bool string(std::string& value) {
+    if (level_ == level::metadata) return metadata.find(key_)->second = value, true;
+    if (level_ != level::tensor || field_ != field::dtype) return wrong("a string");
+    for (std::size_t i = 0; i < dtype_table.size(); ++i)
+      if (dtype_table[i].name == value) return tensors.back().type = static_cast<dtype>(i), true;
+    return refuse("unknown dtype '", printable(value), "'");
+  }
+  bool start_object(std::size_t) {
+    switch (level_) {
+      case level::outside: level_ = level::top; return true;
+      case level::top:
+        level_ = key_ == "__metadata__" ? level::metadata : level::tensor;
+        return true;
+      default: return wrong("an object");
+    }
+  }
+  bool key(std::string& value) {
+    switch (level_) {
+      case level::top:
+        key_ = value;
+        if (!names_.insert(value).second) return refuse("rule: names are unique; this one occurs twice");
+        if (value != "__metadata__") {
+          tensors.emplace_back().name = value;
+          seen_ = {};
+          offsets_ = 0;
+        }
+        return true;
+      case level::metadata:
+        key_ = value;
+        if (metadata.emplace(value, "").second) return true;
+        problem = core::message("__metadata__ key '", printable(value), "' occurs twice; rule: keys are unique");
+        return false;
+      default:  // level::tensor: arrays have no keys
+        for (std::size_t i = 0; i < field_names.size(); ++i) {
+          if (field_names[i] != value) continue;
+          field_ = static_cast<field>(i);
+          if (std::exchange(seen_[i], true)) return refuse("rule: '", value, "' occurs once");
+          return true;
+        }
+        return refuse("unknown field '", printable(value), "'; rule: dtype, shape and data_offsets only");
+    }
+  }
+  bool end_object() {
+    if (level_ == level::tensor)
+      for (std::size_t i = 0; i < field_names.size(); ++i)
+        if (!seen_[i]) return refuse("'", field_names[i], "' is missing");
+    level_ = level_ == level::top ? level::outside : level::top;
+    return true;
+  }
+  bool start_array(std::size_t) {
+    if (level_ != level::tensor || field_ == field::dtype) return wrong("an array");
+    level_ = field_ == field::shape ? level::shape : level::offsets;
+    return true;
+  }
+  bool end_array() {
+    if (level_ == level::offsets && offsets_ != 2) return refuse("rule: data_offsets has exactly two numbers");
+    level_ = level::tensor;
+    return true;
+  }
+  bool parse_error(std::size_t position, const std::string&, const nlohmann::json::exception& reason) {
+    problem = core::message("the header is not JSON at byte ", 8 + position, ": ", printable(reason.what()));
+    return false;
+  }
+
+ private:
+  enum class level { outside, top, metadata, tensor, shape, offsets };
+  enum class field { dtype, shape, data_offsets };
+  static constexpr std::array<std::string_view, 3> field_names{"dtype", "shape", "data_offsets"};
+
+  template <class... Pieces>
+  bool refuse(const Pieces&... pieces) {
+    problem = core::message("tensor '", printable(key_), "': ", pieces...);
+    return false;
+  }
+  /// `what` stands where the format wants something else.
+  bool wrong(std::string_view what) {
+    switch (level_) {
+      case level::outside: problem = core::message("the header holds ", what, "; rule: it is one JSON object"); return false;
+      case level::top: return refuse("its entry is ", what, "; rule: an object with dtype, shape and data_offsets");
+      case level::metadata:
+        problem = core::message("__metadata__ key '", printable(key_), "' holds ", what, "; rule: strings only");
+        return false;
+      case level::tensor:
+        return refuse(field_names[static_cast<std::size_t>(field_)], " holds ", what, "; rule: dtype is a string, shape and "
+                      "data_offsets are arrays");
+      default: return refuse(level_ == level::shape ? "shape" : "data_offsets", " holds ", what,
+                             "; rule: unsigned integers without fraction or exponent only");
+    }
+  }
+
+  level level_ = level::outside;
+  field field_ = field::dtype;
+  std::string key_;
+  std::set<std::string> names_;
+  std::array<bool, 3> seen_{};
+  int offsets_ = 0;
+};
+
+/// The checked header of a file of `bytes`. `place` names the file in messages.
+struct parsed_header {
+  std::vector<tensor_info> tensors;  // in data order
+  std::map<std::string, std::string> metadata;
+  std::size_t data_begin = 0;
+};
+
+inline parsed_header parse_header(std::span<const std::byte> bytes, std::string_view place) {
+  const auto refuse = [&](const auto&... pieces) { core::fail(errc::bad_file, "safetensors: ", place, ": ", pieces...); };
+  if (bytes.size() < 8) refuse("the file has ", bytes.size(), " bytes; rule: it begins with the header length, 8 bytes");
+  std::uint64_t header_bytes;
+  std::memcpy(&header_bytes, bytes.data(), 8);
+  if (header_bytes > max_header_bytes)
+    refuse("header length ", header_bytes, " at byte 0; rule: at most ", max_header_bytes);
+  if (header_bytes > bytes.size() - 8)
+    refuse("header length ", header_bytes, " at byte 0, but only ", bytes.size() - 8, " bytes follow it");
+
+  std::string_view text{reinterpret_cast<const char*>(bytes.data()) + 8, static_cast<std::size_t>(header_bytes)};
+  if (text.empty() || text.front() != '{') refuse("the header at byte 8 does not begin with '{'");
+  text.remove_suffix(text.size() - 1 - text.find_last_not_of(' '));
+  // The JSON lexer takes a NUL byte for the end of its input, so one would hide what stands behind it.
+  if (const std::size_t nul = text.find('\0'); nul != text.npos) refuse("NUL byte in the header at byte ", 8 + nul);
+  if (text.back() != '}') refuse("the header ends in a byte other than '}' and spaces");
+  header_handler handler;
+  if (!nlohmann::json::sax_parse(text.begin(), text.end(), &handler)) refuse(handler.problem);
+
+  parsed_header out{std::move(handler.tensors), std::move(handler.metadata), static_cast<std::size_t>(header_bytes) + 8};
+  const std::size_t data_bytes = bytes.size() - out.data_begin;
+  for (tensor_info& t : out.tensors) {
+    const auto offsets = [&] { return core::message("data_offsets [", t.begin, ", ", t.end, "]"); };
+    if (t.begin > t.end) refuse("tensor '", printable(t.name), "': ", offsets(), "; rule: begin <= end");
+    if (t.end > data_bytes)
+      refuse("tensor '", printable(t.name), "': ", offsets(), "; rule: inside the data section of ", data_bytes, " bytes");
+    // Extents of 0 are left out of the overflow check, so that a hostile [0, 2^63, 2^63] is refused in any order.
+    std::size_t product = 1, bits = 0;
+    bool fits = true, empty = false;
+    for (const std::size_t extent : t.shape) {
+      empty |= extent == 0;
+      fits = fits && checked_multiply(product, extent == 0 ? 1 : extent, product);
+    }
+    if (!fits || !checked_multiply(product, bits_of(t.type), bits))
+      refuse("tensor '", printable(t.name), "': the product of its shape and element size overflows 64 bits");
+    t.elements = empty ? 0 : product;
+    bits = empty ? 0 : bits;
+    if (bits % 8 != 0)
+      refuse("tensor '", printable(t.name), "': ", bits, " bits of ", name_of(t.type), "; rule: a multiple of 8");
+    if (t.end - t.begin != bits / 8)
+      refuse("tensor '", printable(t.name), "': ", offsets(), " hold ", t.end - t.begin, " bytes; rule: ", name_of(t.type),
+             " times its shape needs ", bits / 8);
+  }
+  std::sort(out.tensors.begin(), out.tensors.end(), [](const tensor_info& a, const tensor_info& b) {
+    return std::pair{a.begin, a.end} < std::pair{b.begin, b.end};
+  });
+  std::size_t expected = 0;
+  for (const tensor_info& t : out.tensors) {
+    if (t.begin != expected)
+      refuse("tensor '", printable(t.name), "' begins at data offset ", t.begin, ", the one before it ends at ", expected,
+             "; rule: tensors tile the data section without hole or overlap");
+    expected = t.end;
+  }
+  if (expected != data_bytes)
+    refuse("the data section has ", data_bytes, " bytes, the tensors end at ", expected, "; rule: no trailing byte");
+  return out;
+}
+
+}  // namespace detail
+
+/// A safetensors file, or its bytes in memory. The header is checked in full by the constructor; tensor values are read
+/// only when asked for, straight from the mapping, so a pass over a file needs memory for its largest tensor only.
+class safetensors_reader {
+ public:
+  /// Maps the file. Throws io_failed when it cannot be read, bad_file when it breaks a rule of the format.
+  explicit safetensors_reader(std::string path) : file_(std::in_place, std::move(path)), place_("'" + file_->path() + "'") {
+    parse(file_->bytes());
+  }
+  /// Reads from memory that the caller keeps alive; `place` names it in messages.
+  explicit safetensors_reader(std::span<const std::byte> bytes, std::string place = "bytes in memory")
+      : place_(std::move(place)) {
+    parse(bytes);
+  }
+
+  /// All tensors in the order of their data.
+  const std::vector<tensor_info>& tensors() const noexcept { return tensors_; }
+  const std::map<std::string, std::string>& metadata() const noexcept { return metadata_; }
+  /// The file as messages call it.
+  const std::string& place() const noexcept { return place_; }
+
+  bool contains(std::string_view name) const noexcept { return by_name_.find(name) != by_name_.end(); }
+  /// Throws bad_file when the file has no such tensor.
+  const tensor_info& at(std::string_view name) const {
+    const auto it = by_name_.find(name);
+    if (it == by_name_.end()) core::fail(errc::bad_file, "safetensors: ", place_, " has no tensor '", printable(name), "'");
+    return tensors_[it->second];
+  }
+  /// The bytes of tensor t of this file, row-major; not aligned to the element size.
+  std::span<const std::byte> bytes(const tensor_info& t) const {
+    if (t.begin > t.end || t.end > data_.size())
+      core::fail(errc::bad_shape, "safetensors: ", place_, ": bytes [", t.begin, ", ", t.end, ") of '", printable(t.name),
+                 "' are outside its data section of ", data_.size());
+    return data_.subspan(t.begin, t.end - t.begin);
+  }
+
+  /// Whether read_f32 takes the tensor.
+  static bool is_float(const tensor_info& t) noexcept {
+    return t.type == dtype::f32 || t.type == dtype::f16 || t.type == dtype::bf16;
+  }
+  /// Values [first, first + out.size()) in row-major order of an F32, F16 or BF16 tensor, exactly. Throws
+  /// unsupported_format, with name and dtype, for other types and bad_shape for a range outside the tensor.
+  void read_f32(const tensor_info& t, std::size_t first, std::span<float> out) const {
+    if (!is_float(t))
+      core::fail(errc::unsupported_format, "safetensors: ", place_, ": tensor '", printable(t.name), "' is ", name_of(t.type),
+                 "; F32, F16 and BF16 can be read as float");
+    const std::size_t element_bytes = bits_of(t.type) / 8;
+    const std::span<const std::byte> source = bytes(t);
+    const std::size_t elements = source.size() / element_bytes;
+    if (first > elements || out.size() > elements - first)
+      core::fail(errc::bad_shape, "safetensors: ", place_, ": values [", first, ", +", out.size(), ") of tensor '",
+                 printable(t.name), "', which has ", elements);
+    const std::byte* const p = source.data() + first * element_bytes;
+    if (t.type == dtype::f32) {
+      if (!out.empty()) std::memcpy(out.data(), p, out.size_bytes());
+      return;
+    }
+    for (std::size_t i = 0; i < out.size(); ++i) {
+      std::uint16_t bits;
+      std::memcpy(&bits, p + 2 * i, 2);
+      out[i] = t.type == dtype::f16 ? to_float(half{bits}) : to_float(bfloat16{bits});
+    }
+  }
+  aligned_vector<float> read_f32(const tensor_info& t) const {
+    if (!is_float(t)) read_f32(t, 0, {});  // refuses
+    aligned_vector<float> values(bytes(t).size() / (bits_of(t.type) / 8));
+    read_f32(t, 0, values);
+    return values;
+  }
+  aligned_vector<float> read_f32(std::string_view name) const { return read_f32(at(name)); }
+
+  /// All values of an I32 tensor, for token ids. Throws unsupported_format for other types.
+  std::vector<std::int32_t> read_i32(std::string_view name) const {
+    const tensor_info& t = at(name);
+    if (t.type != dtype::i32)
+      core::fail(errc::unsupported_format, "safetensors: ", place_, ": tensor '", printable(t.name), "' is ", name_of(t.type),
+                 ", not I32");
+    std::vector<std::int32_t> values(t.elements);
+    if (t.elements != 0) std::memcpy(values.data(), bytes(t).data(), t.end - t.begin);
+    return values;
+  }
+
+  /// Drops the pages of a tensor that was read from a mapped file from this process's resident memory.
+  void release(const tensor_info& t) const {
+    if (file_) file_->release(bytes(t));
+  }
+
+ private:
+  void parse(std::span<const std::byte> bytes) {
+    detail::parsed_header header = detail::parse_header(bytes, place_);
+    tensors_ = std::move(header.tensors);
+    metadata_ = std::move(header.metadata);
+    data_ = bytes.subspan(header.data_begin);
+    for (std::size_t i = 0; i < tensors_.size(); ++i) by_name_.emplace(tensors_[i].name, i);
+  }
+
+  std::optional<mapped_file> file_;
+  std::string place_;
+  std::vector<tensor_info> tensors_;
+  std::map<std::string, std::size_t, std::less<>> by_name_;
+  std::map<std::string, std::string> metadata_;
+  std::span<const std::byte> data_;
+};
+
+/// Writes one file: add() the tensors, then save(). The values added are views and must live until save() returns.
+class safetensors_writer {
+ public:
+  /// __metadata__ of the file, string to string.
+  std::map<std::string, std::string> metadata;
+
+  /// `values` in row-major order; T is float (F32), half (F16), bfloat16 (BF16), std::int32_t (I32) or std::uint8_t (U8).
+  /// Throws bad_shape when the shape's product is not values.size().
+  template <class T>
+  void add(std::string name, std::vector<std::size_t> shape, std::span<const T> values) {
+    static_assert(std::is_same_v<T, float> || std::is_same_v<T, half> || std::is_same_v<T, bfloat16> ||
+                      std::is_same_v<T, std::int32_t> || std::is_same_v<T, std::uint8_t>,
+                  "safetensors_writer: float, half, bfloat16, int32_t or uint8_t");
+    constexpr dtype type = std::is_same_v<T, float>          ? dtype::f32
+                           : std::is_same_v<T, half>         ? dtype::f16
+                           : std::is_same_v<T, bfloat16>     ? dtype::bf16
+                           : std::is_same_v<T, std::int32_t> ? dtype::i32
+                                                             : dtype::u8;
+    std::size_t elements = 1;
+    bool fits = true;
+    for (const std::size_t extent : shape) fits = fits && detail::checked_multiply(elements, extent, elements);
+    if (!fits || elements != values.size())
+      core::fail(errc::bad_shape, "safetensors_writer: tensor '", printable(name), "' of shape ", shape_text(shape), " with ",
+                 values.size(), " values");
+    entries_.push_back({std::move(name), type, std::move(shape), std::as_bytes(values)});
+  }
+
+  /// Writes a new file beside `path` and renames it over `path`, so that a reader sees the old file or the whole new one.
+  /// Tensors are laid out by descending element size, then by name, as the reference writer does; the header is padded
+  /// with spaces to a multiple of 8. Throws bad_value for names that are not UTF-8 or occur twice, io_failed with the
+  /// system's reason.
+  void save(const std::string& path) const {
+    std::vector<const entry*> order;
+    for (const entry& e : entries_) order.push_back(&e);
+    std::sort(order.begin(), order.end(), [](const entry* a, const entry* b) {
+      return std::pair{bits_of(b->type), std::string_view{a->name}} < std::pair{bits_of(a->type), std::string_view{b->name}};
+    });
+    const std::string header = make_header(order);
+
+    const std::string temporary = core::message(path, ".", ::getpid(), ".tmp");
+    std::FILE* const file = std::fopen(temporary.c_str(), "wbx");
+    const auto refuse = [&](const char* what) {
+      const int reason = errno;
+      if (file != nullptr) {
+        std::fclose(file);
+        std::remove(temporary.c_str());
+      }
+      core::fail(errc::io_failed, "safetensors_writer: cannot ", what, " '", temporary, "': ", std::strerror(reason));
+    };
+    if (file == nullptr) refuse("create");
+    const std::uint64_t header_bytes = header.size();
+    bool good = std::fwrite(&header_bytes, 8, 1, file) == 1 && std::fwrite(header.data(), header.size(), 1, file) == 1;
+    for (const entry* e : order)
+      good = good && (e->bytes.empty() || std::fwrite(e->bytes.data(), e->bytes.size(), 1, file) == 1);
+    if (!good || std::fflush(file) != 0 || ::fsync(::fileno(file)) != 0) refuse("write");
+    const bool closed = std::fclose(file) == 0;
+    if (!closed || std::rename(temporary.c_str(), path.c_str()) != 0) {
+      const int reason = errno;
+      std::remove(temporary.c_str());
+      core::fail(errc::io_failed, "safetensors_writer: cannot rename '", temporary, "' to '", path, "': ",
+                 std::strerror(reason));
+    }
+  }
+
+ private:
+  struct entry {
+    std::string name;
+    dtype type;
+    std::vector<std::size_t> shape;
+    std::span<const std::byte> bytes;
+  };
+
+  std::string make_header(std::span<const entry* const> order) const {
+    bool utf8 = true;
+    const auto quoted = [&utf8](const std::string& s) {
+      // With `replace` an ill-formed byte becomes U+FFFD instead of an exception: parsing back shows whether one was hit.
+      const std::string text = nlohmann::json(s).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+      utf8 = utf8 && nlohmann::json::parse(text).get_ref<const std::string&>() == s;
+      return text;
+    };
+    std::set<std::string_view> names{"__metadata__"};
+    std::string s = "{";
+    if (!metadata.empty()) {
+      s += "\"__metadata__\":{";
+      for (const auto& [key, value] : metadata) s += (s.back() == '{' ? "" : ",") + quoted(key) + ":" + quoted(value);
+      s += "}";
+    }
+    std::size_t offset = 0;
+    for (const entry* e : order) {
+      if (!names.insert(e->name).second)
+        core::fail(errc::bad_value, "safetensors_writer: tensor name '", printable(e->name), "' occurs twice or is reserved");
+      s += s.size() == 1 ? "" : ",";
+      s += quoted(e->name) + ":{\"dtype\":\"" + std::string{name_of(e->type)} + "\",\"shape\":[";
+      for (std::size_t i = 0; i < e->shape.size(); ++i) s += (i == 0 ? "" : ",") + std::to_string(e->shape[i]);
+      s += "],\"data_offsets\":[" + std::to_string(offset) + "," + std::to_string(offset + e->bytes.size()) + "]}";
+      offset += e->bytes.size();
+    }
+    s += "}";
+    if (!utf8) core::fail(errc::bad_value, "safetensors_writer: a tensor name or metadata string is not UTF-8");
+    s.resize((s.size() + 7) / 8 * 8, ' ');
+    if (s.size() > detail::max_header_bytes)
+      core::fail(errc::bad_value, "safetensors_writer: the header has ", s.size(), " bytes; at most ", detail::max_header_bytes);
+    return s;
+  }
+
+  std::vector<entry> entries_;
+};
+
+}  // namespace io
+}  // namespace NIBBLE_ABI
+}  // namespace nibble
