@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+/// @file
+/// What a GEMM call is given, and the concept of a backend.
+
+#include <concepts>
+#include <cstddef>
+#include <string_view>
+
+#include <nibble/core/config.hpp>
+#include <nibble/core/context.hpp>
+#include <nibble/core/error.hpp>
+#include <nibble/core/span2d.hpp>
+#include <nibble/tensor/packed_view.hpp>
+
+namespace nibble {
+
+/// How activations take part.
+enum class computation : unsigned char {
+  weight_only,  ///< float activations, float accumulation
+  integer,      ///< activations quantized per token to s8 on the fly, exact integer sums over each group
+};
+
+/// Options of one product. Plain data.
+struct gemm_options {
+  nibble::computation computation = nibble::computation::weight_only;
+  const float* bias = nullptr;  ///< [N] or nullptr: added to every row
+  float beta = 0.0f;            ///< Y = X * transpose(W) + bias + beta * Y; with 0, Y is not read
+};
+
+inline namespace NIBBLE_ABI {
+namespace gemm {
+
+/// Y[M, N] = X[M, K] * transpose(W[N, K]) (+ bias + beta * Y). A backend is an empty tag.
+///
+/// `can_multiply` is asked first and answers without guessing: errc::ok, unsupported_format, unsupported_layout or
+/// unsupported_isa. `multiply` is noexcept, allocates nothing, and needs scratch_bytes() of ctx.scratch. Rows of X and Y
+/// have strides; M = 0 is legal and does nothing. A non-finite activation makes its own row of Y NaN and no other.
+template <class B>
+concept backend = requires(span2d<const float> x, const packed_view& w, span2d<float> y, const gemm_options& o,
+                           const context& ctx) {
+  typename B::isa_type;
+  { B::name } -> std::convertible_to<std::string_view>;
+  { B::runs_here() } noexcept -> std::same_as<bool>;
+  { B::can_multiply(w, o) } noexcept -> std::same_as<errc>;
+  { B::scratch_bytes(w, x.rows, o, ctx.concurrency) } noexcept -> std::same_as<std::size_t>;
+  { B::multiply(x, w, y, o, ctx) } noexcept;
+};
+
+}  // namespace gemm
+}  // namespace NIBBLE_ABI
+}  // namespace nibble

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+/// @file
+/// What the CPU drivers of all ISAs share: the state of a call, the parameters of a panel as floats, the store of a tile,
+/// and the plain path over canonical rows.
+
+#include <cstddef>
+#include <cstdint>
+
+#include <nibble/core/config.hpp>
+#include <nibble/core/round.hpp>
+#include <nibble/gemm/backend.hpp>
+#include <nibble/gemm/tiling.hpp>
+#include <nibble/kernels/panel_params.hpp>
+#include <nibble/kernels/scalar/gemm_rows.hpp>
+#include <nibble/pack/bits.hpp>
+#include <nibble/quant/granularity.hpp>
+#include <nibble/quant/scale.hpp>
+
+namespace nibble {
+inline namespace NIBBLE_ABI {
+namespace gemm::detail {
+
+/// One product in progress: its arguments, its cut and its scratch memory.
+struct call {
+  span2d<const float> x;
+  const packed_view& w;
+  span2d<float> y;
+  const gemm_options& o;
+  scratch_plan plan;
+  std::byte* scratch;
+
+  template <class T>
+  T* shared(std::size_t offset) const noexcept {
+    return reinterpret_cast<T*>(scratch + offset);
+  }
+  template <class T>
+  T* own(std::size_t slot, std::size_t offset) const noexcept {
+    return reinterpret_cast<T*>(scratch + plan.slots + slot * plan.slot_bytes + offset);
+  }
+  bool x_in_place() const noexcept {
+    return w.layout == layout_id::row_major || x.cols % pack::panel16::block_k == 0;
+  }
+  const float* x_row(std::size_t m) const noexcept {
+    return x_in_place() ? x.data + m * x.stride : shared<float>(plan.x) + m * plan.x_stride;
+  }
+};
+
+/// z of the float path and of the integer path for rules with a constant one; mid-rise counts in half steps there.
+inline float constant_zero(const format_desc& f) noexcept {
+  const float half_range = static_cast<float>(1 << (f.bits - 1));
+  switch (f.rule) {
+    case code_rule::symmetric:
+    case code_rule::symmetric_full: return half_range;
+    case code_rule::mid_rise: return half_range - 0.5f;
+    case code_rule::asymmetric:
+    case code_rule::asymmetric_offset:
+    case code_rule::codebook: break;
+  }
+  return 0.0f;
+}
+
+/// Decodes the parameters of one panel into the slot's area. The float path's zero points go to params.zeros' place
+/// as floats, returned through `zero_values`.
+inline kernels::panel_params decode_params(const call& c, std::size_t index, std::size_t slot,
+                                           const float*& zero_values, std::size_t& zero_value_stride) noexcept {
+  const quantized_view& w = c.w.matrix;
+  const format_desc& f = w.format;
+  const bool integer = c.o.computation == computation::integer;
+  const bool one_scale = f.granularity == granularity_kind::per_tensor;
+  const std::size_t count = c.plan.groups * 16;
+  kernels::panel_params p;
+  p.shift = f.rule == code_rule::mid_rise ? 1 : 0;
+  p.scale_stride = p.zero_stride = p.offset_stride = one_scale ? 0 : 16;
+
+  float* scales = c.own<float>(slot, c.plan.scales);
+  if (one_scale) {
+    float s = 0.0f;
+    if (f.scale == scale_storage::double_quant)
+      s = kernels::decode_double_quant(*static_cast<const std::uint8_t*>(w.scales), 0, w.super_scales, w.scale_offset);
+    else kernels::decode_scales(f.scale, w.scales, 1, &s);
+    for (std::size_t n = 0; n < 16; ++n) scales[n] = s;
+  } else if (f.scale == scale_storage::double_quant) {
+    const std::uint8_t* codes = static_cast<const std::uint8_t*>(w.scales) + index * count;
+    for (std::size_t g = 0; g < c.plan.groups; ++g) {
+      for (std::size_t n = 0; n < 16; ++n) {
+        const std::size_t column = index * 16 + n;
+        scales[g * 16 + n] = column < w.N ? kernels::decode_double_quant(codes[g * 16 + n], column * c.plan.groups + g,
+                                                                         w.super_scales, w.scale_offset)
+                                          : 0.0f;
+      }
+    }
+  } else {
+    const std::size_t size = quant::scale_bytes(f.scale);
+    kernels::decode_scales(f.scale, static_cast<const std::byte*>(w.scales) + index * count * size, count, scales);
+  }
+  const std::size_t decoded = one_scale ? 16 : count;
+  if (integer && f.rule == code_rule::mid_rise)
+    for (std::size_t i = 0; i < decoded; ++i) scales[i] *= 0.5f;
+  p.scales = scales;
+
+  // Zero points: a constant one is a single set of 16, shared by all groups.
+  float* as_float = c.own<float>(slot, c.plan.zeros);
+  std::int32_t* as_int = c.own<std::int32_t>(slot, c.plan.zeros);
+  if (f.rule == code_rule::asymmetric) {
+    const std::uint8_t* z = static_cast<const std::uint8_t*>(w.zeros) + (one_scale ? 0 : index * count);
+    for (std::size_t i = 0; i < decoded; ++i) {
+      const std::uint8_t value = z[one_scale ? 0 : i];
+      if (integer) as_int[i] = value;
+      else as_float[i] = value;
+    }
+  } else {
+    p.zero_stride = 0;
+    const float z = constant_zero(f);
+    for (std::size_t n = 0; n < 16; ++n) {
+      if (integer) as_int[n] = static_cast<std::int32_t>(z * static_cast<float>(1 << p.shift));
+      else as_float[n] = z;
+    }
+  }
+  p.zeros = as_int;
+  zero_values = as_float;
+  zero_value_stride = p.zero_stride;
+
+  if (f.rule == code_rule::asymmetric_offset) {
+    float* offsets = c.own<float>(slot, c.plan.offsets);
+    const scale_storage storage = f.scale == scale_storage::double_quant ? scale_storage::f32 : f.scale;
+    const std::byte* first = static_cast<const std::byte*>(w.zeros);
+    if (one_scale) {
+      float z = 0.0f;
+      kernels::decode_scales(storage, first, 1, &z);
+      for (std::size_t n = 0; n < 16; ++n) offsets[n] = z;
+    } else {
+      kernels::decode_scales(storage, first + index * count * quant::scale_bytes(storage), count, offsets);
+    }
+    p.offsets = offsets;
+  }
+  return p;
+}
+
+/// What becomes of a finished accumulator; `row_scale` is null in the float path.
+inline float finish(float acc, const float* row_scale, const float* bias, float beta, const float* old) noexcept {
+  float v = acc;
+  if (row_scale != nullptr) v = bias != nullptr ? fused_multiply_add(acc, *row_scale, *bias) : acc * *row_scale;
+  else if (bias != nullptr) v = acc + *bias;
+  return beta == 0.0f ? v : fused_multiply_add(beta, *old, v);
+}
+
+/// The token's scale, bias and beta: one pass over the tile while it is in L1.
+inline void store(const call& c, std::size_t index, std::size_t m0, std::size_t M, const float* acc,
+                  const float* row_scales) noexcept {
+  const std::size_t n0 = index * 16, count = c.w.matrix.N - n0 < 16 ? c.w.matrix.N - n0 : 16;
+  const float* bias = c.o.bias == nullptr ? nullptr : c.o.bias + n0;
+  for (std::size_t m = 0; m < M; ++m) {
+    float* y = c.y.data + (m0 + m) * c.y.stride + n0;
+    for (std::size_t n = 0; n < count; ++n)
+      y[n] = finish(acc[m * 16 + n], row_scales == nullptr ? nullptr : row_scales + m,
+                    bias == nullptr ? nullptr : bias + n, c.o.beta, y + n);
+  }
+}
+
+/// Scale and offset of group g of the canonical planes.
+inline float scale_at(const quantized_view& w, std::size_t g) noexcept {
+  if (w.format.scale == scale_storage::double_quant)
+    return kernels::decode_double_quant(static_cast<const std::uint8_t*>(w.scales)[g], g, w.super_scales,
+                                        w.scale_offset);
+  float s = 0.0f;
+  kernels::decode_scales(w.format.scale,
+                         static_cast<const std::byte*>(w.scales) + g * quant::scale_bytes(w.format.scale), 1, &s);
+  return s;
+}
+inline float offset_at(const quantized_view& w, std::size_t g) noexcept {
+  const scale_storage storage =
+      w.format.scale == scale_storage::double_quant ? scale_storage::f32 : w.format.scale;
+  float z = 0.0f;
+  kernels::decode_scales(storage, static_cast<const std::byte*>(w.zeros) + g * quant::scale_bytes(storage), 1, &z);
+  return z;
+}
+
+/// One output column of the canonical form.
+inline void row_item(const call& c, std::size_t n, std::size_t slot) noexcept {
+  const quantized_view& w = c.w.matrix;
+  const format_desc& f = w.format;
+  const bool integer = c.o.computation == computation::integer, flat = f.granularity == granularity_kind::flat;
+  std::uint8_t* codes = c.own<std::uint8_t>(slot, c.plan.units);
+  if (flat) pack::unpack_range(w.codes, n * w.K, w.K, f.bits, codes);
+  else pack::unpack_row(w.codes + n * w.row_stride_bytes, w.K, f.bits, codes);
+
+  kernels::row_call r;
+  r.K = w.K;
+  r.codes = codes;
+  const bool grouped = flat || f.granularity == granularity_kind::grouped;
+  r.group = grouped ? std::size_t{f.group_size} : w.K;
+  r.first_segment = flat ? r.group - n * w.K % r.group : r.group;
+  r.table = f.rule == code_rule::codebook ? w.table : nullptr;
+  r.shift = f.rule == code_rule::mid_rise ? 1 : 0;
+  const std::size_t first = quant::group_of(f, w.K, n, 0), last = quant::group_of(f, w.K, n, w.K - 1);
+  float* scales = c.own<float>(slot, c.plan.scales);
+  float* offsets = c.own<float>(slot, c.plan.offsets);
+  float* zero_values = c.own<float>(slot, c.plan.zero_values);
+  std::int32_t* zeros = c.own<std::int32_t>(slot, c.plan.zeros);
+  for (std::size_t g = first; g <= last; ++g) {
+    const std::size_t i = g - first;
+    scales[i] = scale_at(w, g);
+    if (integer && f.rule == code_rule::mid_rise) scales[i] *= 0.5f;
+    const float z = f.rule == code_rule::asymmetric ? static_cast<float>(static_cast<const std::uint8_t*>(w.zeros)[g])
+                                                    : constant_zero(f);
+    zero_values[i] = z;
+    zeros[i] = static_cast<std::int32_t>(z * static_cast<float>(1 << r.shift));
+    if (f.rule == code_rule::asymmetric_offset) offsets[i] = offset_at(w, g);
+  }
+  r.scales = scales;
+  r.zeros = zeros;
+  r.zero_values = zero_values;
+  r.offsets = f.rule == code_rule::asymmetric_offset ? offsets : nullptr;
+  const float* row_scales = c.shared<float>(c.plan.x_scales);
+  const float* bias = c.o.bias == nullptr ? nullptr : c.o.bias + n;
+  for (std::size_t m = 0; m < c.x.rows; ++m) {
+    const float acc =
+        integer ? kernels::gemm_rows::integer(r, c.shared<std::int8_t>(c.plan.x) + m * c.plan.x_stride)
+                : kernels::gemm_rows::weight_only(r, c.x.data + m * c.x.stride, row_scales[m]);
+    float* y = c.y.data + m * c.y.stride + n;
+    *y = finish(acc, integer ? row_scales + m : nullptr, bias, c.o.beta, y);
+  }
+}
+
+}  // namespace gemm::detail
+}  // namespace NIBBLE_ABI
+}  // namespace nibble

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+/// @file
+/// The CPU backends: one driver over the kernels of an ISA.
+///
+/// Work items are panels x blocks of mc rows, taken one at a time from a shared counter. K is never split, so no result
+/// depends on the number of threads.
+
+#include <bit>
+#include <cstring>
+#include <limits>
+
+#include <nibble/core/assert.hpp>
+#include <nibble/core/config.hpp>
+#include <nibble/gemm/backend.hpp>
+#include <nibble/gemm/call.hpp>
+#include <nibble/gemm/tiling.hpp>
+#include <nibble/isa/detect.hpp>
+#include <nibble/kernels/kernels.hpp>
+
+namespace nibble {
+inline namespace NIBBLE_ABI {
+namespace gemm {
+
+template <class Isa>
+struct cpu {
+  using panel = kernels::gemm_panel<Isa>;
+  using isa_type = typename panel::isa_type;
+  static constexpr std::string_view name = isa_type::name;
+
+  static bool runs_here() noexcept { return isa::runs_here<isa_type>(); }
+
+  static errc can_multiply(const packed_view& w, const gemm_options& o) noexcept {
+    if (!runs_here()) return errc::unsupported_isa;
+    if (o.computation == computation::integer && w.matrix.format.rule == code_rule::codebook)
+      return errc::unsupported_format;  // table values are floats: no exact integer sum
+    switch (w.layout) {
+      case layout_id::panel16: return errc::ok;
+      case layout_id::row_major:
+        // Plain code only: a SIMD backend would be slower than its own packed form and says so.
+        return std::is_same_v<isa_type, isa::scalar> ? errc::ok : errc::unsupported_layout;
+    }
+    return errc::unsupported_layout;
+  }
+
+  static std::size_t scratch_bytes(const packed_view& w, std::size_t M, const gemm_options& o,
+                                   std::size_t concurrency) noexcept {
+    return plan_scratch(w, M, o, concurrency).total;
+  }
+
+  static void multiply(span2d<const float> x, const packed_view& w, span2d<float> y, const gemm_options& o,
+                       const context& ctx) noexcept {
+    if (x.rows == 0) return;
+    const call c{x, w, y, o, plan_scratch(w, x.rows, o, ctx.concurrency), ctx.scratch};
+    NIBBLE_ASSERT(ctx.scratch_bytes >= c.plan.total);
+    if (o.computation == computation::integer) prepare_integer(c, ctx);
+    else prepare_float(c, ctx);
+    if (w.layout == layout_id::row_major) {
+      core::for_each_item(ctx, w.matrix.N, [&](std::size_t n, std::size_t slot) { detail::row_item(c, n, slot); });
+      return;
+    }
+    const std::size_t panels = pack::panel16::panels(w.matrix.N);
+    core::for_each_item(ctx, panels * ceil_div(x.rows, mc), [&](std::size_t item, std::size_t slot) {
+      // Panels first: neighbours in time share the block of activations, which is the larger one.
+      panel_item(c, item % panels, item / panels * mc, slot);
+    });
+  }
+
+ private:
+  using call = detail::call;
+
+  static void prepare_integer(const call& c, const context& ctx) noexcept {
+    const std::size_t K = c.x.cols, group = c.w.layout == layout_id::panel16 ? panel_group(c.w.matrix.format, K) : 0;
+    for_row_chunks(c, ctx, [&](std::size_t m) {
+      std::int8_t* codes = c.shared<std::int8_t>(c.plan.x) + m * c.plan.x_stride;
+      c.shared<float>(c.plan.x_scales)[m] =
+          kernels::quantize_row<Isa>::run(c.x.data + m * c.x.stride, K, codes, c.plan.x_stride);
+      if (group != 0) kernels::group_sums(codes, K, group, c.shared<std::int32_t>(c.plan.x_sums) + m * c.plan.groups);
+    });
+  }
+
+  static void prepare_float(const call& c, const context& ctx) noexcept {
+    const std::size_t K = c.x.cols;
+    const bool sums = c.w.layout == layout_id::panel16 && c.w.matrix.format.rule == code_rule::asymmetric_offset;
+    for_row_chunks(c, ctx, [&](std::size_t m) {
+      const float* x = c.x.data + m * c.x.stride;
+      // The row's accumulators start from 0, or from NaN when an activation is not finite.
+      std::uint32_t largest = 0;
+      for (std::size_t k = 0; k < K; ++k) {
+        const std::uint32_t magnitude = std::bit_cast<std::uint32_t>(x[k]) & 0x7fffffffu;
+        largest = largest < magnitude ? magnitude : largest;
+      }
+      c.shared<float>(c.plan.x_scales)[m] = largest >= 0x7f800000u ? std::numeric_limits<float>::quiet_NaN() : 0.0f;
+      if (!c.x_in_place()) {
+        float* padded = c.shared<float>(c.plan.x) + m * c.plan.x_stride;
+        std::memcpy(padded, x, K * sizeof(float));
+        std::memset(padded + K, 0, (c.plan.x_stride - K) * sizeof(float));
+      }
+      if (!sums) return;
+      const std::size_t group = panel_group(c.w.matrix.format, K);
+      float* out = c.shared<float>(c.plan.x_sums) + m * c.plan.groups;
+      for (std::size_t k = 0; k < K; ++out) {
+        const std::size_t stop = kernels::segment_end(k, group, K);
+        float sum = 0.0f;
+        for (; k < stop; ++k) sum += x[k];
+        *out = sum;
+      }
+    });
+  }
+
+  /// Rows in chunks: waking threads costs more than quantizing a handful of rows.
+  template <class F>
+  static void for_row_chunks(const call& c, const context& ctx, F&& f) noexcept {
+    constexpr std::size_t chunk = 8;
+    core::for_each_item(ctx, ceil_div(c.x.rows, chunk), [&](std::size_t item, std::size_t) {
+      const std::size_t end = item * chunk + chunk < c.x.rows ? item * chunk + chunk : c.x.rows;
+      for (std::size_t m = item * chunk; m < end; ++m) f(m);
+    });
+  }
+
+  /// Calls f.operator()<bits>() for the run-time width.
+  template <class F>
+  static void with_bits(int bits, F&& f) noexcept {
+    switch (bits) {
+      case 2: return f.template operator()<2>();
+      case 3: return f.template operator()<3>();
+      case 4: return f.template operator()<4>();
+      case 5: return f.template operator()<5>();
+      case 6: return f.template operator()<6>();
+      case 7: return f.template operator()<7>();
+      default: return f.template operator()<8>();
+    }
+  }
+
+  static void panel_item(const call& c, std::size_t index, std::size_t m0, std::size_t slot) noexcept {
+    const quantized_view& w = c.w.matrix;
+    const std::size_t M = c.x.rows - m0 < mc ? c.x.rows - m0 : mc;
+    const std::byte* codes = w.codes + index * pack::panel16::panel_bytes(w.K, w.format.bits);
+    const float* zero_values = nullptr;
+    std::size_t zero_value_stride = 0;
+    const kernels::panel_params params = detail::decode_params(c, index, slot, zero_values, zero_value_stride);
+    float* acc = c.own<float>(slot, c.plan.acc);
+    const float* row_scales = c.shared<float>(c.plan.x_scales) + m0;
+    const bool integer = c.o.computation == computation::integer;
+    for (std::size_t m = 0; m < M; ++m)
+      for (std::size_t n = 0; n < 16; ++n) acc[m * 16 + n] = integer ? 0.0f : row_scales[m];
+
+    if (integer) {
+      kernels::integer_call k{.M = M, .K = w.K, .k0 = 0, .k1 = w.K, .group = panel_group(w.format, w.K), .fold = true,
+                              .x = c.shared<std::int8_t>(c.plan.x) + m0 * c.plan.x_stride, .x_stride = c.plan.x_stride,
+                              .x_sums = c.shared<std::int32_t>(c.plan.x_sums) + m0 * c.plan.groups,
+                              .sum_stride = c.plan.groups, .params = params,
+                              .state = c.own<std::int32_t>(slot, c.plan.state), .acc = acc};
+      integer_panel(c, k, codes, slot);
+    } else {
+      kernels::float_call k{.M = M, .K = w.K, .k0 = 0, .k1 = w.K, .group = panel_group(w.format, w.K), .fold = true,
+                            .x = c.x_row(m0), .x_stride = c.x_in_place() ? c.x.stride : c.plan.x_stride,
+                            .x_sums = c.shared<float>(c.plan.x_sums) + m0 * c.plan.groups, .sum_stride = c.plan.groups,
+                            .params = params, .state = c.own<float>(slot, c.plan.state), .acc = acc};
+      float_panel(c, k, codes, slot, zero_values, zero_value_stride);
+    }
+    detail::store(c, index, m0, M, acc, integer ? row_scales : nullptr);
+  }
+
+  static void integer_panel(const call& c, kernels::integer_call& k, const std::byte* codes, std::size_t slot) noexcept {
+    const int bits = c.w.matrix.format.bits;
+    const std::size_t K = k.K;
+    const bool long_sums = K > kernels::exact_k && k.group >= K;
+    if (k.M == 1 && !long_sums && (k.group % pack::panel16::block_k == 0 || k.group >= K)) {
+      with_bits(bits, [&]<int Bits>() { panel::template integer_row<Bits>(k, codes); });
+      return;
+    }
+    std::int64_t* total = c.own<std::int64_t>(slot, c.plan.long_sums);
+    if (long_sums) {
+      for (std::size_t i = 0; i < k.M * 16; ++i) total[i] = 0;
+      k.fold = false;
+    }
+    std::uint8_t* units = c.own<std::uint8_t>(slot, c.plan.units);
+    for (; k.k0 < K; k.k0 = k.k1) {
+      k.k1 = K - k.k0 < kc_integer ? K : k.k0 + kc_integer;
+      const std::size_t blocks = pack::panel16::blocks(k.k1 - k.k0);
+      with_bits(bits, [&]<int Bits>() { panel::template unpack<Bits>(codes, blocks, units); });
+      codes += blocks * pack::panel16::block_bytes(bits);
+      if (bits == 8) panel::template integer_block<true>(k, units);
+      else panel::template integer_block<false>(k, units);
+      if (long_sums && (k.k1 == K || k.k1 % kernels::exact_k == 0)) {
+        for (std::size_t i = 0; i < k.M * 16; ++i) {
+          total[i] += k.state[i];
+          k.state[i] = 0;
+        }
+      }
+    }
+    if (!long_sums) return;
+    for (std::size_t m = 0; m < k.M; ++m) {
+      const std::int64_t x_sum = k.x_sums[m];
+      for (std::size_t n = 0; n < 16; ++n) {
+        const std::int64_t exact = total[m * 16 + n] * (1 << k.params.shift) - std::int64_t{k.params.zeros[n]} * x_sum;
+        float& acc = k.acc[m * 16 + n];
+        acc = fused_multiply_add(static_cast<float>(exact), k.params.scales[n], acc);
+        if (k.params.offsets != nullptr) acc = fused_multiply_add(static_cast<float>(x_sum), k.params.offsets[n], acc);
+      }
+    }
+  }
+
+  static void float_panel(const call& c, kernels::float_call& k, const std::byte* codes, std::size_t slot,
+                          const float* zero_values, std::size_t zero_value_stride) noexcept {
+    const format_desc& f = c.w.matrix.format;
+    const std::size_t K = k.K;
+    const bool table = f.rule == code_rule::codebook;
+    if (k.M == 1 && !table && (k.group % pack::panel16::block_k == 0 || k.group >= K)) {
+      with_bits(f.bits, [&]<int Bits>() { panel::template float_row<Bits>(k, codes, zero_values, zero_value_stride); });
+      return;
+    }
+    std::uint8_t* units = c.own<std::uint8_t>(slot, c.plan.units);
+    float* values = c.own<float>(slot, c.plan.values);
+    for (; k.k0 < K; k.k0 = k.k1) {
+      k.k1 = K - k.k0 < kc_float ? K : k.k0 + kc_float;
+      const std::size_t blocks = pack::panel16::blocks(k.k1 - k.k0);
+      with_bits(f.bits, [&]<int Bits>() { panel::template unpack<Bits>(codes, blocks, units); });
+      codes += blocks * pack::panel16::block_bytes(f.bits);
+      if (table) {
+        panel::values_table(units, blocks * pack::panel16::units_per_block, c.w.matrix.table, values);
+      } else if (zero_value_stride == 0) {
+        panel::values_affine(units, blocks * pack::panel16::units_per_block, zero_values, values);
+      } else {
+        for (std::size_t at = k.k0; at < k.k1;) {
+          const std::size_t stop = kernels::segment_end(at, k.group, k.k1), from = (at - k.k0) / 4;
+          panel::values_affine(units + from * 64, ceil_div(stop - at, std::size_t{4}),
+                               zero_values + at / k.group * zero_value_stride, values + from * 64);
+          at = stop;
+        }
+      }
+      panel::float_block(k, values);
+    }
+  }
+};
+
+/// Plain C++: every format, layout and granularity.
+using scalar = cpu<isa::scalar>;
+/// The widest registers that this translation unit's flags allow: layout panel16.
+using simd = cpu<isa::native>;
+
+}  // namespace gemm
+}  // namespace NIBBLE_ABI
+}  // namespace nibble

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+/// @file
+/// How a product is cut, and the scratch memory that this takes.
+
+#include <cstddef>
+#include <cstdint>
+
+#include <nibble/core/aligned_vector.hpp>
+#include <nibble/core/config.hpp>
+#include <nibble/core/round.hpp>
+#include <nibble/gemm/backend.hpp>
+#include <nibble/kernels/gemm_panel.hpp>
+#include <nibble/quant/granularity.hpp>
+
+namespace nibble {
+inline namespace NIBBLE_ABI {
+namespace gemm {
+
+/// Rows of X in one work item: 256 rows x one k block of activations stay in a 512 KiB L2, and unpacking a panel is
+/// shared by so many rows that it costs less than 5 % of the multiplications.
+inline constexpr std::size_t mc = 256;
+/// k of a block: the unpacked codes of a panel (16 KiB) or its values (256 * 16 * 4 = 16 KiB) take half of a 32 KiB L1.
+inline constexpr std::size_t kc_integer = 1024;
+inline constexpr std::size_t kc_float = 256;
+static_assert(kernels::exact_k % kc_integer == 0, "the cut of long integer sums falls on a block's end");
+
+/// k of a group as the panel kernels count it: >= K when one group covers the row.
+constexpr std::size_t panel_group(const format_desc& f, std::size_t K) noexcept {
+  const bool one = f.granularity == granularity_kind::per_tensor || f.granularity == granularity_kind::per_channel;
+  return one ? round_up(K, std::size_t{4}) : std::size_t{f.group_size};
+}
+
+/// Byte offsets of the parts of ctx.scratch; each begins at a multiple of 64.
+struct scratch_plan {
+  // shared by all slots
+  std::size_t x = 0;         ///< s8 codes [M][x_stride], or padded floats (0 bytes when X is used in place)
+  std::size_t x_stride = 0;  ///< in elements
+  std::size_t x_scales = 0;  ///< float [M]: token scales, or the float path's 0 / NaN of each row
+  std::size_t x_sums = 0;    ///< [M][groups]
+  std::size_t slots = 0;     ///< begin of the slots' areas
+  // inside one slot's area
+  std::size_t units = 0, values = 0, scales = 0, zeros = 0, zero_values = 0, offsets = 0, state = 0, acc = 0, long_sums = 0;
+  std::size_t slot_bytes = 0;
+  std::size_t groups = 0;    ///< groups of a row
+  std::size_t total = 0;
+};
+
+constexpr std::size_t place(std::size_t& at, std::size_t bytes) noexcept {
+  const std::size_t here = at;
+  at += round_up(bytes, plane_alignment);
+  return here;
+}
+
+constexpr scratch_plan plan_scratch(const packed_view& w, std::size_t M, const gemm_options& o,
+                                    std::size_t concurrency) noexcept {
+  const format_desc& f = w.matrix.format;
+  const std::size_t K = w.matrix.K, padded = round_up(K, plane_alignment);
+  const bool integer = o.computation == computation::integer, panel = w.layout == layout_id::panel16;
+  const std::size_t rows = M < mc ? M : mc;
+  scratch_plan p;
+  p.groups = panel ? ceil_div(K, panel_group(f, K)) : 0;
+  std::size_t at = 0;
+  p.x_stride = padded;
+  if (integer) p.x = place(at, M * padded);
+  else if (panel && K % pack::panel16::block_k != 0) p.x = place(at, M * padded * sizeof(float));
+  p.x_scales = place(at, M * sizeof(float));
+  if (panel) p.x_sums = place(at, M * p.groups * sizeof(float));
+  p.slots = at;
+  at = 0;
+  if (panel) {
+    p.units = place(at, (integer ? kc_integer : kc_float) * 16);
+    if (!integer) p.values = place(at, kc_float * 16 * sizeof(float));
+    p.scales = place(at, p.groups * 16 * sizeof(float));
+    p.zeros = place(at, p.groups * 16 * sizeof(float));
+    p.offsets = place(at, p.groups * 16 * sizeof(float));
+    p.state = place(at, rows * 16 * sizeof(float));
+    p.acc = place(at, rows * 16 * sizeof(float));
+    if (integer && K > kernels::exact_k) p.long_sums = place(at, rows * 16 * sizeof(std::int64_t));
+  } else {
+    // A row of canonical codes may be cut by flat blocks of >= 8 elements: at most K / 8 + 2 segments.
+    const std::size_t segments = f.granularity == granularity_kind::flat ? K / f.group_size + 2
+                                                                         : quant::groups_per_row(f, K);
+    p.units = place(at, K);
+    p.scales = place(at, segments * sizeof(float));
+    p.zeros = place(at, segments * sizeof(std::int32_t));
+    p.zero_values = place(at, segments * sizeof(float));
+    p.offsets = place(at, segments * sizeof(float));
+  }
+  p.slot_bytes = at;
+  p.total = p.slots + p.slot_bytes * (concurrency == 0 ? 1 : concurrency);
+  return p;
+}
+
+}  // namespace gemm
+}  // namespace NIBBLE_ABI
+}  // namespace nibble

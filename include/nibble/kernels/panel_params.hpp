@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+/// @file
+/// Stored scales to floats: the step that keeps scale storage out of every inner loop.
+
+#include <cstddef>
+#include <cstdint>
+
+#include <nibble/core/config.hpp>
+#include <nibble/core/half.hpp>
+#include <nibble/isa/intrinsics.hpp>
+#include <nibble/quant/double_quant.hpp>
+#include <nibble/quant/format.hpp>
+
+namespace nibble {
+inline namespace NIBBLE_ABI {
+namespace kernels {
+
+/// out[i] = value of stored[i], i in [0, count). For f32, f16 and bf16.
+inline void decode_scales(scale_storage storage, const void* stored, std::size_t count, float* out) noexcept {
+  switch (storage) {
+    case scale_storage::f32: {
+      const float* s = static_cast<const float*>(stored);
+      for (std::size_t i = 0; i < count; ++i) out[i] = s[i];
+      return;
+    }
+    case scale_storage::f16: {
+      const half* s = static_cast<const half*>(stored);
+      std::size_t i = 0;
+#if defined(__F16C__) && defined(__AVX__)
+      for (; i + 8 <= count; i += 8)
+        _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(s + i))));
+#endif
+      for (; i < count; ++i) out[i] = to_float(s[i]);
+      return;
+    }
+    case scale_storage::bf16: {
+      const bfloat16* s = static_cast<const bfloat16*>(stored);
+      for (std::size_t i = 0; i < count; ++i) out[i] = to_float(s[i]);
+      return;
+    }
+    case scale_storage::double_quant: return;  // needs the position of each scale in the canonical plane: see below
+  }
+}
+
+/// The double-quantized scale number `index` of the canonical plane.
+inline float decode_double_quant(std::uint8_t code, std::size_t index, const float* super_scales,
+                                 float offset) noexcept {
+  return quant::double_quant_scale(code, super_scales[index / quant::double_quant_block], offset);
+}
+
+}  // namespace kernels
+}  // namespace NIBBLE_ABI
+}  // namespace nibble
