@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: MIT
+#
+# The dependencies; the library itself needs none, xsimd makes its kernels faster. find_package comes first. What it does
+# not find is fetched only when NIBBLE_FETCH_DEPS is ON, from the full commit ids of releases below;
+# -DFETCHCONTENT_SOURCE_DIR_<PACKAGE>=<dir> points at a local copy instead.
+
+include(FetchContent)
+
+# nibble_dependency(<package> TARGET <target> REPOSITORY <url> RELEASE <tag> COMMIT <id> [INCLUDE_DIR <dir>])
+#
+# Afterwards <target> exists, or the package was not found. INCLUDE_DIR (relative to the fetched tree) marks a header-only
+# dependency: its own build stays out and <target> carries the include path alone.
+function(nibble_dependency package)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "TARGET;REPOSITORY;RELEASE;COMMIT;INCLUDE_DIR" "")
+  find_package(${package} QUIET)
+  if(TARGET ${arg_TARGET})
+    message(STATUS "nibble: ${package} ${${package}_VERSION} found")
+    return()
+  endif()
+  if(NOT NIBBLE_FETCH_DEPS)
+    message(STATUS "nibble: ${package} not found")
+    return()
+  endif()
+  message(STATUS "nibble: ${package} ${arg_RELEASE} fetched")
+  set(where GIT_REPOSITORY ${arg_REPOSITORY} GIT_TAG ${arg_COMMIT})
+  if(DEFINED arg_INCLUDE_DIR)
+    list(APPEND where SOURCE_SUBDIR no-build)  # a folder that does not exist: FetchContent then adds nothing
+  endif()
+  FetchContent_Declare(${package} ${where} SYSTEM)
+  FetchContent_MakeAvailable(${package})
+  if(DEFINED arg_INCLUDE_DIR)
+    string(TOLOWER ${package} lower)
+    add_library(nibble_fetched_${lower} INTERFACE)
+    add_library(${arg_TARGET} ALIAS nibble_fetched_${lower})
+    target_include_directories(nibble_fetched_${lower} SYSTEM INTERFACE ${${lower}_SOURCE_DIR}/${arg_INCLUDE_DIR})
+  endif()
+endfunction()
+
+nibble_dependency(xsimd TARGET xsimd INCLUDE_DIR include
+  REPOSITORY https://github.com/xtensor-stack/xsimd.git
+  RELEASE 13.2.0 COMMIT 1f8dd9c8e162968d9b4ff0251c56d431b8777f36)
+set(nibble_xsimd_include_dirs)
+if(TARGET xsimd)
+  get_target_property(nibble_xsimd_include_dirs xsimd INTERFACE_INCLUDE_DIRECTORIES)
+endif()
+
+if(NIBBLE_BUILD_TESTS)
+  nibble_dependency(doctest TARGET doctest::doctest INCLUDE_DIR .
+    REPOSITORY https://github.com/doctest/doctest.git
+    RELEASE v2.4.12 COMMIT 1da23a3e8119ec5cce4f9388e91b065e20bf06f5)
+  if(NOT TARGET doctest::doctest)
+    message(FATAL_ERROR "nibble: the tests need doctest (Debian: apt-get install doctest-dev); "
+      "-DNIBBLE_FETCH_DEPS=ON fetches it, -DNIBBLE_BUILD_TESTS=OFF does without")
+  endif()
+endif()
+
+if(NIBBLE_BUILD_TESTS OR NIBBLE_BUILD_BENCHMARKS OR NIBBLE_BUILD_EXAMPLES)
+  nibble_dependency(Eigen3 TARGET Eigen3::Eigen INCLUDE_DIR .
+    REPOSITORY https://gitlab.com/libeigen/eigen.git
+    RELEASE 3.4.0 COMMIT 3147391d946bb4b6c68edd901f2add6ac1f31f8c)
+endif()
+
+if(NIBBLE_BUILD_TESTS OR NIBBLE_BUILD_EXAMPLES OR NIBBLE_BUILD_STUDY)
+  nibble_dependency(nlohmann_json TARGET nlohmann_json::nlohmann_json INCLUDE_DIR include
+    REPOSITORY https://github.com/nlohmann/json.git
+    RELEASE v3.11.3 COMMIT 9cca280a4d0ccf0c08f47a99aa71d1b0e52f8d03)
+endif()
+
+if(NIBBLE_BUILD_EXAMPLES OR NIBBLE_BUILD_STUDY)
+  nibble_dependency(CLI11 TARGET CLI11::CLI11 INCLUDE_DIR include
+    REPOSITORY https://github.com/CLIUtils/CLI11.git
+    RELEASE v2.5.0 COMMIT 4160d259d961cd393fd8d67590a8c7d210207348)
+endif()
+
+if(NIBBLE_BUILD_BENCHMARKS)
+  set(BENCHMARK_ENABLE_TESTING OFF)  # plain variables: only a fetched benchmark reads them (policy CMP0077)
+  set(BENCHMARK_ENABLE_INSTALL OFF)
+  set(BENCHMARK_ENABLE_WERROR OFF)
+  nibble_dependency(benchmark TARGET benchmark::benchmark
+    REPOSITORY https://github.com/google/benchmark.git
+    RELEASE v1.9.4 COMMIT eddb0241389718a23a42db6af5f0164b6e0139af)
+  find_package(BLAS QUIET)  # one more line in the benchmark's tables, nothing else
+endif()
+
+if(NIBBLE_CUDA STREQUAL "AUTO")
+  find_program(NIBBLE_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATHS /usr/local/cuda PATH_SUFFIXES bin)
+  mark_as_advanced(NIBBLE_NVCC)
+  if(NIBBLE_NVCC)
+    message(STATUS "nibble: CUDA compiler found: ${NIBBLE_NVCC} (nothing in this version uses it)")
+  else()
+    message(STATUS "nibble: CUDA compiler not found (nothing in this version uses it)")
+  endif()
+endif()

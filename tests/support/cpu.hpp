@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+/// @file
+/// The compiler's own word on the CPU, independent of isa/detect.hpp. For units without -m flags.
+
+#include <string_view>
+
+namespace nibble::test {
+
+/// Asks __builtin_cpu_supports, which takes literals only. An unknown name is a mistake in cmake/isa.cmake: false.
+inline bool cpu_has(std::string_view feature) {
+#if defined(__x86_64__)
+#define NIBBLE_TEST_FEATURE(name) \
+  if (feature == name) return __builtin_cpu_supports(name) != 0
+  NIBBLE_TEST_FEATURE("sse2");
+  NIBBLE_TEST_FEATURE("avx2");
+  NIBBLE_TEST_FEATURE("fma");
+  NIBBLE_TEST_FEATURE("bmi2");
+  NIBBLE_TEST_FEATURE("avx512f");
+  NIBBLE_TEST_FEATURE("avx512cd");
+  NIBBLE_TEST_FEATURE("avx512dq");
+  NIBBLE_TEST_FEATURE("avx512bw");
+  NIBBLE_TEST_FEATURE("avx512vl");
+  NIBBLE_TEST_FEATURE("avx512vnni");
+#undef NIBBLE_TEST_FEATURE
+#endif
+  return feature.empty();
+}
+
+/// The first of the comma-separated features that this CPU lacks; empty when it has them all.
+inline std::string_view missing_feature(std::string_view list) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+#endif
+  while (!list.empty()) {
+    const std::string_view feature = list.substr(0, list.find(','));
+    if (!cpu_has(feature)) return feature;
+    list.remove_prefix(feature.size() < list.size() ? feature.size() + 1 : feature.size());
+  }
+  return {};
+}
+
+}  // namespace nibble::test
