@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+/// @file
+/// The run-time path: arrays of values to arrays of codes (one per byte) and back for a format known only at run time.
+/// Element for element it gives what the policies give; the code rule is the only thing the loops are compiled for.
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include <nibble/core/config.hpp>
+#include <nibble/core/round.hpp>
+#include <nibble/quant/affine.hpp>
+#include <nibble/quant/codebook.hpp>
+#include <nibble/quant/format.hpp>
+#include <nibble/quant/policy.hpp>
+#include <nibble/quant/range.hpp>
+
+namespace nibble {
+inline namespace NIBBLE_ABI {
+namespace quant {
+
+/// A format and, for codebook formats, its table. Plain data.
+struct group_codec {
+  format_desc format;
+  codebook_desc book;  ///< used when format.rule is codebook
+};
+
+namespace detail {
+
+/// Elements handled in one go: a constant trip count, which compilers vectorize at every optimization level.
+inline constexpr std::size_t codec_lanes = 32;
+
+/// Calls f(i, std::integral_constant) ... expressed as a loop over full blocks and one over the rest.
+template <class F>
+NIBBLE_ALWAYS_INLINE constexpr void for_each_lane(std::size_t n, F f) {
+  std::size_t i = 0;
+  for (; i + codec_lanes <= n; i += codec_lanes)
+    for (std::size_t j = 0; j < codec_lanes; ++j) f(i + j);
+  for (; i < n; ++i) f(i);
+}
+
+template <code_rule Rule>
+inline void encode_affine(const float* x, std::size_t n, int bits, group_params p, std::uint8_t* codes) noexcept {
+  if (p.scale == 0.0f) {
+    std::memset(codes, zero_code(Rule, bits, p.zero), n);
+    return;
+  }
+  const step_bounds b = bounds_of<Rule>(bits, p.zero);
+  const std::uint32_t bias = static_cast<std::uint32_t>(b.bias);
+  for_each_lane(n, [=](std::size_t i) {
+    float t = steps_of<Rule>(x[i], p.scale, p.zero);
+    t = t < b.lo ? b.lo : t;
+    t = t > b.hi ? b.hi : t;
+    // round_half_even without the way back to float: after adding 1.5 * 2^23 the low mantissa bits are the integer.
+    codes[i] = static_cast<std::uint8_t>(std::bit_cast<std::uint32_t>(t + 12582912.0f) + bias);
+  });
+}
+
+inline void encode_codebook(const float* x, std::size_t n, const codebook_desc& book, group_params p,
+                            std::uint8_t* codes) noexcept {
+  if (p.scale == 0.0f) {
+    std::memset(codes, code_of_normalised(book, 0.0f), n);
+    return;
+  }
+  const float inverse = reciprocal_for(book, p.scale);
+  const auto normalised = [=](float v) { return inverse != 0.0f ? v * inverse : v / p.scale; };
+  std::size_t i = 0;
+  if (book.bits <= 4) {
+    // Few thresholds: counting those below is branch-free and runs in vectors.
+    const std::size_t count = (std::size_t{1} << (book.sign_magnitude ? book.bits - 1 : book.bits)) - 1;
+    const std::uint32_t sign_mask = book.sign_magnitude ? 0x7fffffffu : 0xffffffffu;
+    for (; i + codec_lanes <= n; i += codec_lanes) {
+      float v[codec_lanes];
+      std::int32_t rank[codec_lanes] = {};
+      for (std::size_t j = 0; j < codec_lanes; ++j)
+        v[j] = std::bit_cast<float>(std::bit_cast<std::uint32_t>(normalised(x[i + j])) & sign_mask);
+      for (std::size_t t = 0; t < count; ++t) {
+        const float threshold = book.thresholds[t];
+        for (std::size_t j = 0; j < codec_lanes; ++j) rank[j] += threshold < v[j] ? 1 : 0;
+      }
+      for (std::size_t j = 0; j < codec_lanes; ++j) {
+        const int sign = book.sign_magnitude && normalised(x[i + j]) < 0.0f ? 1 << (book.bits - 1) : 0;
+        codes[i + j] = static_cast<std::uint8_t>(book.code_of_rank[rank[j]] | sign);
+      }
+    }
+  }
+  for (; i < n; ++i) codes[i] = static_cast<std::uint8_t>(code_of_normalised(book, normalised(x[i])));
+}
+
+/// Writes level(u) for each code, the number that the scale multiplies.
+inline void levels_of(const group_codec& c, group_params p, const std::uint8_t* codes, std::size_t n, float* level) noexcept {
+  if (c.format.rule == code_rule::codebook) {
+    for (std::size_t i = 0; i < n; ++i) level[i] = c.book.values[codes[i]];
+    return;
+  }
+  // u - h, u - h + 0.5, u - z, u: all exact.
+  float shift = -static_cast<float>(code_bias(c.format.bits));
+  if (c.format.rule == code_rule::mid_rise) shift += 0.5f;
+  if (c.format.rule == code_rule::asymmetric) shift = -p.zero;
+  if (c.format.rule == code_rule::asymmetric_offset) shift = 0.0f;
+  for_each_lane(n, [=](std::size_t i) { level[i] = static_cast<float>(codes[i]) + shift; });
+}
+
+}  // namespace detail
+
+/// Codes of x[0..n), one per byte; x finite (infinities go to the ends of the grid), p as stored.
+inline void encode_group(const group_codec& c, group_params p, const float* x, std::size_t n, std::uint8_t* codes) noexcept {
+  const int bits = c.format.bits;
+  switch (c.format.rule) {
+    case code_rule::symmetric: return detail::encode_affine<code_rule::symmetric>(x, n, bits, p, codes);
+    case code_rule::symmetric_full: return detail::encode_affine<code_rule::symmetric_full>(x, n, bits, p, codes);
+    case code_rule::mid_rise: return detail::encode_affine<code_rule::mid_rise>(x, n, bits, p, codes);
+    case code_rule::asymmetric: return detail::encode_affine<code_rule::asymmetric>(x, n, bits, p, codes);
+    case code_rule::asymmetric_offset: return detail::encode_affine<code_rule::asymmetric_offset>(x, n, bits, p, codes);
+    case code_rule::codebook: return detail::encode_codebook(x, n, c.book, p, codes);
+  }
+}
+
+/// Values of n codes.
+inline void decode_group(const group_codec& c, group_params p, const std::uint8_t* codes, std::size_t n, float* y) noexcept {
+  detail::levels_of(c, p, codes, n, y);
+  if (c.format.rule == code_rule::asymmetric_offset)
+    detail::for_each_lane(n, [=](std::size_t i) { y[i] = fused_multiply_add(p.scale, y[i], p.zero); });
+  else
+    detail::for_each_lane(n, [=](std::size_t i) { y[i] = p.scale * y[i]; });
+}
+
+/// Adds the squared errors of coding x[0..n) with parameters p. The error of one element is the exact difference to
+/// scale * level (+ offset), rounded to float, so that its square is exact in double.
+inline void add_squared_error(const group_codec& c, group_params p, const float* x, std::size_t n, lane_sum& sum) noexcept {
+  constexpr std::size_t tile = 256;
+  std::uint8_t codes[tile];
+  float error[tile];
+  const double scale = static_cast<double>(p.scale);
+  const double offset = c.format.rule == code_rule::asymmetric_offset ? static_cast<double>(p.zero) : 0.0;
+  for (std::size_t first = 0; first < n; first += tile) {
+    const std::size_t count = n - first < tile ? n - first : tile;
+    encode_group(c, p, x + first, count, codes);
+    detail::levels_of(c, p, codes, count, error);
+    detail::for_each_lane(count, [&, x, first](std::size_t i) {
+      error[i] = static_cast<float>((static_cast<double>(x[first + i]) - offset) - scale * static_cast<double>(error[i]));
+    });
+    sum.add(error, count, [](float e) { return static_cast<double>(e) * static_cast<double>(e); });
+  }
+}
+
+}  // namespace quant
+}  // namespace NIBBLE_ABI
+}  // namespace nibble

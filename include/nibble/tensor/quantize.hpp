@@ -1,0 +1,427 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+/// @file
+/// From float matrices to quantized ones and back, in parallel, with the same bits for any number of threads. There is one
+/// implementation, for formats known at run time; the functions on policies forward to it.
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include <nibble/core/config.hpp>
+#include <nibble/core/context.hpp>
+#include <nibble/core/error.hpp>
+#include <nibble/core/half.hpp>
+#include <nibble/core/round.hpp>
+#include <nibble/core/span2d.hpp>
+#include <nibble/pack/bits.hpp>
+#include <nibble/quant/codebook.hpp>
+#include <nibble/quant/double_quant.hpp>
+#include <nibble/quant/fit.hpp>
+#include <nibble/quant/format.hpp>
+#include <nibble/quant/granularity.hpp>
+#include <nibble/quant/group_codec.hpp>
+#include <nibble/quant/qtype.hpp>
+#include <nibble/quant/range.hpp>
+#include <nibble/quant/scale.hpp>
+#include <nibble/tensor/qmatrix.hpp>
+
+namespace nibble {
+
+/// What quantize does with NaN and infinities.
+enum class non_finite : std::uint8_t {
+  error,     ///< raises bad_value naming row, column and value
+  saturate,  ///< infinities become the greatest finite magnitude of their group, NaN becomes 0
+  zero,      ///< all become 0
+};
+
+/// How quantize works.
+struct quantize_options {
+  fit_options fit;
+  nibble::non_finite non_finite = nibble::non_finite::error;
+  const float* table = nullptr;  ///< user tables: 2^bits values by code, in any order
+};
+
+inline namespace NIBBLE_ABI {
+namespace detail {
+
+/// The elements of one group of a strided matrix, row by row. With a policy other than `error` a run that holds NaN or
+/// infinities is handed out as a repaired copy, piece by piece.
+struct matrix_source {
+  span2d<const float> W;
+  quant::group_extent extent;
+  non_finite policy = non_finite::error;
+  float saturated = 0.0f;  ///< what infinities become under `saturate`
+
+  std::size_t count() const noexcept { return extent.count; }
+
+  template <class F>
+  void for_each_raw_run(F&& f) const {
+    std::size_t n = extent.n, k = extent.k;
+    for (std::size_t left = extent.count; left != 0; ++n, k = 0) {
+      const std::size_t run = left < W.cols - k ? left : W.cols - k;
+      f(row(W, n) + k, run);
+      left -= run;
+    }
+  }
+
+  template <class F>
+  void for_each_run(F&& f) const {
+    for_each_raw_run([&](const float* x, std::size_t n) {
+      if (policy == non_finite::error) return f(x, n);
+      constexpr std::size_t piece = 256;
+      float copy[piece];
+      for (std::size_t i = 0; i < n; i += piece) {
+        const std::size_t m = n - i < piece ? n - i : piece;
+        repair(x + i, m, copy);
+        f(static_cast<const float*>(copy), m);
+      }
+    });
+  }
+
+  void repair(const float* x, std::size_t n, float* y) const noexcept {
+    for (std::size_t i = 0; i < n; ++i) {
+      y[i] = x[i];
+      if (is_finite(x[i])) continue;
+      y[i] = policy == non_finite::zero || x[i] != x[i] ? 0.0f : x[i] > 0.0f ? saturated : -saturated;
+    }
+  }
+
+  /// Prepares `saturated`; call once before for_each_run.
+  void look_for_limits() {
+    if (policy != non_finite::saturate) return;
+    for_each_raw_run([&](const float* x, std::size_t n) {
+      for (std::size_t i = 0; i < n; ++i) {
+        const float a = x[i] < 0.0f ? -x[i] : x[i];
+        if (is_finite(a) && a > saturated) saturated = a;
+      }
+    });
+  }
+
+  quant::range_scan scan() const {
+    quant::range_scan s;
+    for_each_run([&](const float* x, std::size_t n) { s.add(x, n); });
+    return s;
+  }
+};
+
+/// Lowers `least` to `value`.
+inline void lower(std::atomic<std::size_t>& least, std::size_t value) noexcept {
+  for (std::size_t seen = least.load(std::memory_order_relaxed);
+       value < seen && !least.compare_exchange_weak(seen, value, std::memory_order_relaxed);) {
+  }
+}
+
+inline void store_group(const format_desc& f, const mutable_planes& planes, std::size_t g, quant::group_params p) noexcept {
+  switch (f.scale) {
+    case scale_storage::f32: static_cast<float*>(planes.scales)[g] = p.scale; break;
+    case scale_storage::f16: static_cast<half*>(planes.scales)[g] = to_half(p.scale); break;
+    case scale_storage::bf16: static_cast<bfloat16*>(planes.scales)[g] = to_bfloat16(p.scale); break;
+    case scale_storage::double_quant: break;  // all at once, when every group is fitted
+  }
+  if (f.rule == code_rule::asymmetric) static_cast<std::uint8_t*>(planes.zeros)[g] = static_cast<std::uint8_t>(p.zero);
+  if (f.rule != code_rule::asymmetric_offset) return;
+  switch (f.scale) {
+    case scale_storage::f32:
+    case scale_storage::double_quant: static_cast<float*>(planes.zeros)[g] = p.zero; break;
+    case scale_storage::f16: static_cast<half*>(planes.zeros)[g] = to_half(p.zero); break;
+    case scale_storage::bf16: static_cast<bfloat16*>(planes.zeros)[g] = to_bfloat16(p.zero); break;
+  }
+}
+
+/// One run of the quantizer over a matrix.
+class quantize_job {
+ public:
+  quantize_job(const quant::group_codec& codec, span2d<const float> W, const quantize_options& options, any_qmatrix& out)
+      : codec_(codec), W_(W), options_(options), view_(out.view()), planes_(out.planes()) {}
+
+  /// Fits and encodes all groups. Returns the first group that failed, or no_group.
+  std::size_t run(const context& ctx, any_qmatrix& out) {
+    const format_desc& f = codec_.format;
+    const std::size_t groups = quant::scale_count(f, W_.rows, W_.cols);
+    const bool two_levels = f.scale == scale_storage::double_quant;
+    if (two_levels) fitted_.resize(groups);
+    if (!two_levels && f.granularity != granularity_kind::per_tensor) {
+      // Scales and codes of an item in one go, while its values are in the cache.
+      for_each_chunk(ctx, [&](const chunk& c) {
+        for (std::size_t g = c.first_group; g < c.end_group; ++g) fit(g);
+        if (first_failed_.load(std::memory_order_relaxed) == no_group) encode(c);
+      });
+      return first_failed_;
+    }
+    if (f.granularity == granularity_kind::per_tensor) fit(0);
+    else
+      for_each_chunk(ctx, [&](const chunk& c) {
+        for (std::size_t g = c.first_group; g < c.end_group; ++g) fit(g);
+      });
+    if (first_failed_ != no_group) return first_failed_;
+    if (two_levels) {
+      out.set_scale_offset(quant::quantize_scales(fitted_.data(), groups, static_cast<std::uint8_t*>(planes_.scales),
+                                                  planes_.super_scales));
+      view_.scale_offset = out.view().scale_offset;
+    }
+    for_each_chunk(ctx, [&](const chunk& c) { encode(c); });
+    return no_group;
+  }
+
+  /// Raises the error of a group that failed; the first offending element names it.
+  [[noreturn]] void raise(std::size_t g) const {
+    matrix_source source = source_of(g);
+    std::size_t n = source.extent.n, k = source.extent.k;
+    std::size_t worst_n = n, worst_k = k;
+    float greatest = -1.0f;
+    source.for_each_raw_run([&](const float* x, std::size_t count) {
+      for (std::size_t i = 0; i < count; ++i) {
+        if (!is_finite(x[i]) && options_.non_finite == non_finite::error)
+          core::fail(errc::bad_value, "quantize: W(", n, ", ", k + i, ") is ", x[i],
+                     "; set quantize_options::non_finite to saturate or zero to accept it");
+        const float a = x[i] < 0.0f ? -x[i] : x[i];
+        if (is_finite(a) && a > greatest) greatest = a, worst_n = n, worst_k = k + i;
+      }
+      ++n;
+      k = 0;
+    });
+    core::fail(errc::scale_overflow, "quantize: W(", worst_n, ", ", worst_k, ") = ", row(W_, worst_n)[worst_k],
+               " needs a scale or offset that overflows ", name_of_storage());
+  }
+
+  static constexpr std::size_t no_group = std::numeric_limits<std::size_t>::max();
+
+ private:
+  /// The unit of parallel work: whole rows, or for flat formats a run of blocks.
+  struct chunk {
+    std::size_t first_group, end_group;  // fitted by this chunk (none of its own for per_tensor)
+    std::size_t row;                     // not flat
+  };
+
+  template <class F>
+  void for_each_chunk(const context& ctx, F&& f) {
+    const format_desc& format = codec_.format;
+    if (format.granularity == granularity_kind::flat) {
+      const std::size_t groups = quant::scale_count(format, W_.rows, W_.cols);
+      const std::size_t per_chunk = quant::max_flat_block / format.group_size;
+      core::for_each_item(ctx, ceil_div(groups, per_chunk), [&](std::size_t i, std::size_t) {
+        const std::size_t first = i * per_chunk, end = first + per_chunk;
+        f(chunk{first, end < groups ? end : groups, 0});
+      });
+      return;
+    }
+    const std::size_t in_row =
+        format.granularity == granularity_kind::per_tensor ? 0 : quant::groups_per_row(format, W_.cols);
+    core::for_each_item(ctx, W_.rows, [&](std::size_t n, std::size_t) { f(chunk{n * in_row, (n + 1) * in_row, n}); });
+  }
+
+  matrix_source source_of(std::size_t g) const {
+    return {W_, quant::extent_of(codec_.format, W_.rows, W_.cols, g), options_.non_finite, 0.0f};
+  }
+
+  void fit(std::size_t g) {
+    matrix_source source = source_of(g);
+    source.look_for_limits();
+    const quant::range_scan scan = source.scan();
+    if (!scan.finite()) return lower(first_failed_, g);
+    const quant::group_params p = quant::fit_group(codec_, source, scan.range(), options_.fit);
+    if (!is_finite(p.scale) || !is_finite(p.zero)) return lower(first_failed_, g);
+    store_group(codec_.format, planes_, g, p);
+    if (!fitted_.empty()) fitted_[g] = p.scale;
+  }
+
+  /// The parameters that codes are chosen against: as stored, but for copies of bitsandbytes as fitted.
+  quant::group_params params_of(std::size_t g) const noexcept {
+    quant::group_params p = quant::params_at(view_, g);
+    if (!fitted_.empty() && codec_.format.rule == code_rule::codebook &&
+        codec_.book.scaling == codebook_scaling::absmax_reciprocal)
+      p.scale = fitted_[g];
+    return p;
+  }
+
+  void encode(const chunk& c) {
+    // 8 codes are a whole number of bytes, so tiles of a multiple of 8 elements are packed independently.
+    constexpr std::size_t tile = quant::max_flat_block;
+    static_assert(tile % 8 == 0);
+    std::uint8_t codes[tile];
+    const format_desc& f = codec_.format;
+    const std::size_t bits = f.bits;
+    if (f.granularity == granularity_kind::flat) {
+      // A chunk is at most one tile and begins at a multiple of the block, itself a multiple of 8.
+      std::uint8_t* at = codes;
+      for (std::size_t g = c.first_group; g < c.end_group; ++g) {
+        const quant::group_params p = params_of(g);
+        matrix_source source = source_of(g);
+        source.look_for_limits();
+        source.for_each_run([&](const float* x, std::size_t n) {
+          quant::encode_group(codec_, p, x, n, at);
+          at += n;
+        });
+      }
+      pack::pack_row(codes, static_cast<std::size_t>(at - codes), f.bits,
+                     planes_.codes + c.first_group * f.group_size / 8 * bits);
+      return;
+    }
+    const std::size_t K = W_.cols;
+    const std::size_t size = f.granularity == granularity_kind::grouped ? f.group_size : K;
+    std::byte* packed = planes_.codes + c.row * planes_.row_stride_bytes;
+    for (std::size_t first = 0; first < K; first += tile) {
+      const std::size_t end = K - first < tile ? K : first + tile;
+      for (std::size_t k = first; k < end;) {
+        const std::size_t group_end = size - k % size < end - k ? k + (size - k % size) : end;
+        const std::size_t g = quant::group_of(f, K, c.row, k);
+        const quant::group_params p = params_of(g);
+        if (options_.non_finite == non_finite::error) {
+          quant::encode_group(codec_, p, row(W_, c.row) + k, group_end - k, codes + (k - first));
+        } else {
+          matrix_source source = source_of(g);
+          source.look_for_limits();
+          source.extent = {c.row, k, group_end - k};
+          std::uint8_t* at = codes + (k - first);
+          source.for_each_run([&](const float* x, std::size_t n) {
+            quant::encode_group(codec_, p, x, n, at);
+            at += n;
+          });
+        }
+        k = group_end;
+      }
+      pack::pack_row(codes, end - first, f.bits, packed + first / 8 * bits);
+    }
+  }
+
+  std::string_view name_of_storage() const noexcept {
+    switch (codec_.format.scale) {
+      case scale_storage::f16: return "half";
+      case scale_storage::bf16: return "bfloat16";
+      case scale_storage::f32:
+      case scale_storage::double_quant: break;
+    }
+    return "float";
+  }
+
+  const quant::group_codec& codec_;
+  span2d<const float> W_;
+  const quantize_options& options_;
+  quantized_view view_;
+  mutable_planes planes_;
+  std::vector<float> fitted_;  // double quantization: the scales before they are quantized themselves
+  std::atomic<std::size_t> first_failed_{no_group};
+};
+
+inline void check_options(const quantize_options& o) {
+  if (!(o.fit.percentile > 0.0 && o.fit.percentile <= 1.0))
+    core::fail(errc::bad_value, "quantize: percentile ", o.fit.percentile, "; it must be in (0, 1]");
+  if (o.fit.clips < 2) core::fail(errc::bad_value, "quantize: ", o.fit.clips, " clips; mse_search needs at least 2");
+}
+
+template <class T>
+void check_matrix(span2d<T> W, const char* who) {
+  quant::check_extents(W.rows, W.cols, who);
+  if (W.data == nullptr) core::fail(errc::bad_value, who, ": the matrix has no data");
+  if (W.stride < W.cols) core::fail(errc::bad_shape, who, ": row stride ", W.stride, " is less than K = ", W.cols);
+}
+
+inline any_qmatrix quantize_with(const quant::group_codec& codec, any_qmatrix out, span2d<const float> W,
+                                 const quantize_options& options, const context& ctx) {
+  quantize_job job(codec, W, options, out);
+  if (const std::size_t failed = job.run(ctx, out); failed != quantize_job::no_group) job.raise(failed);
+  return out;
+}
+
+}  // namespace detail
+
+/// Quantizes W[N, K] to a format known at run time. `book` describes the table of a codebook format and must outlive the
+/// result, which refers to its values. Raises bad_shape, bad_value (NaN, infinities, options), scale_overflow or
+/// unsupported_format.
+inline any_qmatrix quantize(const format_desc& format, const codebook_desc& book, span2d<const float> W,
+                            const quantize_options& options = {}, const context& ctx = {}) {
+  detail::check_matrix(W, "quantize");
+  detail::check_options(options);
+  quant::check_format(format, "quantize");
+  if (format.rule != code_rule::codebook)
+    return detail::quantize_with({format, {}}, any_qmatrix::allocate(format, W.rows, W.cols), W, options, ctx);
+  if (book.bits != format.bits || book.values == nullptr)
+    core::fail(errc::bad_value, "quantize: a codebook of ", book.bits, " bits for a format of ", int{format.bits}, " bits");
+  return detail::quantize_with({format, book}, any_qmatrix::allocate(format, W.rows, W.cols, book.values), W, options, ctx);
+}
+
+/// Quantizes W[N, K] to an affine format, or to a codebook format with the user's table options.table, which is copied.
+inline any_qmatrix quantize(const format_desc& format, span2d<const float> W, const quantize_options& options = {},
+                            const context& ctx = {}) {
+  if (format.rule != code_rule::codebook) return quantize(format, codebook_desc{}, W, options, ctx);
+  detail::check_matrix(W, "quantize");
+  detail::check_options(options);
+  quant::check_format(format, "quantize");
+  if (options.table == nullptr)
+    core::fail(errc::bad_value, "quantize: a codebook format needs quantize_options::table, 2^", int{format.bits}, " values");
+  const std::span<const float> values(options.table, std::size_t{1} << format.bits);
+  const quant::run_time_table table(values, format.bits);
+  any_qmatrix out = any_qmatrix::allocate(format, W.rows, W.cols);
+  std::memcpy(out.planes().table, values.data(), values.size_bytes());
+  return detail::quantize_with({format, table.desc()}, std::move(out), W, options, ctx);
+}
+
+/// Quantizes W[N, K] to a format of the list.
+inline any_qmatrix quantize(qtype type, span2d<const float> W, const quantize_options& options = {},
+                            const context& ctx = {}) {
+  if (static_cast<std::size_t>(type) >= quant::qtype_count)
+    core::fail(errc::unsupported_format, "quantize: qtype ", static_cast<std::size_t>(type), " of ", quant::qtype_count);
+  const quant::qtype_info& info = quant::info_of(type);
+  return quantize(info.format, info.book, W, options, ctx);
+}
+
+/// Quantizes W[N, K] to a format known at compile time: quantize<quant::w4_g128>(W).
+template <quant::matrix_format P>
+qmatrix<P> quantize(span2d<const float> W, const quantize_options& options = {}, const context& ctx = {}) {
+  if constexpr (requires { P::table::desc(); })
+    return qmatrix<P>(quantize(P::format(), P::table::desc(), W, options, ctx));
+  else
+    return qmatrix<P>(quantize(P::format(), W, options, ctx));
+}
+
+/// The value of element (n, k); n < N, k < K.
+inline float decode_at(const quantized_view& v, std::size_t n, std::size_t k) noexcept {
+  const std::size_t at = v.format.granularity == granularity_kind::flat ? n * v.K + k : k;
+  const std::uint8_t code = static_cast<std::uint8_t>(pack::get(v.codes + n * v.row_stride_bytes, at, v.format.bits));
+  float value = 0.0f;
+  quant::decode_group({v.format, {.bits = v.format.bits, .values = v.table}},
+                      quant::params_at(v, quant::group_of(v.format, v.K, n, k)), &code, 1, &value);
+  return value;
+}
+
+/// Writes the values of rows [first, first + out.rows) of a quantized matrix, in order, on the calling thread.
+inline void dequantize_rows(const quantized_view& v, std::size_t first, span2d<float> out) noexcept {
+  constexpr std::size_t tile = 1024;
+  std::uint8_t codes[tile];
+  const quant::group_codec codec{v.format, {.bits = v.format.bits, .values = v.table}};
+  const bool flat = v.format.granularity == granularity_kind::flat;
+  const bool groups = flat || v.format.granularity == granularity_kind::grouped;
+  for (std::size_t i = 0; i < out.rows; ++i) {
+    const std::size_t n = first + i, base = flat ? n * v.K : 0;
+    const std::byte* packed = v.codes + n * v.row_stride_bytes;
+    for (std::size_t t = 0; t < v.K; t += tile) {
+      const std::size_t end = v.K - t < tile ? v.K : t + tile;
+      pack::unpack_range(packed, base + t, end - t, v.format.bits, codes);
+      for (std::size_t k = t; k < end;) {
+        const std::size_t in_group = groups ? v.format.group_size - (base + k) % v.format.group_size : v.K;
+        const std::size_t count = in_group < end - k ? in_group : end - k;
+        quant::decode_group(codec, quant::params_at(v, quant::group_of(v.format, v.K, n, k)), codes + (k - t), count,
+                            row(out, i) + k);
+        k += count;
+      }
+    }
+  }
+}
+
+/// Writes all values of a quantized matrix to out[N, K], rows in parallel. Raises bad_shape when the extents differ.
+inline void dequantize(const quantized_view& v, span2d<float> out, const context& ctx = {}) {
+  quant::check_format(v.format, "dequantize");
+  detail::check_matrix(out, "dequantize");
+  if (out.rows != v.N || out.cols != v.K)
+    core::fail(errc::bad_shape, "dequantize: W is ", v.N, " x ", v.K, ", the output ", out.rows, " x ", out.cols);
+  core::for_each_item(ctx, v.N, [&](std::size_t n, std::size_t) { dequantize_rows(v, n, rows_of(out, n, 1)); });
+}
+
+}  // namespace NIBBLE_ABI
+}  // namespace nibble
