@@ -16,6 +16,7 @@
 #include <nibble/pack/bits.hpp>
 #include <nibble/quant/granularity.hpp>
 #include <nibble/quant/scale.hpp>
+#include <nibble/tensor/qmatrix.hpp>
 
 namespace nibble {
 inline namespace NIBBLE_ABI {
@@ -158,24 +159,6 @@ inline void store(const call& c, std::size_t index, std::size_t m0, std::size_t 
   }
 }
 
-/// Scale and offset of group g of the canonical planes.
-inline float scale_at(const quantized_view& w, std::size_t g) noexcept {
-  if (w.format.scale == scale_storage::double_quant)
-    return kernels::decode_double_quant(static_cast<const std::uint8_t*>(w.scales)[g], g, w.super_scales,
-                                        w.scale_offset);
-  float s = 0.0f;
-  kernels::decode_scales(w.format.scale,
-                         static_cast<const std::byte*>(w.scales) + g * quant::scale_bytes(w.format.scale), 1, &s);
-  return s;
-}
-inline float offset_at(const quantized_view& w, std::size_t g) noexcept {
-  const scale_storage storage =
-      w.format.scale == scale_storage::double_quant ? scale_storage::f32 : w.format.scale;
-  float z = 0.0f;
-  kernels::decode_scales(storage, static_cast<const std::byte*>(w.zeros) + g * quant::scale_bytes(storage), 1, &z);
-  return z;
-}
-
 /// One output column of the canonical form.
 inline void row_item(const call& c, std::size_t n, std::size_t slot) noexcept {
   const quantized_view& w = c.w.matrix;
@@ -200,13 +183,12 @@ inline void row_item(const call& c, std::size_t n, std::size_t slot) noexcept {
   std::int32_t* zeros = c.own<std::int32_t>(slot, c.plan.zeros);
   for (std::size_t g = first; g <= last; ++g) {
     const std::size_t i = g - first;
-    scales[i] = scale_at(w, g);
+    scales[i] = quant::scale_at(w, g);
     if (integer && f.rule == code_rule::mid_rise) scales[i] *= 0.5f;
-    const float z = f.rule == code_rule::asymmetric ? static_cast<float>(static_cast<const std::uint8_t*>(w.zeros)[g])
-                                                    : constant_zero(f);
+    const float z = f.rule == code_rule::asymmetric ? quant::zero_at(w, g) : constant_zero(f);
     zero_values[i] = z;
     zeros[i] = static_cast<std::int32_t>(z * static_cast<float>(1 << r.shift));
-    if (f.rule == code_rule::asymmetric_offset) offsets[i] = offset_at(w, g);
+    if (f.rule == code_rule::asymmetric_offset) offsets[i] = quant::zero_at(w, g);
   }
   r.scales = scales;
   r.zeros = zeros;

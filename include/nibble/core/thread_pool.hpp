@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+/// @file
+/// A small persistent pool of threads for callers who have none of their own.
+
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include <nibble/core/aligned_vector.hpp>
+#include <nibble/core/config.hpp>
+#include <nibble/core/context.hpp>
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
+namespace nibble {
+inline namespace NIBBLE_ABI {
+
+/// CPUs that this thread may run on: the affinity mask where the system has one, else the number of CPUs.
+inline std::size_t available_concurrency() noexcept {
+#if defined(__linux__)
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) {
+    const int count = CPU_COUNT(&set);
+    if (count > 0) return static_cast<std::size_t>(count);
+  }
+#endif
+  const unsigned count = std::thread::hardware_concurrency();
+  return count == 0 ? 1 : count;
+}
+
+/// `threads` workers in all, the calling thread being one of them. Between calls the others sleep. One call runs at a
+/// time: a second thread that enters meanwhile, or a body that enters again, does its work serially on its own thread,
+/// so nested use cannot deadlock. The pool also keeps the scratch memory of `ready`, which grows and never shrinks.
+class thread_pool {
+ public:
+  explicit thread_pool(std::size_t threads = available_concurrency()) {
+    workers_.reserve(threads == 0 ? 0 : threads - 1);
+    for (std::size_t slot = 1; slot < threads; ++slot) workers_.emplace_back([this, slot] { work(slot); });
+  }
+  ~thread_pool() {
+    {
+      const std::lock_guard lock(mutex_);
+      stop_ = true;
+    }
+    wake_.notify_all();
+    for (std::thread& t : workers_) t.join();
+  }
+  thread_pool(const thread_pool&) = delete;
+  thread_pool& operator=(const thread_pool&) = delete;
+
+  std::size_t size() const noexcept { return workers_.size() + 1; }
+
+  /// A context over this pool without scratch memory.
+  nibble::context context() noexcept {
+    nibble::context c;
+    c.user = this;
+    c.parallel_for = &run;
+    c.concurrency = size();
+    return c;
+  }
+
+  /// A context with at least `scratch_bytes` of scratch memory, owned by the pool: for one caller at a time.
+  nibble::context ready(std::size_t scratch_bytes) {
+    if (scratch_.size() < scratch_bytes) {
+      scratch_.clear();  // not copied over
+      scratch_.resize(scratch_bytes);
+    }
+    nibble::context c = context();
+    c.scratch = scratch_.data();
+    c.scratch_bytes = scratch_.size();
+    return c;
+  }
+
+ private:
+  static void run(void* self, std::size_t slots, void (*body)(void*, std::size_t), void* arg) {
+    static_cast<thread_pool*>(self)->run(slots, body, arg);
+  }
+
+  void run(std::size_t slots, void (*body)(void*, std::size_t), void* arg) {
+    {
+      std::unique_lock lock(mutex_);
+      if (busy_ || slots <= 1) {
+        lock.unlock();
+        for (std::size_t s = 0; s < slots; ++s) body(arg, s);
+        return;
+      }
+      busy_ = true;
+      body_ = body;
+      arg_ = arg;
+      slots_ = slots;
+      pending_ = (slots < size() ? slots : size()) - 1;
+      ++generation_;
+    }
+    wake_.notify_all();
+    for (std::size_t s = 0; s < slots; s += size()) body(arg, s);
+    std::unique_lock lock(mutex_);
+    done_.wait(lock, [this] { return pending_ == 0; });
+    busy_ = false;
+  }
+
+  void work(std::size_t slot) {
+    std::uint64_t seen = 0;
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      wake_.wait(lock, [&] { return stop_ || generation_ != seen; });
+      if (stop_) return;
+      seen = generation_;
+      if (slot >= slots_) continue;
+      const auto body = body_;
+      void* const arg = arg_;
+      const std::size_t slots = slots_, step = size();
+      lock.unlock();
+      for (std::size_t s = slot; s < slots; s += step) body(arg, s);
+      lock.lock();
+      if (--pending_ == 0) done_.notify_one();
+    }
+  }
+
+  std::vector<std::thread> workers_;
+  aligned_vector<std::byte> scratch_;
+  std::mutex mutex_;
+  std::condition_variable wake_, done_;
+  void (*body_)(void*, std::size_t) = nullptr;
+  void* arg_ = nullptr;
+  std::size_t slots_ = 0, pending_ = 0;
+  std::uint64_t generation_ = 0;
+  bool busy_ = false, stop_ = false;
+};
+
+}  // namespace NIBBLE_ABI
+}  // namespace nibble

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+/// @file
+/// The public product: arguments checked, then a backend.
+
+#include <cstddef>
+#include <cstdint>
+
+#include <nibble/core/aligned_vector.hpp>
+#include <nibble/core/config.hpp>
+#include <nibble/core/error.hpp>
+#include <nibble/core/span2d.hpp>
+#include <nibble/core/thread_pool.hpp>
+#include <nibble/gemm/backend.hpp>
+#include <nibble/gemm/cpu.hpp>
+#include <nibble/gemm/reference.hpp>
+#include <nibble/tensor/packed_matrix.hpp>
+
+namespace nibble {
+inline namespace NIBBLE_ABI {
+
+namespace gemm {
+
+/// What multiply demands; the first broken rule raises an error that names both numbers.
+template <backend B>
+void check_arguments(span2d<const float> X, const packed_view& W, span2d<float> Y, const gemm_options& options,
+                     const context& ctx) {
+  const std::size_t N = W.matrix.N, K = W.matrix.K;
+  if (X.cols != K) core::fail(errc::bad_shape, "gemm: X has ", X.cols, " columns, W[N, K] has K = ", K);
+  if (Y.cols != N) core::fail(errc::bad_shape, "gemm: Y has ", Y.cols, " columns, W[N, K] has N = ", N);
+  if (Y.rows != X.rows) core::fail(errc::bad_shape, "gemm: Y has ", Y.rows, " rows, X has ", X.rows);
+  if (X.rows > 1 && X.stride < X.cols)
+    core::fail(errc::bad_shape, "gemm: the row stride of X, ", X.stride, ", is below its ", X.cols, " columns");
+  if (Y.rows > 1 && Y.stride < Y.cols)
+    core::fail(errc::bad_shape, "gemm: the row stride of Y, ", Y.stride, ", is below its ", Y.cols, " columns");
+  // Token sums are kept in int32: |sum| <= 127 * K.
+  if (K > (std::size_t{1} << 24)) core::fail(errc::bad_shape, "gemm: K = ", K, " exceeds the limit of 2^24 = 16777216");
+  if (const errc answer = B::can_multiply(W, options); answer != errc::ok)
+    core::fail(answer, "gemm: backend ", B::name, " cannot multiply ", int{W.matrix.format.bits}, "-bit weights, code rule ",
+               int{static_cast<unsigned char>(W.matrix.format.rule)}, ", layout ", name_of(W.layout),
+               options.computation == computation::integer ? ", integer computation" : ", weight-only computation");
+  if (X.rows == 0) return;
+  const std::size_t need = B::scratch_bytes(W, X.rows, options, ctx.concurrency);
+  if (ctx.scratch_bytes < need)
+    core::fail(errc::scratch_too_small, "gemm: scratch of ", ctx.scratch_bytes, " bytes, ", need,
+               " are needed; ask gemm_scratch_bytes() first");
+  if (need != 0 && reinterpret_cast<std::uintptr_t>(ctx.scratch) % plane_alignment != 0)
+    core::fail(errc::bad_alignment, "gemm: the scratch memory must be aligned to ", plane_alignment, " bytes");
+  const auto begin = reinterpret_cast<std::uintptr_t>(Y.data), x = reinterpret_cast<std::uintptr_t>(X.data);
+  const std::uintptr_t end = begin + ((Y.rows - 1) * Y.stride + Y.cols) * sizeof(float);
+  const std::uintptr_t x_end = x + ((X.rows - 1) * X.stride + X.cols) * sizeof(float);
+  if (begin < x_end && x < end) core::fail(errc::aliasing, "gemm: Y overlaps X");
+}
+
+/// The backend that serves a layout: simd for panel16, scalar for row_major.
+template <class F>
+decltype(auto) with_default_backend(layout_id layout, F&& f) {
+  if (layout == layout_id::panel16) return f(simd{});
+  return f(scalar{});
+}
+
+/// Y = X * transpose(W) (+ bias + beta * Y) on a backend of the caller's choice.
+template <backend B>
+void multiply(span2d<const float> X, const packed_view& W, span2d<float> Y, const gemm_options& options, const context& ctx) {
+  check_arguments<B>(X, W, Y, options, ctx);
+  B::multiply(X, W, Y, options, ctx);
+}
+
+}  // namespace gemm
+
+/// Bytes of scratch memory that `multiply` takes for M tokens on `concurrency` slots.
+inline std::size_t gemm_scratch_bytes(const packed_view& W, std::size_t M, const gemm_options& options = {},
+                                      std::size_t concurrency = 1) {
+  return gemm::with_default_backend(W.layout, [&]<class B>(B) { return B::scratch_bytes(W, M, options, concurrency); });
+}
+
+/// Y[M, N] = X[M, K] * transpose(W[N, K]) (+ bias + beta * Y) on the caller's threads and memory: allocates nothing.
+/// Throws bad_shape, unsupported_format (integer computation with a codebook), unsupported_isa, scratch_too_small,
+/// bad_alignment, or aliasing when Y overlaps X.
+inline void multiply(span2d<const float> X, const packed_view& W, span2d<float> Y, const gemm_options& options,
+                     const context& ctx) {
+  gemm::with_default_backend(W.layout, [&]<class B>(B) { gemm::multiply<B>(X, W, Y, options, ctx); });
+}
+
+/// The same on a pool, which lends its threads and keeps the scratch memory from call to call.
+inline void multiply(span2d<const float> X, const packed_matrix& W, span2d<float> Y, thread_pool& pool,
+                     const gemm_options& options = {}) {
+  multiply(X, W.view(), Y, options, pool.ready(gemm_scratch_bytes(W.view(), X.rows, options, pool.size())));
+}
+
+/// The same on the calling thread, with scratch memory allocated for this call alone.
+inline void multiply(span2d<const float> X, const packed_matrix& W, span2d<float> Y, const gemm_options& options = {}) {
+  aligned_vector<std::byte> scratch(gemm_scratch_bytes(W.view(), X.rows, options));
+  context ctx;
+  ctx.scratch = scratch.data();
+  ctx.scratch_bytes = scratch.size();
+  multiply(X, W.view(), Y, options, ctx);
+}
+
+}  // namespace NIBBLE_ABI
+}  // namespace nibble

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+/// @file
+/// The reference backend: double precision, one element at a time, no shared code with the kernels but the description of
+/// the formats. Slow on purpose; what tests and other engines compare with.
+
+#include <cmath>
+#include <cstdint>
+
+#include <nibble/core/config.hpp>
+#include <nibble/core/half.hpp>
+#include <nibble/gemm/backend.hpp>
+#include <nibble/isa/tags.hpp>
+#include <nibble/pack/bits.hpp>
+#include <nibble/pack/layout.hpp>
+#include <nibble/quant/double_quant.hpp>
+#include <nibble/quant/granularity.hpp>
+
+namespace nibble {
+inline namespace NIBBLE_ABI {
+namespace gemm {
+
+/// Weight-only: sum over k of double(x) * double(w), w the exact decoded value. Integer: the same with x replaced by its
+/// per-token code times scale, both rounded to float as the format demands. Any layout.
+struct reference {
+  using isa_type = isa::scalar;
+  static constexpr std::string_view name = "reference";
+  static bool runs_here() noexcept { return true; }
+
+  static errc can_multiply(const packed_view& w, const gemm_options& o) noexcept {
+    return o.computation == computation::integer && w.matrix.format.rule == code_rule::codebook
+               ? errc::unsupported_format
+               : errc::ok;
+  }
+  static std::size_t scratch_bytes(const packed_view&, std::size_t, const gemm_options&, std::size_t) noexcept { return 0; }
+
+  static void multiply(span2d<const float> x, const packed_view& w, span2d<float> y, const gemm_options& o,
+                       const context&) noexcept {
+    for (std::size_t m = 0; m < x.rows; ++m) {
+      const float* row = x.data + m * x.stride;
+      const double token_scale = o.computation == computation::integer ? scale_of(row, x.cols) : 0.0;
+      const bool poisoned = !all_finite(row, x.cols);
+      for (std::size_t n = 0; n < w.matrix.N; ++n) {
+        double sum = 0.0;
+        for (std::size_t k = 0; k < x.cols; ++k) {
+          const double a = o.computation == computation::integer ? code_of(row[k], token_scale) * token_scale : row[k];
+          sum += a * weight(w, n, k);
+        }
+        if (o.bias != nullptr) sum += o.bias[n];
+        float& out = y.data[m * y.stride + n];
+        if (o.beta != 0.0f) sum += static_cast<double>(o.beta) * out;
+        out = static_cast<float>(poisoned ? std::nan("") : sum);
+      }
+    }
+  }
+
+  /// The value of element (n, k) of W, any layout, before it is rounded to float.
+  static double weight(const packed_view& w, std::size_t n, std::size_t k) noexcept {
+    const format_desc& f = w.matrix.format;
+    const double u = code(w, n, k), h = 1 << (f.bits - 1);
+    std::size_t group = quant::group_of(f, w.matrix.K, n, k);
+    const std::size_t canonical_group = group;
+    if (w.layout == layout_id::panel16 && f.granularity != granularity_kind::per_tensor) {
+      const bool grouped = f.granularity == granularity_kind::grouped || f.granularity == granularity_kind::flat;
+      const std::size_t groups = grouped ? ceil_div(w.matrix.K, std::size_t{f.group_size}) : 1;
+      group = (n / 16 * groups + (grouped ? k / f.group_size : 0)) * 16 + n % 16;
+    }
+    double scale = 0.0;
+    switch (f.scale) {
+      case scale_storage::f32: scale = static_cast<const float*>(w.matrix.scales)[group]; break;
+      case scale_storage::f16: scale = to_float(static_cast<const half*>(w.matrix.scales)[group]); break;
+      case scale_storage::bf16: scale = to_float(static_cast<const bfloat16*>(w.matrix.scales)[group]); break;
+      case scale_storage::double_quant:
+        scale = quant::double_quant_scale(static_cast<const std::uint8_t*>(w.matrix.scales)[group],
+                                          w.matrix.super_scales[canonical_group / quant::double_quant_block],
+                                          w.matrix.scale_offset);
+        break;
+    }
+    switch (f.rule) {
+      case code_rule::symmetric:
+      case code_rule::symmetric_full: return scale * (u - h);
+      case code_rule::mid_rise: return scale * (u - h + 0.5);
+      case code_rule::asymmetric: return scale * (u - static_cast<const std::uint8_t*>(w.matrix.zeros)[group]);
+      case code_rule::asymmetric_offset: {
+        double offset = 0.0;
+        if (f.scale == scale_storage::f16) offset = to_float(static_cast<const half*>(w.matrix.zeros)[group]);
+        else if (f.scale == scale_storage::bf16) offset = to_float(static_cast<const bfloat16*>(w.matrix.zeros)[group]);
+        else offset = static_cast<const float*>(w.matrix.zeros)[group];
+        return scale * u + offset;
+      }
+      case code_rule::codebook: return scale * static_cast<double>(w.matrix.table[static_cast<std::size_t>(u)]);
+    }
+    return 0.0;
+  }
+
+ private:
+  static unsigned code(const packed_view& w, std::size_t n, std::size_t k) noexcept {
+    const quantized_view& m = w.matrix;
+    const int bits = m.format.bits;
+    if (w.layout == layout_id::panel16)
+      return pack::get_panel16(m.codes + n / 16 * pack::panel16::panel_bytes(m.K, bits), bits, n % 16, k);
+    if (m.format.granularity == granularity_kind::flat) return pack::get(m.codes, n * m.K + k, bits);
+    return pack::get(m.codes + n * m.row_stride_bytes, k, bits);
+  }
+
+  static bool all_finite(const float* x, std::size_t K) noexcept {
+    for (std::size_t k = 0; k < K; ++k)
+      if (!std::isfinite(x[k])) return false;
+    return true;
+  }
+  static double scale_of(const float* x, std::size_t K) noexcept {
+    float largest = 0.0f;
+    for (std::size_t k = 0; k < K; ++k) largest = std::fmax(largest, std::fabs(x[k]));
+    return static_cast<double>(largest / 127.0f);
+  }
+  static double code_of(float x, double scale) noexcept {
+    if (!(scale > 0.0) || !std::isfinite(x)) return 0.0;
+    const float q = x / static_cast<float>(scale);
+    return std::nearbyint(static_cast<double>(std::fmin(std::fmax(q, -127.0f), 127.0f)));
+  }
+};
+static_assert(backend<reference>);
+
+}  // namespace gemm
+}  // namespace NIBBLE_ABI
+}  // namespace nibble
