@@ -72,15 +72,15 @@ constexpr float double_quant_scale(std::uint8_t code, float absmax, float offset
   return static_cast<float>(static_cast<double>(dynamic_map[code]) * static_cast<double>(absmax)) + offset;
 }
 
-/// Block maxima of a plane of scales.
+/// Floats beside a plane of scale codes: the greatest magnitude of each 256 scales, then the offset.
 constexpr std::size_t super_scale_count(std::size_t scales) noexcept {
-  return (scales + double_quant_block - 1) / double_quant_block;
+  return (scales + double_quant_block - 1) / double_quant_block + 1;
 }
 
-/// Quantizes `count` scales to codes[count] and super_scales[super_scale_count(count)]. Returns the offset: the mean of all
-/// scales, summed in double, rounded to float. Codes: v = f32((scale - offset) * f32(1 / absmax)),
+/// Quantizes `count` scales to codes[count] and super_scales[super_scale_count(count)], of which the last is the offset: the
+/// mean of all scales, summed in double, rounded to float. Codes: v = f32((scale - offset) * f32(1 / absmax)),
 /// nearest map value. A block whose scales all equal the offset has absmax 0 and codes of value 0.
-inline float quantize_scales(const float* scales, std::size_t count, std::uint8_t* codes, float* super_scales) noexcept {
+inline void quantize_scales(const float* scales, std::size_t count, std::uint8_t* codes, float* super_scales) noexcept {
   double sum = 0.0;
   for (std::size_t g = 0; g < count; ++g) sum += static_cast<double>(scales[g]);
   const float offset = static_cast<float>(sum / static_cast<double>(count));
@@ -100,7 +100,7 @@ inline float quantize_scales(const float* scales, std::size_t count, std::uint8_
       codes[g] = absmax == 0.0f ? std::uint8_t{127} : dynamic_code(inverse <= 0x1p127f ? d * inverse : d / absmax);
     }
   }
-  return offset;
+  super_scales[block] = offset;
 }
 
 static_assert(dynamic_map[127] == 0.0f && dynamic_map[255] == 1.0f && dynamic_map[0] == -0.99296874f);

@@ -17,7 +17,7 @@ namespace nibble {
 /// Bytes by purpose.
 struct byte_ledger {
   std::size_t payload = 0;      ///< codes: N * K * bits, rounded up to a byte
-  std::size_t scales = 0;       ///< with double quantization: codes and block maxima (the one offset is no plane)
+  std::size_t scales = 0;       ///< with double quantization: codes, block maxima and the offset
   std::size_t zero_points = 0;  ///< zero points or offsets
   std::size_t padding = 0;      ///< rows rounded up to bytes; in packed forms panels rounded up as well
   std::size_t container = 0;    ///< what belongs to the matrix as a whole: a user's table, headers of a file

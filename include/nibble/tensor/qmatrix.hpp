@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <utility>
 
 #include <nibble/core/aligned_vector.hpp>
@@ -24,39 +25,42 @@
 
 namespace nibble {
 
-/// The planes of a canonical matrix for writing: the writable twin of quantized_view.
-struct mutable_planes {
-  std::byte* codes = nullptr;
-  std::size_t row_stride_bytes = 0;
-  void* scales = nullptr;
-  void* zeros = nullptr;          ///< nullptr for rules without zero points
-  float* super_scales = nullptr;  ///< double quantization only
-  float* table = nullptr;         ///< the matrix's own table; nullptr when it has none or refers to an outer one
-};
-
 inline namespace NIBBLE_ABI {
 
 /// Weights W[N, K] in a format known at run time. Owns its planes, each 64-byte aligned; see quantized_view for their
-/// meaning. Importers write them through planes(); every bit pattern in them is valid to read.
+/// meaning. The planes can be written directly, as importers do; every bit pattern in them is valid to read.
 class any_qmatrix {
  public:
   /// An empty matrix, 0 x 0.
   any_qmatrix() noexcept = default;
 
-  /// Zeroed planes for W[N, K]; a codebook format gets a table of its own, to be filled in. Raises bad_shape or
-  /// unsupported_format.
-  static any_qmatrix allocate(const format_desc& format, std::size_t N, std::size_t K) {
-    return any_qmatrix(format, N, K, nullptr);
+  /// Zeroed planes for W[N, K]. Codebook formats need `table`, 2^bits values by code, which is referred to and must outlive
+  /// the matrix and its copies. Raises bad_shape, bad_value or unsupported_format.
+  any_qmatrix(const format_desc& format, std::size_t N, std::size_t K, const float* table = nullptr)
+      : format_(format), N_(N), K_(K), outer_table_(table) {
+    if (format.rule == code_rule::codebook && table == nullptr)
+      core::fail(errc::bad_value, "any_qmatrix: a codebook format needs a table of values");
+    allocate();
   }
-  /// The same with a table of 2^bits values that is referred to, not copied: it must outlive the matrix and its copies.
-  static any_qmatrix allocate(const format_desc& format, std::size_t N, std::size_t K, const float* table) {
-    return any_qmatrix(format, N, K, table);
+
+  /// The same for codebook formats with a table of the matrix's own: the 2^bits `values` are copied.
+  any_qmatrix(const format_desc& format, std::size_t N, std::size_t K, std::span<const float> values)
+      : format_(format), N_(N), K_(K) {
+    if (format.rule != code_rule::codebook || format.bits > 8 || values.size() != std::size_t{1} << format.bits)
+      core::fail(errc::bad_shape, "any_qmatrix: a table of ", values.size(), " values for a format of ", int{format.bits},
+                 " bits; codebook formats take 2^bits values, others none");
+    own_table_.assign(values.begin(), values.end());
+    allocate();
   }
 
   const format_desc& format() const noexcept { return format_; }
   std::size_t N() const noexcept { return N_; }
   std::size_t K() const noexcept { return K_; }
   std::size_t scale_count() const noexcept { return N_ == 0 ? 0 : quant::scale_count(format_, N_, K_); }
+  /// Bytes from one row of codes to the next; 0 for flat formats, which have no rows.
+  std::size_t row_stride_bytes() const noexcept {
+    return format_.granularity == granularity_kind::flat ? 0 : pack::packed_bytes(K_, format_.bits);
+  }
 
   /// Pointers and extents; valid while the matrix lives and is not assigned to.
   quantized_view view() const noexcept {
@@ -68,23 +72,24 @@ class any_qmatrix {
     v.row_stride_bytes = row_stride_bytes();
     v.scales = scales_.data();
     v.zeros = zeros_.empty() ? nullptr : zeros_.data();
-    v.super_scales = super_scales_.empty() ? nullptr : super_scales_.data();
-    v.scale_offset = scale_offset_;
+    if (!super_scales_.empty()) {
+      v.super_scales = super_scales_.data();
+      v.scale_offset = super_scales_.back();
+    }
     v.table = own_table_.empty() ? outer_table_ : own_table_.data();
     return v;
   }
 
-  /// The same planes for writing.
-  mutable_planes planes() noexcept {
-    return {codes_.data(),
-            row_stride_bytes(),
-            scales_.data(),
-            zeros_.empty() ? nullptr : zeros_.data(),
-            super_scales_.empty() ? nullptr : super_scales_.data(),
-            own_table_.empty() ? nullptr : own_table_.data()};
-  }
-  /// Double quantization: the number added to every scale.
-  void set_scale_offset(float offset) noexcept { scale_offset_ = offset; }
+  /// The planes; scales and zeros as bytes of their storage types.
+  std::span<std::byte> codes() noexcept { return codes_; }
+  std::span<const std::byte> codes() const noexcept { return codes_; }
+  std::span<std::byte> scale_plane() noexcept { return scales_; }
+  std::span<const std::byte> scale_plane() const noexcept { return scales_; }
+  std::span<std::byte> zero_plane() noexcept { return zeros_; }
+  std::span<const std::byte> zero_plane() const noexcept { return zeros_; }
+  /// Double quantization only: the greatest magnitude of each 256 scales, then the offset of all.
+  std::span<float> super_scales() noexcept { return super_scales_; }
+  std::span<const float> super_scales() const noexcept { return super_scales_; }
 
   /// The bytes of all planes, by purpose.
   byte_ledger ledger() const noexcept {
@@ -93,21 +98,15 @@ class any_qmatrix {
   }
 
  private:
-  any_qmatrix(const format_desc& format, std::size_t N, std::size_t K, const float* table)
-      : format_(format), N_(N), K_(K), outer_table_(table) {
-    quant::check_format(format, "any_qmatrix");
-    quant::check_extents(N, K, "any_qmatrix");
+  void allocate() {
+    quant::check_format(format_, "any_qmatrix");
+    quant::check_extents(N_, K_, "any_qmatrix");
     const std::size_t groups = scale_count();
-    codes_.resize(format.granularity == granularity_kind::flat ? pack::packed_bytes(N * K, format.bits)
-                                                               : N * row_stride_bytes());
-    scales_.resize(groups * quant::scale_bytes(format.scale));
-    zeros_.resize(groups * quant::zero_bytes(format));
-    if (format.scale == scale_storage::double_quant) super_scales_.resize(quant::super_scale_count(groups));
-    if (format.rule == code_rule::codebook && table == nullptr) own_table_.resize(std::size_t{1} << format.bits);
-  }
-
-  std::size_t row_stride_bytes() const noexcept {
-    return format_.granularity == granularity_kind::flat ? 0 : pack::packed_bytes(K_, format_.bits);
+    codes_.resize(format_.granularity == granularity_kind::flat ? pack::packed_bytes(N_ * K_, format_.bits)
+                                                                : N_ * row_stride_bytes());
+    scales_.resize(groups * quant::scale_bytes(format_.scale));
+    zeros_.resize(groups * quant::zero_bytes(format_));
+    if (format_.scale == scale_storage::double_quant) super_scales_.resize(quant::super_scale_count(groups));
   }
 
   format_desc format_;
@@ -117,7 +116,6 @@ class any_qmatrix {
   aligned_vector<std::byte> scales_;
   aligned_vector<std::byte> zeros_;
   aligned_vector<float> super_scales_;
-  float scale_offset_ = 0.0f;
   const float* outer_table_ = nullptr;
   aligned_vector<float> own_table_;
 };

@@ -117,20 +117,23 @@ inline void lower(std::atomic<std::size_t>& least, std::size_t value) noexcept {
   }
 }
 
-inline void store_group(const format_desc& f, const mutable_planes& planes, std::size_t g, quant::group_params p) noexcept {
+inline void store_group(any_qmatrix& m, std::size_t g, quant::group_params p) noexcept {
+  const format_desc& f = m.format();
+  void* const scales = m.scale_plane().data();
+  void* const zeros = m.zero_plane().data();
   switch (f.scale) {
-    case scale_storage::f32: static_cast<float*>(planes.scales)[g] = p.scale; break;
-    case scale_storage::f16: static_cast<half*>(planes.scales)[g] = to_half(p.scale); break;
-    case scale_storage::bf16: static_cast<bfloat16*>(planes.scales)[g] = to_bfloat16(p.scale); break;
+    case scale_storage::f32: static_cast<float*>(scales)[g] = p.scale; break;
+    case scale_storage::f16: static_cast<half*>(scales)[g] = to_half(p.scale); break;
+    case scale_storage::bf16: static_cast<bfloat16*>(scales)[g] = to_bfloat16(p.scale); break;
     case scale_storage::double_quant: break;  // all at once, when every group is fitted
   }
-  if (f.rule == code_rule::asymmetric) static_cast<std::uint8_t*>(planes.zeros)[g] = static_cast<std::uint8_t>(p.zero);
+  if (f.rule == code_rule::asymmetric) static_cast<std::uint8_t*>(zeros)[g] = static_cast<std::uint8_t>(p.zero);
   if (f.rule != code_rule::asymmetric_offset) return;
   switch (f.scale) {
     case scale_storage::f32:
-    case scale_storage::double_quant: static_cast<float*>(planes.zeros)[g] = p.zero; break;
-    case scale_storage::f16: static_cast<half*>(planes.zeros)[g] = to_half(p.zero); break;
-    case scale_storage::bf16: static_cast<bfloat16*>(planes.zeros)[g] = to_bfloat16(p.zero); break;
+    case scale_storage::double_quant: static_cast<float*>(zeros)[g] = p.zero; break;
+    case scale_storage::f16: static_cast<half*>(zeros)[g] = to_half(p.zero); break;
+    case scale_storage::bf16: static_cast<bfloat16*>(zeros)[g] = to_bfloat16(p.zero); break;
   }
 }
 
@@ -138,10 +141,10 @@ inline void store_group(const format_desc& f, const mutable_planes& planes, std:
 class quantize_job {
  public:
   quantize_job(const quant::group_codec& codec, span2d<const float> W, const quantize_options& options, any_qmatrix& out)
-      : codec_(codec), W_(W), options_(options), view_(out.view()), planes_(out.planes()) {}
+      : codec_(codec), W_(W), options_(options), out_(out) {}
 
   /// Fits and encodes all groups. Returns the first group that failed, or no_group.
-  std::size_t run(const context& ctx, any_qmatrix& out) {
+  std::size_t run(const context& ctx) {
     const format_desc& f = codec_.format;
     const std::size_t groups = quant::scale_count(f, W_.rows, W_.cols);
     const bool two_levels = f.scale == scale_storage::double_quant;
@@ -161,9 +164,8 @@ class quantize_job {
       });
     if (first_failed_ != no_group) return first_failed_;
     if (two_levels) {
-      out.set_scale_offset(quant::quantize_scales(fitted_.data(), groups, static_cast<std::uint8_t*>(planes_.scales),
-                                                  planes_.super_scales));
-      view_.scale_offset = out.view().scale_offset;
+      quant::quantize_scales(fitted_.data(), groups, reinterpret_cast<std::uint8_t*>(out_.scale_plane().data()),
+                             out_.super_scales().data());
     }
     for_each_chunk(ctx, [&](const chunk& c) { encode(c); });
     return no_group;
@@ -227,13 +229,13 @@ class quantize_job {
     if (!scan.finite()) return lower(first_failed_, g);
     const quant::group_params p = quant::fit_group(codec_, source, scan.range(), options_.fit);
     if (!is_finite(p.scale) || !is_finite(p.zero)) return lower(first_failed_, g);
-    store_group(codec_.format, planes_, g, p);
+    store_group(out_, g, p);
     if (!fitted_.empty()) fitted_[g] = p.scale;
   }
 
   /// The parameters that codes are chosen against: as stored, but for copies of bitsandbytes as fitted.
   quant::group_params params_of(std::size_t g) const noexcept {
-    quant::group_params p = quant::params_at(view_, g);
+    quant::group_params p = quant::params_at(out_.view(), g);
     if (!fitted_.empty() && codec_.format.rule == code_rule::codebook &&
         codec_.book.scaling == codebook_scaling::absmax_reciprocal)
       p.scale = fitted_[g];
@@ -260,12 +262,12 @@ class quantize_job {
         });
       }
       pack::pack_row(codes, static_cast<std::size_t>(at - codes), f.bits,
-                     planes_.codes + c.first_group * f.group_size / 8 * bits);
+                     out_.codes().data() + c.first_group * f.group_size / 8 * bits);
       return;
     }
     const std::size_t K = W_.cols;
     const std::size_t size = f.granularity == granularity_kind::grouped ? f.group_size : K;
-    std::byte* packed = planes_.codes + c.row * planes_.row_stride_bytes;
+    std::byte* packed = out_.codes().data() + c.row * out_.row_stride_bytes();
     for (std::size_t first = 0; first < K; first += tile) {
       const std::size_t end = K - first < tile ? K : first + tile;
       for (std::size_t k = first; k < end;) {
@@ -303,8 +305,7 @@ class quantize_job {
   const quant::group_codec& codec_;
   span2d<const float> W_;
   const quantize_options& options_;
-  quantized_view view_;
-  mutable_planes planes_;
+  any_qmatrix& out_;
   std::vector<float> fitted_;  // double quantization: the scales before they are quantized themselves
   std::atomic<std::size_t> first_failed_{no_group};
 };
@@ -325,7 +326,7 @@ void check_matrix(span2d<T> W, const char* who) {
 inline any_qmatrix quantize_with(const quant::group_codec& codec, any_qmatrix out, span2d<const float> W,
                                  const quantize_options& options, const context& ctx) {
   quantize_job job(codec, W, options, out);
-  if (const std::size_t failed = job.run(ctx, out); failed != quantize_job::no_group) job.raise(failed);
+  if (const std::size_t failed = job.run(ctx); failed != quantize_job::no_group) job.raise(failed);
   return out;
 }
 
@@ -340,10 +341,10 @@ inline any_qmatrix quantize(const format_desc& format, const codebook_desc& book
   detail::check_options(options);
   quant::check_format(format, "quantize");
   if (format.rule != code_rule::codebook)
-    return detail::quantize_with({format, {}}, any_qmatrix::allocate(format, W.rows, W.cols), W, options, ctx);
+    return detail::quantize_with({format, {}}, any_qmatrix(format, W.rows, W.cols), W, options, ctx);
   if (book.bits != format.bits || book.values == nullptr)
     core::fail(errc::bad_value, "quantize: a codebook of ", book.bits, " bits for a format of ", int{format.bits}, " bits");
-  return detail::quantize_with({format, book}, any_qmatrix::allocate(format, W.rows, W.cols, book.values), W, options, ctx);
+  return detail::quantize_with({format, book}, any_qmatrix(format, W.rows, W.cols, book.values), W, options, ctx);
 }
 
 /// Quantizes W[N, K] to an affine format, or to a codebook format with the user's table options.table, which is copied.
@@ -357,9 +358,7 @@ inline any_qmatrix quantize(const format_desc& format, span2d<const float> W, co
     core::fail(errc::bad_value, "quantize: a codebook format needs quantize_options::table, 2^", int{format.bits}, " values");
   const std::span<const float> values(options.table, std::size_t{1} << format.bits);
   const quant::run_time_table table(values, format.bits);
-  any_qmatrix out = any_qmatrix::allocate(format, W.rows, W.cols);
-  std::memcpy(out.planes().table, values.data(), values.size_bytes());
-  return detail::quantize_with({format, table.desc()}, std::move(out), W, options, ctx);
+  return detail::quantize_with({format, table.desc()}, any_qmatrix(format, W.rows, W.cols, values), W, options, ctx);
 }
 
 /// Quantizes W[N, K] to a format of the list.
