@@ -10,14 +10,24 @@
 
 namespace nibble {
 
-/// rows x cols elements, row r begins at data + r * stride (stride in elements, >= cols). Owns nothing. An aggregate
-/// without member functions, so it may cross units with other -m flags.
+/// rows x cols elements, row r begins at data + r * stride (stride in elements, >= cols). Owns nothing. An aggregate; its
+/// one member function is always inlined, never a symbol, so the type may cross units with other -m flags.
 template <class T>
 struct span2d {
   T* data = nullptr;
   std::size_t rows = 0;
   std::size_t cols = 0;
   std::size_t stride = 0;
+
+  /// A view for writing is a view for reading.
+#if defined(__GNUC__)
+  __attribute__((always_inline))
+#endif
+  constexpr operator span2d<const T>() const noexcept
+    requires(!std::is_const_v<T>)
+  {
+    return {data, rows, cols, stride};
+  }
 };
 
 inline namespace NIBBLE_ABI {
@@ -34,10 +44,6 @@ constexpr span2d<T> make_span2d(T* data, std::size_t rows, std::size_t cols, std
 template <class T>
 constexpr T* row(span2d<T> s, std::size_t r) noexcept {
   return s.data + r * s.stride;
-}
-template <class T>
-constexpr span2d<const T> as_const(span2d<T> s) noexcept {
-  return {s.data, s.rows, s.cols, s.stride};
 }
 /// rows [first, first + count) of s.
 template <class T>

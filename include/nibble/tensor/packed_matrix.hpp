@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <span>
 #include <vector>
 
 #include <nibble/core/aligned_vector.hpp>
@@ -63,7 +64,7 @@ class packed_matrix {
     const std::size_t scales = quant::scale_count(from.format, from.N, from.K);
     if (from.format.scale == scale_storage::double_quant) {
       super_scales_.assign(from.super_scales, from.super_scales + ceil_div(scales, quant::double_quant_block));
-      super_scales_.push_back(from.scale_offset);
+      super_scales_.push_back(from.scale_offset);  // as the canonical form keeps it
     }
     if (from.format.rule == code_rule::codebook)
       table_.assign(from.table, from.table + (std::size_t{1} << from.format.bits));
@@ -97,7 +98,8 @@ class packed_matrix {
 
   /// The canonical form, bit for bit.
   any_qmatrix unpack(const context& ctx = {}) const {
-    any_qmatrix out = table_.empty() ? any_qmatrix(format(), N(), K()) : any_qmatrix(format(), N(), K(), table_);
+    any_qmatrix out = table_.empty() ? any_qmatrix(format(), N(), K())
+                                     : any_qmatrix(format(), N(), K(), std::span<const float>(table_));
     const std::size_t scale_size = quant::scale_bytes(format().scale), zero_size = quant::zero_bytes(format());
     std::byte* scales = out.scale_plane().data();
     std::byte* zeros = out.zero_plane().data();
