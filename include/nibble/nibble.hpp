@@ -12,6 +12,7 @@
 #include <nibble/core/half.hpp>
 #include <nibble/core/round.hpp>
 #include <nibble/core/span2d.hpp>
+#include <nibble/core/thread_pool.hpp>
 
 #include <nibble/isa/detect.hpp>
 #include <nibble/isa/intrinsics.hpp>
@@ -20,6 +21,7 @@
 #include <nibble/quant/affine.hpp>
 #include <nibble/quant/codebook.hpp>
 #include <nibble/quant/double_quant.hpp>
+#include <nibble/quant/fit.hpp>
 #include <nibble/quant/format.hpp>
 #include <nibble/quant/granularity.hpp>
 #include <nibble/quant/policy.hpp>
@@ -30,8 +32,13 @@
 
 #include <nibble/kernels/kernels.hpp>
 
+#include <nibble/tensor/ledger.hpp>
+#include <nibble/tensor/packed_matrix.hpp>
 #include <nibble/tensor/packed_view.hpp>
+#include <nibble/tensor/qmatrix.hpp>
+#include <nibble/tensor/quantize.hpp>
 
 #include <nibble/gemm/backend.hpp>
 #include <nibble/gemm/cpu.hpp>
-#include <nibble/gemm/tiling.hpp>
+#include <nibble/gemm/gemm.hpp>
+#include <nibble/gemm/reference.hpp>
