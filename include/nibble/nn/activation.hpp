@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+/// @file
+/// The activation functions of the MLP, element by element through <cmath>.
+
+#include <cmath>
+#include <cstddef>
+
+#include <nibble/core/config.hpp>
+#include <nibble/core/round.hpp>
+#include <nibble/nn/config.hpp>
+
+namespace nibble {
+inline namespace NIBBLE_ABI {
+namespace nn {
+
+/// x/2 * (1 + erf(x / sqrt 2)). Source: Hendrycks and Gimpel 2016.
+inline float gelu(float x) noexcept { return 0.5f * x * (1.0f + std::erf(x * 0.70710678118654752f)); }
+/// x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3))), the same source's approximation.
+inline float gelu_tanh(float x) noexcept {
+  const float inner = multiply_add(0.044715f * x * x, x, x);
+  return 0.5f * x * (1.0f + std::tanh(0.79788456080286536f * inner));
+}
+/// x * sigmoid(x)
+inline float silu(float x) noexcept { return x / (1.0f + std::exp(-x)); }
+/// max(x, 0); NaN stays NaN.
+inline float relu(float x) noexcept { return x < 0.0f ? 0.0f : x; }
+
+/// x[i] = f(x[i])
+inline void activate(activation_kind kind, float* x, std::size_t size) noexcept {
+  switch (kind) {
+    case activation_kind::gelu:
+      for (std::size_t i = 0; i < size; ++i) x[i] = gelu(x[i]);
+      return;
+    case activation_kind::gelu_tanh:
+      for (std::size_t i = 0; i < size; ++i) x[i] = gelu_tanh(x[i]);
+      return;
+    case activation_kind::silu:
+      for (std::size_t i = 0; i < size; ++i) x[i] = silu(x[i]);
+      return;
+    case activation_kind::relu:
+      for (std::size_t i = 0; i < size; ++i) x[i] = relu(x[i]);
+      return;
+  }
+}
+
+}  // namespace nn
+}  // namespace NIBBLE_ABI
+}  // namespace nibble
