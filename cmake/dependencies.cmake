@@ -39,10 +39,6 @@ endfunction()
 nibble_dependency(xsimd TARGET xsimd INCLUDE_DIR include
   REPOSITORY https://github.com/xtensor-stack/xsimd.git
   RELEASE 13.2.0 COMMIT 1f8dd9c8e162968d9b4ff0251c56d431b8777f36)
-set(nibble_xsimd_include_dirs)
-if(TARGET xsimd)
-  get_target_property(nibble_xsimd_include_dirs xsimd INTERFACE_INCLUDE_DIRECTORIES)
-endif()
 
 if(NIBBLE_BUILD_TESTS)
   nibble_dependency(doctest TARGET doctest::doctest INCLUDE_DIR .
@@ -82,7 +78,7 @@ if(NIBBLE_BUILD_BENCHMARKS)
   find_package(BLAS QUIET)  # one more line in the benchmark's tables, nothing else
 endif()
 
-if(NIBBLE_CUDA STREQUAL "AUTO")
+if(PROJECT_IS_TOP_LEVEL AND NIBBLE_CUDA STREQUAL "AUTO")
   find_program(NIBBLE_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATHS /usr/local/cuda PATH_SUFFIXES bin)
   mark_as_advanced(NIBBLE_NVCC)
   if(NIBBLE_NVCC)
