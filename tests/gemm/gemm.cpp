@@ -54,7 +54,10 @@ std::vector<double> magnitudes(span2d<const float> x, const packed_view& w) {
 
 packed_view as_rows(const any_qmatrix& m) { return {layout_id::row_major, m.view()}; }
 
-constexpr std::size_t shapes[][3] = {{1, 1, 1},   {1, 17, 32},  {2, 16, 33},  {3, 15, 31}, {5, 33, 100},
+struct shape {
+  std::size_t M, N, K;
+};
+constexpr shape shapes[] = {{1, 1, 1},   {1, 17, 32},  {2, 16, 33},  {3, 15, 31}, {5, 33, 100},
                                      {7, 40, 64}, {13, 16, 96}, {1, 48, 257}, {4, 5, 200}};
 
 }  // namespace
@@ -62,7 +65,8 @@ constexpr std::size_t shapes[][3] = {{1, 1, 1},   {1, 17, 32},  {2, 16, 33},  {3
 TEST_CASE("gemm: simd equals scalar bit for bit, every format and ragged shapes") {
   for (int bits = 2; bits <= 8; ++bits) {
     for (const format_desc& f : test::all_formats(bits)) {
-      for (const auto& [M, N, K] : shapes) {
+      for (const shape& s : shapes) {
+        const std::size_t M = s.M, N = s.N, K = s.K;
         if (can_pack(f, K, layout_id::panel16) != errc::ok) continue;
         const any_qmatrix w = test::random_qmatrix(f, N, K, static_cast<unsigned>(bits * 100 + static_cast<int>(N)));
         const packed_matrix p = pack_matrix(w.view());
@@ -86,7 +90,8 @@ TEST_CASE("gemm: simd equals scalar bit for bit, every format and ragged shapes"
 TEST_CASE("gemm: canonical rows and panels give the same bits on the scalar backend") {
   for (int bits = 2; bits <= 8; ++bits) {
     for (const format_desc& f : test::all_formats(bits, {8, 64})) {
-      for (const auto& [M, N, K] : shapes) {
+      for (const shape& s : shapes) {
+        const std::size_t M = s.M, N = s.N, K = s.K;
         if (can_pack(f, K, layout_id::panel16) != errc::ok) continue;
         const any_qmatrix w = test::random_qmatrix(f, N, K, 3);
         const packed_matrix p = pack_matrix(w.view());
@@ -110,7 +115,8 @@ TEST_CASE("gemm: every format agrees with the double reference") {
   // offset apart because the kernels sum them apart (Higham 2002, section 3.1).
   for (int bits = 2; bits <= 8; ++bits) {
     for (const format_desc& f : test::all_formats(bits, {8, 32})) {
-      for (const auto& [M, N, K] : shapes) {
+      for (const shape& s : shapes) {
+        const std::size_t M = s.M, N = s.N, K = s.K;
         const any_qmatrix w = test::random_qmatrix(f, N, K, 11);
         const packed_matrix p = pack_matrix(w.view());
         const auto x = test::normal_values(M * K, 12);

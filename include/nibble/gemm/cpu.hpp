@@ -207,8 +207,11 @@ struct cpu {
     const format_desc& f = c.w.matrix.format;
     const std::size_t K = k.K;
     const bool table = f.rule == code_rule::codebook;
-    if (k.M == 1 && !table && (k.group % pack::panel16::block_k == 0 || k.group >= K)) {
-      with_bits(f.bits, [&]<int Bits>() { panel::template float_row<Bits>(k, codes, zero_values, zero_value_stride); });
+    if (k.M == 1 && (k.group % pack::panel16::block_k == 0 || k.group >= K)) {
+      with_bits(f.bits, [&]<int Bits>() {
+        if (table) panel::template table_row<Bits>(k, codes, c.w.matrix.table);
+        else panel::template float_row<Bits>(k, codes, zero_values, zero_value_stride);
+      });
       return;
     }
     std::uint8_t* units = c.own<std::uint8_t>(slot, c.plan.units);
@@ -219,7 +222,7 @@ struct cpu {
       with_bits(f.bits, [&]<int Bits>() { panel::template unpack<Bits>(codes, blocks, units); });
       codes += blocks * pack::panel16::block_bytes(f.bits);
       if (table) {
-        panel::values_table(units, blocks * pack::panel16::units_per_block, c.w.matrix.table, values);
+        panel::values_table(units, blocks * pack::panel16::units_per_block, c.w.matrix.table, f.bits, values);
       } else if (zero_value_stride == 0) {
         panel::values_affine(units, blocks * pack::panel16::units_per_block, zero_values, values);
       } else {

@@ -39,7 +39,8 @@ struct gemm_panel<isa::scalar> {
         for (std::size_t n = 0; n < nr; ++n) values[k * nr + n] = static_cast<float>(units[4 * n + k]) - zero[n];
   }
 
-  static void values_table(const std::uint8_t* units, std::size_t count, const float* table, float* values) noexcept {
+  static void values_table(const std::uint8_t* units, std::size_t count, const float* table, int,
+                           float* values) noexcept {
     for (std::size_t u = 0; u < count; ++u, units += 64, values += 64)
       for (std::size_t k = 0; k < 4; ++k)
         for (std::size_t n = 0; n < nr; ++n) values[k * nr + n] = table[units[4 * n + k]];
@@ -82,31 +83,35 @@ struct gemm_panel<isa::scalar> {
 
   template <int Bits>
   static void integer_row(const integer_call& c, const std::byte* blocks) noexcept {
-    std::uint8_t units[8 * 64];
-    std::size_t at = c.k1;
-    block(c, [&](std::size_t k, std::size_t n) {
-      if (const std::size_t b = (k - c.k0) / 32; b != at) {
-        at = b;
-        unpack<Bits>(blocks + b * pack::panel16::block_bytes(Bits), 1, units);
-      }
-      return std::int32_t{units[k % 32 / 4 * 64 + 4 * n + k % 4]};
-    });
+    row<Bits>(c, blocks, [](std::uint8_t code, std::size_t, std::size_t) { return std::int32_t{code}; });
   }
   template <int Bits>
   static void float_row(const float_call& c, const std::byte* blocks, const float* zeros,
                         std::size_t zero_stride) noexcept {
+    row<Bits>(c, blocks, [&](std::uint8_t code, std::size_t k, std::size_t n) {
+      return static_cast<float>(code) - zeros[k / c.group * zero_stride + n];
+    });
+  }
+  template <int Bits>
+  static void table_row(const float_call& c, const std::byte* blocks, const float* table) noexcept {
+    row<Bits>(c, blocks, [&](std::uint8_t code, std::size_t, std::size_t) { return table[code]; });
+  }
+
+ private:
+  /// The law on packed codes, one block unpacked at a time.
+  template <int Bits, class Call, class Decode>
+  static void row(const Call& c, const std::byte* blocks, Decode&& decode) noexcept {
     std::uint8_t units[8 * 64];
-    std::size_t at = c.k1;
+    std::size_t at = c.k1;  // the block that `units` holds; none yet
     block(c, [&](std::size_t k, std::size_t n) {
       if (const std::size_t b = (k - c.k0) / 32; b != at) {
         at = b;
         unpack<Bits>(blocks + b * pack::panel16::block_bytes(Bits), 1, units);
       }
-      return static_cast<float>(units[k % 32 / 4 * 64 + 4 * n + k % 4]) - zeros[k / c.group * zero_stride + n];
+      return decode(units[k % 32 / 4 * 64 + 4 * n + k % 4], k, n);
     });
   }
 
- private:
   static std::int32_t step(std::int8_t x, std::int32_t w, std::int32_t sum) noexcept { return sum + x * w; }
   static float step(float x, float w, float sum) noexcept { return multiply_add(x, w, sum); }
 

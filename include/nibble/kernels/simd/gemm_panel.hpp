@@ -7,6 +7,7 @@
 /// (and the constant 1 of the narrow dot): 6 * 2 + 2 + 1 = 15 of 16 with AVX2, 12 + 1 + 1 of 32 with AVX-512,
 /// 2 * 4 + 4 + 1 = 13 of 16 with SSE2.
 
+#include <array>
 #include <cstring>
 #include <utility>
 
@@ -55,9 +56,10 @@ struct gemm_panel<simd::isa_type> {
     }
   }
 
-  /// A table of 2^Bits floats does not fit a register in general: plain loads, two a cycle.
-  static void values_table(const std::uint8_t* units, std::size_t count, const float* table, float* values) noexcept {
-    gemm_panel<isa::scalar>::values_table(units, count, table, values);
+  static void values_table(const std::uint8_t* units, std::size_t count, const float* table, int bits,
+                           float* values) noexcept {
+    if (bits <= 4) look_up(units, count, simd::table_lookup<true>(table, bits), values);
+    else look_up(units, count, simd::table_lookup<false>(table, bits), values);
   }
 
   template <bool Wide>
@@ -107,22 +109,58 @@ struct gemm_panel<simd::isa_type> {
   template <int Bits>
   static void float_row(const float_call& c, const std::byte* blocks, const float* zeros,
                         std::size_t zero_stride) noexcept {
+    row<Bits>(c, blocks, [&](std::size_t g) NIBBLE_LAMBDA_INLINE {
+      return [z = load_columns(zeros + g * zero_stride)](vu code, std::size_t r) NIBBLE_LAMBDA_INLINE {
+        return simd::to_float(simd::as_signed(code)) - z[r];
+      };
+    });
+  }
+
+  template <int Bits>
+  static void table_row(const float_call& c, const std::byte* blocks, const float* table) noexcept {
+    const simd::table_lookup<(Bits <= 4)> lookup(table, Bits);
+    row<Bits>(c, blocks, [&](std::size_t) NIBBLE_LAMBDA_INLINE {
+      return [lookup](vu code, std::size_t) NIBBLE_LAMBDA_INLINE { return lookup(code); };
+    });
+  }
+
+ private:
+  template <class Lookup>
+  static void look_up(const std::uint8_t* units, std::size_t count, const Lookup lookup, float* values) noexcept {
+    for (std::size_t u = 0; u < count; ++u, units += 64, values += 64) {
+      for (std::size_t r = 0; r < regs; ++r) {
+        const vu four = simd::load_lanes(units + r * lanes * 4);
+        for (int k = 0; k < 4; ++k)
+          lookup((four >> (8 * k)) & vu(0xffu)).store_unaligned(values + static_cast<std::size_t>(k) * nr + r * lanes);
+      }
+    }
+  }
+
+  static NIBBLE_ALWAYS_INLINE std::array<vf, regs> load_columns(const float* p) noexcept {
+    std::array<vf, regs> v;
+    for (std::size_t r = 0; r < regs; ++r) v[r] = simd::load(p + r * lanes);
+    return v;
+  }
+
+  /// One row of x; decoder_of(g) gives the function from (codes, register) to the values of group g.
+  template <int Bits, class DecoderOf>
+  static NIBBLE_ALWAYS_INLINE void row(const float_call& c, const std::byte* blocks, DecoderOf&& decoder_of) noexcept {
     const std::size_t end = c.k1 < c.K ? c.k1 : c.K;
     for (std::size_t k = c.k0; k < end;) {
       const std::size_t stop = segment_end(k, c.group, end), g = k / c.group;
-      vf sum[regs], z[regs];
+      vf sum[regs];
       begin(c, 0, k, g, sum);
-      for (std::size_t r = 0; r < regs; ++r) z[r] = simd::load(zeros + g * zero_stride + r * lanes);
+      const auto decode = decoder_of(g);
       for (; k < stop; k += 32, blocks += pack::panel16::block_bytes(Bits)) {
         for_each_unit([&]<std::size_t U>() NIBBLE_LAMBDA_INLINE {
+          const float* x = c.x + k + 4 * U;
           for (std::size_t r = 0; r < regs; ++r) {
             const vu four = codes<Bits, U>(blocks, r);
-            const float* x = c.x + k + 4 * U;
             const vu low(0xffu);
-            sum[r] = simd::madd(vf(x[0]), simd::to_float(simd::as_signed(four & low)) - z[r], sum[r]);
-            sum[r] = simd::madd(vf(x[1]), simd::to_float(simd::as_signed((four >> 8) & low)) - z[r], sum[r]);
-            sum[r] = simd::madd(vf(x[2]), simd::to_float(simd::as_signed((four >> 16) & low)) - z[r], sum[r]);
-            sum[r] = simd::madd(vf(x[3]), simd::to_float(simd::as_signed(four >> 24)) - z[r], sum[r]);
+            sum[r] = simd::madd(vf(x[0]), decode(four & low, r), sum[r]);
+            sum[r] = simd::madd(vf(x[1]), decode((four >> 8) & low, r), sum[r]);
+            sum[r] = simd::madd(vf(x[2]), decode((four >> 16) & low, r), sum[r]);
+            sum[r] = simd::madd(vf(x[3]), decode(four >> 24, r), sum[r]);
           }
         });
       }
@@ -131,7 +169,6 @@ struct gemm_panel<simd::isa_type> {
     }
   }
 
- private:
   /// Calls f.operator()<U>() for the eight units of a block, unrolled: shifts become immediates.
   template <class F>
   static NIBBLE_ALWAYS_INLINE void for_each_unit(F&& f) noexcept {

@@ -76,6 +76,57 @@ NIBBLE_ALWAYS_INLINE vf madd(vf a, vf b, vf c) noexcept {
 #endif
 }
 
+/// table[code] for `lanes` codes. InRegisters: codes of up to 4 bits, the table is held in registers and permuted; else
+/// it is gathered from memory.
+template <bool InRegisters>
+class table_lookup {
+ public:
+  NIBBLE_ALWAYS_INLINE explicit table_lookup(const float* table, [[maybe_unused]] int bits) noexcept : table_(table) {
+#if defined(__AVX2__)
+    if constexpr (InRegisters) {
+      alignas(64) float padded[16] = {};
+      for (std::size_t i = 0; i < std::size_t{1} << bits; ++i) padded[i] = table[i];
+#if defined(__AVX512F__)
+      all_ = _mm512_load_ps(padded);
+#else
+      low_ = _mm256_load_ps(padded);
+      high_ = _mm256_load_ps(padded + 8);
+#endif
+    }
+#endif
+  }
+  NIBBLE_ALWAYS_INLINE vf operator()(vu code) const noexcept {
+#if defined(__AVX512F__)
+    const __m512i i = static_cast<vu::register_type>(code);
+    if constexpr (InRegisters) return vf(_mm512_permutexvar_ps(i, all_));
+    else return vf(_mm512_i32gather_ps(i, table_, 4));
+#elif defined(__AVX2__)
+    const __m256i i = static_cast<vu::register_type>(code);
+    if constexpr (InRegisters) {
+      // vpermps looks at three bits; the fourth, moved to the sign, chooses between the halves.
+      const __m256 low = _mm256_permutevar8x32_ps(low_, i), high = _mm256_permutevar8x32_ps(high_, i);
+      return vf(_mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(i, 28))));
+    } else {
+      return vf(_mm256_i32gather_ps(table_, i, 4));
+    }
+#else
+    alignas(64) std::uint32_t each[lanes];
+    alignas(64) float values[lanes];
+    code.store_aligned(each);
+    for (std::size_t i = 0; i < lanes; ++i) values[i] = table_[each[i]];
+    return vf::load_aligned(values);
+#endif
+  }
+
+ private:
+  const float* table_;
+#if defined(__AVX512F__)
+  __m512 all_;
+#elif defined(__AVX2__)
+  __m256 low_, high_;
+#endif
+};
+
 /// Dot products of 4 unsigned bytes (weights) and 4 signed bytes (activations) in each 32-bit lane, exact in int32.
 ///
 /// Narrow: codes <= 127, so a pair of products, at most 2 * 127 * 127 = 32258, fits the saturating int16 of
