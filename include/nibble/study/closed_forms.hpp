@@ -118,31 +118,46 @@ enum class zero_kind {
 };
 
 /// Rows of n normals on 2^bits equal steps from the least to the greatest value. n >= 3.
+///
+/// Integrated over the range w and the share r of it that lies below zero: the integer zero point, nearest(r (2^bits - 1)),
+/// jumps at known r, so panel borders are put there. A row and its mirror image (1 - r) have equal errors.
 inline expected_error range_row_error(std::size_t n, int bits, zero_kind zero) {
   if (n < 3 || bits < 1 || bits > 8) core::fail(errc::bad_shape, "range_row_error: n = ", n, ", bits = ", bits);
   const int top = (1 << bits) - 1;
-  // The zero point is a step function of minimum and maximum: with few levels its steps are large and need a finer rule.
-  const std::size_t panels = zero == zero_kind::float_offset ? 14 : bits <= 4 ? 48 : 20;
+  std::vector<double> borders;  // of r, from 1/2 up; beyond 1 the whole row is negative (short rows only)
+  if (zero == zero_kind::integer_zero_point) {
+    const int parts = std::max(1, 16 / (top + 1));  // of each step: few levels make wide ones
+    for (int k = (top + 1) / 2; k <= top; ++k)
+      for (int part = 0; part < parts; ++part) {
+        const double from = k - 0.5, to = k == top ? top : k + 0.5;
+        borders.push_back((from + (to - from) * part / parts) / top);
+      }
+  } else {
+    for (int part = 0; part < 8; ++part) borders.push_back(0.5 + part / 16.0);
+  }
+  borders.insert(borders.end(), {1.0, 1.25, 2.0});
+  quadrature shares;
+  for (std::size_t i = 0; i + 1 < borders.size(); ++i) {
+    const quadrature panel = gauss_legendre(borders[i], borders[i + 1], 1);
+    shares.nodes.insert(shares.nodes.end(), panel.nodes.begin(), panel.nodes.end());
+    shares.weights.insert(shares.weights.end(), panel.weights.begin(), panel.weights.end());
+  }
   // Minimum and maximum of long rows lie near -+ sqrt(2 ln n); short rows need the whole range.
   const double typical = std::sqrt(2.0 * std::log(static_cast<double>(n)));
-  const double near = n < 256 ? -1.0 : typical - 2.2, far = typical + 4.0;
-  const quadrature q = gauss_legendre(near, far, panels);
+  const quadrature ranges = gauss_legendre(n < 256 ? 0.0 : 2.0 * typical - 3.5, 2.0 * typical + 7.0, n < 256 ? 9 : 6);
+
   std::vector<double> levels(static_cast<std::size_t>(top) + 1);
   expected_error sum;
   double mass = 0.0;
-  for (std::size_t i = 0; i < q.nodes.size(); ++i) {
-    for (std::size_t k = i; k < q.nodes.size(); ++k) {  // a row and its mirror image have equal errors: k > i counts twice
-      const double lo = -q.nodes[i], hi = q.nodes[k];
-      const double p = (k == i ? 1.0 : 2.0) * q.weights[i] * q.weights[k] * range_density(lo, hi, n);
+  for (std::size_t i = 0; i < shares.nodes.size(); ++i) {
+    for (std::size_t k = 0; k < ranges.nodes.size(); ++k) {
+      const double w = ranges.nodes[k], lo = -shares.nodes[i] * w, hi = lo + w;
+      const double p = shares.weights[i] * ranges.weights[k] * w * range_density(lo, hi, n);
       if (!(p > 1e-13)) continue;
       mass += p;
-      double first = lo, last = hi;
-      if (zero == zero_kind::integer_zero_point) {
-        first = std::fmin(lo, 0.0);
-        last = std::fmax(hi, 0.0);
-      }
-      const double scale = (last - first) / top;
-      const double z = zero == zero_kind::integer_zero_point ? std::nearbyint(-first / scale) : -first / scale;
+      const bool integer = zero == zero_kind::integer_zero_point;
+      const double first = integer ? std::fmin(lo, 0.0) : lo, last = integer ? std::fmax(hi, 0.0) : hi;
+      const double scale = (last - first) / top, z = integer ? std::nearbyint(-first / scale) : -first / scale;
       for (int u = 0; u <= top; ++u) levels[static_cast<std::size_t>(u)] = scale * (u - z);
       const expected_error inner = truncated_normal_error(levels, lo, hi);
       const double q_lo = nearest_level(levels, lo), q_hi = nearest_level(levels, hi);

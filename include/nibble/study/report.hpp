@@ -35,6 +35,13 @@ inline std::string format_number(double x, int decimals) {
   return text;
 }
 
+/// x with exactly `decimals` places.
+inline std::string format_fixed(double x, int decimals) {
+  char text[64];
+  std::snprintf(text, sizeof text, "%.*f", decimals, x);
+  return text;
+}
+
 /// A grid of strings with headings: what the reader sees of a table.
 struct text_grid {
   std::string caption;

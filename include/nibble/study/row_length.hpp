@@ -172,7 +172,7 @@ study_table row_length_table(const row_length_options& o, const context& ctx, Sa
       if (c.bits == bits_first) grid.cells.push_back({std::to_string(c.n)});
       // As many digits as tell 1 - cosine apart.
       grid.cells.back().push_back(format_number(e.value, c.bits <= 3 ? 4 : c.bits <= 5 ? 5 : c.bits <= 7 ? 6 : 7));
-      grid.cells.back().push_back((std::fabs(z) > 4.0 ? "!" : "") + format_number(z, 1));
+      grid.cells.back().push_back((std::fabs(z) > 4.0 ? "!" : "") + format_fixed(z, 1));
     }
     t.grids.push_back(std::move(grid));
   }
