@@ -35,7 +35,7 @@ struct codebook_desc {
   bool sign_magnitude = false;               ///< the top code bit is x < 0 and thresholds count on |v|
   const float* values = nullptr;             ///< 2^bits values, by code
   const float* thresholds = nullptr;         ///< ascending; 2^bits - 1, or 2^(bits-1) - 1 when sign_magnitude
-  const std::uint8_t* code_of_rank = nullptr;  ///< code of the rank (thresholds strictly below v)
+  const std::uint8_t* code_of_rank = nullptr;  ///< code by rank, the number of thresholds strictly below v; nullptr: equal
   float greatest = 1.0f;                     ///< greatest |value|
 };
 
@@ -49,19 +49,17 @@ struct sorted_table {
   static constexpr std::size_t size = std::size_t{1} << Bits;
   std::array<float, size> values{};
   std::array<float, size - 1> thresholds{};
-  std::array<std::uint8_t, size> code_of_rank{};
   float greatest = 0.0f;
 
   constexpr explicit sorted_table(const std::array<float, size>& v) : values(v) {
     for (std::size_t i = 0; i < size; ++i) {
-      code_of_rank[i] = static_cast<std::uint8_t>(i);
       const float a = v[i] < 0.0f ? -v[i] : v[i];
       greatest = a > greatest ? a : greatest;
       if (i + 1 < size) thresholds[i] = (v[i] + v[i + 1]) * 0.5f;
     }
   }
   constexpr codebook_desc desc(codebook_scaling scaling) const noexcept {
-    return {Bits, scaling, false, values.data(), thresholds.data(), code_of_rank.data(), greatest};
+    return {Bits, scaling, false, values.data(), thresholds.data(), nullptr, greatest};
   }
 };
 
@@ -77,7 +75,7 @@ struct nf4_table {
 };
 
 /// FP4 (sign, 2 exponent bits, 1 fraction bit) of bitsandbytes, divided by 12 so that the greatest value is 1. Not sorted
-/// by code. The thresholds are the literals of the original, which on two places are not the exact midpoints.
+/// by code. The thresholds are the literals of the original; five of the seven differ from the float midpoints.
 struct fp4_table {
   static constexpr int bits = 4;
   static constexpr std::array<float, 16> values{
@@ -144,10 +142,9 @@ class run_time_table {
 namespace detail {
 
 /// The number of thresholds strictly below v, of `count` = 2^k - 1 ascending ones.
-constexpr std::size_t rank_of(const float* thresholds, std::size_t count, float v) noexcept {
-  std::size_t rank = 0;
-  for (std::size_t step = (count + 1) / 2; step != 0; step /= 2)
-    if (thresholds[rank + step - 1] < v) rank += step;
+constexpr int rank_of(const float* thresholds, int count, float v) noexcept {
+  int rank = 0;
+  for (int step = (count + 1) / 2; step != 0; step /= 2) rank += thresholds[rank + step - 1] < v ? step : 0;
   return rank;
 }
 
@@ -158,13 +155,15 @@ constexpr float reciprocal_for(const codebook_desc& book, float scale) noexcept 
   return is_finite(inverse) ? inverse : 0.0f;
 }
 
+constexpr int threshold_count(const codebook_desc& book) noexcept {
+  return (1 << (book.sign_magnitude ? book.bits - 1 : book.bits)) - 1;
+}
+
 constexpr int code_of_normalised(const codebook_desc& book, float v) noexcept {
-  if (book.sign_magnitude) {
-    const std::size_t half = (std::size_t{1} << (book.bits - 1)) - 1;
-    const int code = book.code_of_rank[rank_of(book.thresholds, half, v < 0.0f ? -v : v)];
-    return v < 0.0f ? code | 1 << (book.bits - 1) : code;
-  }
-  return book.code_of_rank[rank_of(book.thresholds, (std::size_t{1} << book.bits) - 1, v)];
+  const float counted = book.sign_magnitude && v < 0.0f ? -v : v;
+  const int rank = rank_of(book.thresholds, threshold_count(book), counted);
+  const int code = book.code_of_rank == nullptr ? rank : book.code_of_rank[rank];
+  return book.sign_magnitude && v < 0.0f ? code | 1 << (book.bits - 1) : code;
 }
 
 }  // namespace detail

@@ -102,10 +102,18 @@ constexpr value_range clipped(code_rule rule, value_range r, float clip) noexcep
   return {static_cast<float>(middle - reach), static_cast<float>(middle + reach)};
 }
 
+/// The squared error of coding a source, or some number >= `limit` when it is not less than that.
 template <class Source>
-double squared_error(const group_codec& c, const Source& source, group_params p) {
+double squared_error(const group_codec& c, const Source& source, group_params p, double limit = __builtin_inf()) {
+  constexpr std::size_t piece = 1024;
   lane_sum sum;
-  source.for_each_run([&](const float* x, std::size_t n) { add_squared_error(c, p, x, n, sum); });
+  bool open = true;
+  source.for_each_run([&](const float* x, std::size_t n) {
+    for (std::size_t i = 0; i < n && open; i += piece) {
+      add_squared_error(c, p, x + i, std::min(n - i, piece), sum);
+      open = sum.total() < limit;
+    }
+  });
   return sum.total();
 }
 
@@ -140,10 +148,10 @@ group_params fit_mse(const group_codec& c, const Source& source, value_range ran
   group_params best = fit_own_rule(c, source, range);
   double least = finite(best) ? squared_error(c, source, best) : __builtin_inf();
   for (int i = 0; i < clips && least > 0.0; ++i) {
-    const float clip = static_cast<float>(1.0 - 0.7 * i / (clips - 1));
+    const float clip = i == clips - 1 ? 0.3f : static_cast<float>(1.0 - 0.7 * i / (clips - 1));
     const group_params p = params_for_range(c, clipped(c.format.rule, range, clip));
     if (!finite(p) || (p.scale == best.scale && p.zero == best.zero)) continue;
-    const double error = squared_error(c, source, p);
+    const double error = squared_error(c, source, p, least);
     if (error < least) least = error, best = p;
   }
   return best;
@@ -193,7 +201,7 @@ group_params fit_least_squares(const group_codec& c, const Source& source, value
   for (int i = 0; i < most_steps; ++i) {
     const group_params p = least_squares_step(c, source, best);
     if (!finite(p) || p.scale == 0.0f || (p.scale == best.scale && p.zero == best.zero)) break;
-    const double error = squared_error(c, source, p);
+    const double error = squared_error(c, source, p, least);
     if (!(error < least)) break;  // rounding to the storage type can undo a step
     least = error;
     best = p;

@@ -29,16 +29,30 @@ struct group_codec {
 
 namespace detail {
 
-/// Elements handled in one go: a constant trip count, which compilers vectorize at every optimization level.
+/// Elements handled in one go. The loops below run over arrays of this many, one simple step per loop: constant trip
+/// counts and no aliasing, so that compilers vectorize them at every optimization level.
 inline constexpr std::size_t codec_lanes = 32;
 
-/// Calls f(i, std::integral_constant) ... expressed as a loop over full blocks and one over the rest.
+/// Calls f(i) for i in [0, n).
 template <class F>
 NIBBLE_ALWAYS_INLINE constexpr void for_each_lane(std::size_t n, F f) {
   std::size_t i = 0;
   for (; i + codec_lanes <= n; i += codec_lanes)
     for (std::size_t j = 0; j < codec_lanes; ++j) f(i + j);
   for (; i < n; ++i) f(i);
+}
+
+/// Calls block(in, out) for each codec_lanes elements of x and codes; the last ones go through padded copies.
+template <class Block>
+NIBBLE_ALWAYS_INLINE void for_each_block(const float* x, std::size_t n, std::uint8_t* codes, Block block) {
+  std::size_t i = 0;
+  for (; i + codec_lanes <= n; i += codec_lanes) block(x + i, codes + i);
+  if (i == n) return;
+  float in[codec_lanes] = {};
+  std::uint8_t out[codec_lanes];
+  std::memcpy(in, x + i, (n - i) * sizeof(float));
+  block(in, out);
+  std::memcpy(codes + i, out, n - i);
 }
 
 template <code_rule Rule>
@@ -49,13 +63,28 @@ inline void encode_affine(const float* x, std::size_t n, int bits, group_params 
   }
   const step_bounds b = bounds_of<Rule>(bits, p.zero);
   const std::uint32_t bias = static_cast<std::uint32_t>(b.bias);
-  for_each_lane(n, [=](std::size_t i) {
-    float t = steps_of<Rule>(x[i], p.scale, p.zero);
-    t = t < b.lo ? b.lo : t;
-    t = t > b.hi ? b.hi : t;
+  for_each_block(x, n, codes, [=](const float* in, std::uint8_t* out) {
+    float t[codec_lanes];
+    std::uint32_t u[codec_lanes];
+    for (std::size_t j = 0; j < codec_lanes; ++j) t[j] = steps_of<Rule>(in[j], p.scale, p.zero);
+    for (std::size_t j = 0; j < codec_lanes; ++j) t[j] = t[j] < b.lo ? b.lo : t[j];
+    for (std::size_t j = 0; j < codec_lanes; ++j) t[j] = t[j] > b.hi ? b.hi : t[j];
     // round_half_even without the way back to float: after adding 1.5 * 2^23 the low mantissa bits are the integer.
-    codes[i] = static_cast<std::uint8_t>(std::bit_cast<std::uint32_t>(t + 12582912.0f) + bias);
+    for (std::size_t j = 0; j < codec_lanes; ++j) u[j] = std::bit_cast<std::uint32_t>(t[j] + 12582912.0f) + bias;
+    for (std::size_t j = 0; j < codec_lanes; ++j) out[j] = static_cast<std::uint8_t>(u[j]);
   });
+}
+
+/// rank[j] = thresholds strictly below v[j]. Counts up to 15 are exact in float, and adding a float is what a comparison
+/// mask turns into with the least work.
+template <int Thresholds>
+NIBBLE_ALWAYS_INLINE void count_below(const float* thresholds, const float* v, std::int32_t* rank) noexcept {
+  float count[codec_lanes] = {};
+  for (int i = 0; i < Thresholds; ++i) {
+    const float threshold = thresholds[i];
+    for (std::size_t j = 0; j < codec_lanes; ++j) count[j] += threshold < v[j] ? 1.0f : 0.0f;
+  }
+  for (std::size_t j = 0; j < codec_lanes; ++j) rank[j] = static_cast<std::int32_t>(count[j]);
 }
 
 inline void encode_codebook(const float* x, std::size_t n, const codebook_desc& book, group_params p,
@@ -65,28 +94,34 @@ inline void encode_codebook(const float* x, std::size_t n, const codebook_desc& 
     return;
   }
   const float inverse = reciprocal_for(book, p.scale);
-  const auto normalised = [=](float v) { return inverse != 0.0f ? v * inverse : v / p.scale; };
-  std::size_t i = 0;
-  if (book.bits <= 4) {
-    // Few thresholds: counting those below is branch-free and runs in vectors.
-    const std::size_t count = (std::size_t{1} << (book.sign_magnitude ? book.bits - 1 : book.bits)) - 1;
-    const std::uint32_t sign_mask = book.sign_magnitude ? 0x7fffffffu : 0xffffffffu;
-    for (; i + codec_lanes <= n; i += codec_lanes) {
-      float v[codec_lanes];
-      std::int32_t rank[codec_lanes] = {};
-      for (std::size_t j = 0; j < codec_lanes; ++j)
-        v[j] = std::bit_cast<float>(std::bit_cast<std::uint32_t>(normalised(x[i + j])) & sign_mask);
-      for (std::size_t t = 0; t < count; ++t) {
-        const float threshold = book.thresholds[t];
-        for (std::size_t j = 0; j < codec_lanes; ++j) rank[j] += threshold < v[j] ? 1 : 0;
-      }
-      for (std::size_t j = 0; j < codec_lanes; ++j) {
-        const int sign = book.sign_magnitude && normalised(x[i + j]) < 0.0f ? 1 << (book.bits - 1) : 0;
-        codes[i + j] = static_cast<std::uint8_t>(book.code_of_rank[rank[j]] | sign);
-      }
+  const int count = threshold_count(book);
+  for_each_block(x, n, codes, [&](const float* in, std::uint8_t* out) {
+    float v[codec_lanes];
+    std::int32_t rank[codec_lanes];
+    if (inverse != 0.0f)
+      for (std::size_t j = 0; j < codec_lanes; ++j) v[j] = in[j] * inverse;
+    else
+      for (std::size_t j = 0; j < codec_lanes; ++j) v[j] = in[j] / p.scale;
+    std::int32_t sign[codec_lanes] = {};
+    if (book.sign_magnitude) {
+      for (std::size_t j = 0; j < codec_lanes; ++j) sign[j] = v[j] < 0.0f ? 1 << (book.bits - 1) : 0;
+      for (std::size_t j = 0; j < codec_lanes; ++j) v[j] = v[j] < 0.0f ? -v[j] : v[j];
     }
-  }
-  for (; i < n; ++i) codes[i] = static_cast<std::uint8_t>(code_of_normalised(book, normalised(x[i])));
+    switch (count) {
+      case 3: count_below<3>(book.thresholds, v, rank); break;
+      case 7: count_below<7>(book.thresholds, v, rank); break;
+      case 15: count_below<15>(book.thresholds, v, rank); break;
+      default:
+        // rank_of for all lanes at once: independent searches hide each other's latency.
+        for (std::size_t j = 0; j < codec_lanes; ++j) rank[j] = 0;
+        for (int step = (count + 1) / 2; step != 0; step /= 2)
+          for (std::size_t j = 0; j < codec_lanes; ++j)
+            rank[j] += -static_cast<std::int32_t>(book.thresholds[rank[j] + step - 1] < v[j]) & step;
+    }
+    if (book.code_of_rank != nullptr)
+      for (std::size_t j = 0; j < codec_lanes; ++j) rank[j] = book.code_of_rank[rank[j]] | sign[j];
+    for (std::size_t j = 0; j < codec_lanes; ++j) out[j] = static_cast<std::uint8_t>(rank[j]);
+  });
 }
 
 /// Writes level(u) for each code, the number that the scale multiplies.
@@ -105,7 +140,7 @@ inline void levels_of(const group_codec& c, group_params p, const std::uint8_t* 
 
 }  // namespace detail
 
-/// Codes of x[0..n), one per byte; x finite (infinities go to the ends of the grid), p as stored.
+/// Codes of x[0..n), one per byte; x finite, p as stored.
 inline void encode_group(const group_codec& c, group_params p, const float* x, std::size_t n, std::uint8_t* codes) noexcept {
   const int bits = c.format.bits;
   switch (c.format.rule) {

@@ -141,7 +141,10 @@ inline void store_group(any_qmatrix& m, std::size_t g, quant::group_params p) no
 class quantize_job {
  public:
   quantize_job(const quant::group_codec& codec, span2d<const float> W, const quantize_options& options, any_qmatrix& out)
-      : codec_(codec), W_(W), options_(options), out_(out) {}
+      : codec_(codec), W_(W), options_(options), out_(out), view_(out.view()) {
+    by_range_ = options.non_finite == non_finite::error && options.fit.method == fitter::min_max &&
+                !(codec.format.rule == code_rule::codebook && codec.book.scaling == codebook_scaling::rms);
+  }
 
   /// Fits and encodes all groups. Returns the first group that failed, or no_group.
   std::size_t run(const context& ctx) {
@@ -152,20 +155,18 @@ class quantize_job {
     if (!two_levels && f.granularity != granularity_kind::per_tensor) {
       // Scales and codes of an item in one go, while its values are in the cache.
       for_each_chunk(ctx, [&](const chunk& c) {
-        for (std::size_t g = c.first_group; g < c.end_group; ++g) fit(g);
+        fit(c);
         if (first_failed_.load(std::memory_order_relaxed) == no_group) encode(c);
       });
       return first_failed_;
     }
-    if (f.granularity == granularity_kind::per_tensor) fit(0);
-    else
-      for_each_chunk(ctx, [&](const chunk& c) {
-        for (std::size_t g = c.first_group; g < c.end_group; ++g) fit(g);
-      });
+    if (f.granularity == granularity_kind::per_tensor) fit_group(0, {0, 0, W_.rows * W_.cols});
+    else for_each_chunk(ctx, [&](const chunk& c) { fit(c); });
     if (first_failed_ != no_group) return first_failed_;
     if (two_levels) {
       quant::quantize_scales(fitted_.data(), groups, reinterpret_cast<std::uint8_t*>(out_.scale_plane().data()),
                              out_.super_scales().data());
+      view_ = out_.view();  // the offset is known now
     }
     for_each_chunk(ctx, [&](const chunk& c) { encode(c); });
     return no_group;
@@ -173,7 +174,7 @@ class quantize_job {
 
   /// Raises the error of a group that failed; the first offending element names it.
   [[noreturn]] void raise(std::size_t g) const {
-    matrix_source source = source_of(g);
+    const matrix_source source = source_of(extent_of(g));
     std::size_t n = source.extent.n, k = source.extent.k;
     std::size_t worst_n = n, worst_k = k;
     float greatest = -1.0f;
@@ -218,24 +219,51 @@ class quantize_job {
     core::for_each_item(ctx, W_.rows, [&](std::size_t n, std::size_t) { f(chunk{n * in_row, (n + 1) * in_row, n}); });
   }
 
-  matrix_source source_of(std::size_t g) const {
-    return {W_, quant::extent_of(codec_.format, W_.rows, W_.cols, g), options_.non_finite, 0.0f};
+  matrix_source source_of(const quant::group_extent& extent) const noexcept {
+    return {W_, extent, options_.non_finite, 0.0f};
+  }
+  quant::group_extent extent_of(std::size_t g) const noexcept {
+    return quant::extent_of(codec_.format, W_.rows, W_.cols, g);
   }
 
-  void fit(std::size_t g) {
-    matrix_source source = source_of(g);
+  void fit(const chunk& c) {
+    if (codec_.format.granularity == granularity_kind::flat) {
+      for (std::size_t g = c.first_group; g < c.end_group; ++g) fit_group(g, extent_of(g));
+      return;
+    }
+    const std::size_t K = W_.cols, size = codec_.format.granularity == granularity_kind::grouped ? codec_.format.group_size : K;
+    for (std::size_t g = c.first_group, k = 0; g < c.end_group; ++g, k += size)
+      fit_group(g, {c.row, k, K - k < size ? K - k : size});
+  }
+
+  void fit_group(std::size_t g, const quant::group_extent& extent) {
+    // The common case apart, small enough to stay in registers: one run of a row, scaled by its range.
+    if (by_range_ && extent.count <= W_.cols - extent.k) {
+      quant::range_scan scan;
+      scan.add(row(W_, extent.n) + extent.k, extent.count);
+      if (!scan.finite()) return lower(first_failed_, g);
+      return keep(g, quant::detail::params_for_range(codec_, scan.range()));
+    }
+    fit_any_group(g, extent);
+  }
+
+  [[gnu::noinline]] void fit_any_group(std::size_t g, const quant::group_extent& extent) {
+    matrix_source source = source_of(extent);
     source.look_for_limits();
     const quant::range_scan scan = source.scan();
     if (!scan.finite()) return lower(first_failed_, g);
-    const quant::group_params p = quant::fit_group(codec_, source, scan.range(), options_.fit);
-    if (!is_finite(p.scale) || !is_finite(p.zero)) return lower(first_failed_, g);
+    keep(g, quant::fit_group(codec_, source, scan.range(), options_.fit));
+  }
+
+  void keep(std::size_t g, quant::group_params p) noexcept {
+    if (!quant::detail::finite(p)) return lower(first_failed_, g);
     store_group(out_, g, p);
     if (!fitted_.empty()) fitted_[g] = p.scale;
   }
 
   /// The parameters that codes are chosen against: as stored, but for copies of bitsandbytes as fitted.
   quant::group_params params_of(std::size_t g) const noexcept {
-    quant::group_params p = quant::params_at(out_.view(), g);
+    quant::group_params p = quant::params_at(view_, g);
     if (!fitted_.empty() && codec_.format.rule == code_rule::codebook &&
         codec_.book.scaling == codebook_scaling::absmax_reciprocal)
       p.scale = fitted_[g];
@@ -254,7 +282,7 @@ class quantize_job {
       std::uint8_t* at = codes;
       for (std::size_t g = c.first_group; g < c.end_group; ++g) {
         const quant::group_params p = params_of(g);
-        matrix_source source = source_of(g);
+        matrix_source source = source_of(extent_of(g));
         source.look_for_limits();
         source.for_each_run([&](const float* x, std::size_t n) {
           quant::encode_group(codec_, p, x, n, at);
@@ -277,7 +305,7 @@ class quantize_job {
         if (options_.non_finite == non_finite::error) {
           quant::encode_group(codec_, p, row(W_, c.row) + k, group_end - k, codes + (k - first));
         } else {
-          matrix_source source = source_of(g);
+          matrix_source source = source_of(extent_of(g));
           source.look_for_limits();
           source.extent = {c.row, k, group_end - k};
           std::uint8_t* at = codes + (k - first);
@@ -306,6 +334,8 @@ class quantize_job {
   span2d<const float> W_;
   const quantize_options& options_;
   any_qmatrix& out_;
+  quantized_view view_;  // of out_
+  bool by_range_;        // the range of a group alone decides its parameters
   std::vector<float> fitted_;  // double quantization: the scales before they are quantized themselves
   std::atomic<std::size_t> first_failed_{no_group};
 };
