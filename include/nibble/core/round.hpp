@@ -5,6 +5,7 @@
 
 #include <bit>
 #include <cstdint>
+#include <type_traits>
 
 #include <nibble/core/config.hpp>
 
@@ -22,6 +23,18 @@ constexpr int round_half_even(float x) noexcept { return static_cast<int>(round_
 /// a * b + c with one rounding. The builtin is an instruction where the target has one and libm's exact routine where
 /// not; it is named directly because std::fma would be one more weak inline function shared between units.
 NIBBLE_ALWAYS_INLINE float fused_multiply_add(float a, float b, float c) noexcept { return __builtin_fmaf(a, b, c); }
+
+/// a * b rounded to float before anything else happens to it, for sums that copy the rounding of another program. Without
+/// the barrier -ffp-contract=fast fuses the product into a following addition (gcc 12 even through a detour over double).
+constexpr float rounded_product(float a, float b) noexcept {
+  float p = a * b;
+#if defined(__x86_64__)
+  if (!std::is_constant_evaluated()) __asm__("" : "+x"(p));
+#elif defined(__aarch64__)
+  if (!std::is_constant_evaluated()) __asm__("" : "+w"(p));
+#endif
+  return p;
+}
 
 /// a * b + c for the float (weight-only) path: fused where the hardware fuses, else rounded twice. Without hardware FMA
 /// the compiler cannot contract it; with it, it is always the fused form: one result per target, whatever

@@ -14,6 +14,7 @@
 #include <cstdint>
 
 #include <nibble/core/config.hpp>
+#include <nibble/core/round.hpp>
 
 namespace nibble {
 inline namespace NIBBLE_ABI {
@@ -66,10 +67,9 @@ constexpr std::uint8_t dynamic_code(float v) noexcept {
   return static_cast<std::uint8_t>(rank);
 }
 
-/// The scale that code, absmax and offset stand for. The product is exact in double, so rounding it to float is the
-/// float product, and the conversion keeps a compiler from fusing it with the addition.
+/// The scale that code, absmax and offset stand for: two roundings, as the original.
 constexpr float double_quant_scale(std::uint8_t code, float absmax, float offset) noexcept {
-  return static_cast<float>(static_cast<double>(dynamic_map[code]) * static_cast<double>(absmax)) + offset;
+  return rounded_product(dynamic_map[code], absmax) + offset;
 }
 
 /// Floats beside a plane of scale codes: the greatest magnitude of each 256 scales, then the offset.

@@ -19,15 +19,24 @@
 #include <xsimd/xsimd.hpp>
 #define NIBBLE_SIMD_KERNELS 1
 
+// The register width of isa::native. AVX2 without FMA or F16C, which no CPU has, counts as SSE2.
+#if defined(__AVX512F__) && defined(__AVX512CD__) && defined(__AVX512DQ__) && defined(__AVX512BW__) && \
+    defined(__AVX512VL__) && defined(__FMA__) && defined(__F16C__)
+#define NIBBLE_SIMD_WIDTH 512
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#define NIBBLE_SIMD_WIDTH 256
+#else
+#define NIBBLE_SIMD_WIDTH 128
+#endif
+
 namespace nibble {
 inline namespace NIBBLE_ABI {
 namespace kernels::simd {
 
-#if defined(__AVX512BW__) && defined(__AVX512F__) && defined(__AVX512CD__) && defined(__AVX512DQ__) && \
-    defined(__AVX512VL__) && defined(__FMA__) && defined(__F16C__)
+#if NIBBLE_SIMD_WIDTH == 512
 using arch = xsimd::avx512bw;
 using isa_type = isa::avx512bw;
-#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#elif NIBBLE_SIMD_WIDTH == 256
 using arch = xsimd::fma3<xsimd::avx2>;
 using isa_type = isa::avx2;
 #else
@@ -56,8 +65,10 @@ NIBBLE_ALWAYS_INLINE vf to_float(vi v) noexcept { return xsimd::to_float(v); }
 
 /// fma with one rounding on every architecture: where there is no instruction, lane by lane through libm.
 NIBBLE_ALWAYS_INLINE vf fused(vf a, vf b, vf c) noexcept {
-#if defined(__FMA__)
+#if NIBBLE_SIMD_WIDTH >= 256
   return xsimd::fma(a, b, c);
+#elif defined(__FMA__)
+  return vf(_mm_fmadd_ps(a, b, c));  // FMA without AVX2: xsimd's SSE2 architecture would round twice
 #else
   alignas(64) float x[lanes], y[lanes], z[lanes];
   a.store_aligned(x);
@@ -70,7 +81,7 @@ NIBBLE_ALWAYS_INLINE vf fused(vf a, vf b, vf c) noexcept {
 /// The float path's a * b + c: as multiply_add of core/round.hpp.
 NIBBLE_ALWAYS_INLINE vf madd(vf a, vf b, vf c) noexcept {
 #if defined(__FMA__)
-  return xsimd::fma(a, b, c);
+  return fused(a, b, c);
 #else
   return a * b + c;
 #endif
@@ -82,11 +93,11 @@ template <bool InRegisters>
 class table_lookup {
  public:
   NIBBLE_ALWAYS_INLINE explicit table_lookup(const float* table, [[maybe_unused]] int bits) noexcept : table_(table) {
-#if defined(__AVX2__)
+#if NIBBLE_SIMD_WIDTH >= 256
     if constexpr (InRegisters) {
       alignas(64) float padded[16] = {};
       for (std::size_t i = 0; i < std::size_t{1} << bits; ++i) padded[i] = table[i];
-#if defined(__AVX512F__)
+#if NIBBLE_SIMD_WIDTH == 512
       all_ = _mm512_load_ps(padded);
 #else
       low_ = _mm256_load_ps(padded);
@@ -96,11 +107,11 @@ class table_lookup {
 #endif
   }
   NIBBLE_ALWAYS_INLINE vf operator()(vu code) const noexcept {
-#if defined(__AVX512F__)
+#if NIBBLE_SIMD_WIDTH == 512
     const __m512i i = static_cast<vu::register_type>(code);
     if constexpr (InRegisters) return vf(_mm512_permutexvar_ps(i, all_));
     else return vf(_mm512_i32gather_ps(i, table_, 4));
-#elif defined(__AVX2__)
+#elif NIBBLE_SIMD_WIDTH == 256
     const __m256i i = static_cast<vu::register_type>(code);
     if constexpr (InRegisters) {
       // vpermps looks at three bits; the fourth, moved to the sign, chooses between the halves.
@@ -120,9 +131,9 @@ class table_lookup {
 
  private:
   const float* table_;
-#if defined(__AVX512F__)
+#if NIBBLE_SIMD_WIDTH == 512
   __m512 all_;
-#elif defined(__AVX2__)
+#elif NIBBLE_SIMD_WIDTH == 256
   __m256 low_, high_;
 #endif
 };
@@ -134,9 +145,9 @@ class table_lookup {
 template <bool Wide>
 struct byte_dot;
 
-#if defined(__AVX512BW__) && defined(__AVX512F__)
+#if NIBBLE_SIMD_WIDTH == 512
 #define NIBBLE_SIMD_OP(name) _mm512_##name
-#elif defined(__AVX2__)
+#elif NIBBLE_SIMD_WIDTH == 256
 #define NIBBLE_SIMD_OP(name) _mm256_##name
 #else
 #define NIBBLE_SIMD_OP(name) _mm_##name
@@ -164,7 +175,7 @@ struct byte_dot<true> {
   }
 };
 
-#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#if NIBBLE_SIMD_WIDTH >= 256
 template <>
 struct byte_dot<false> {
   using native = vi::register_type;
