@@ -39,7 +39,7 @@ struct kv_cache_options {
   std::size_t capacity = 0;  ///< tokens a dense cache can hold; 0: the configuration's max_seq_len
   std::size_t sink = 0;      ///< with a window: the first tokens, kept for ever
   std::size_t window = 0;    ///< 0: dense. Else the newest `window` tokens are kept beside the sink
-  std::vector<kv_static_scales> static_scales;  ///< int8_static: one for each layer, see kv_cache::fit_static_scales
+  std::vector<kv_static_scales> static_scales = {};  ///< int8_static: one for each layer, see kv_cache::fit_static_scales
 };
 
 /// The cache of one sequence. Keys are stored before RoPE: a token's position is its place in the cache, 0..size()-1, as
