@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: MIT
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include <nibble/kernels/kernels.hpp>
+
+#include "support/coverage.hpp"
+#include "support/guard_page.hpp"
+#include "support/random.hpp"
+
+namespace {
+
+using namespace nibble;
+using native = kernels::gemm_panel<isa::native>;
+using scalar = kernels::gemm_panel<isa::scalar>;
+
+template <class F>
+void for_each_width(F&& f) {
+  [&]<int... Minus2>(std::integer_sequence<int, Minus2...>) {
+    (f.template operator()<Minus2 + 2>(), ...);
+  }(std::make_integer_sequence<int, 7>{});
+}
+
+/// `count` blocks of random codes, and the same codes in unit order.
+struct random_blocks {
+  std::vector<std::byte> packed;
+  std::vector<std::uint8_t> units;
+};
+template <int Bits>
+random_blocks make_blocks(std::size_t count, std::uint64_t seed) {
+  random_blocks b{std::vector<std::byte>(count * pack::panel16::block_bytes(Bits)), test::codes(count * 512, seed, Bits)};
+  for (std::size_t k = 0; k < count * 32; ++k)
+    for (std::size_t n = 0; n < 16; ++n)
+      pack::put_panel16(b.packed.data(), Bits, n, k, b.units[k / 4 * 64 + 4 * n + k % 4]);
+  return b;
+}
+
+/// Everything a call points to, with the arrays it reads ending at a guard page.
+template <class X, class Sum, class State>
+struct call_data {
+  test::guarded<X> x;
+  std::vector<Sum> sums;
+  std::vector<float> scales, offsets;
+  std::vector<std::int32_t> zeros;
+  std::vector<State> state;
+  std::vector<float> acc;
+  kernels::panel_call<X, Sum, State> call;
+
+  call_data(std::size_t M, std::size_t K, std::size_t group, bool with_offsets, unsigned seed)
+      : x(M * round_up(K, std::size_t{32})), state(M * 16), acc(M * 16) {
+    const std::size_t padded = round_up(K, std::size_t{32}), groups = ceil_div(K, group);
+    const auto values = test::gaussian(x.size(), seed, 40.0f);
+    sums.resize(M * groups);
+    for (std::size_t m = 0; m < M; ++m)
+      for (std::size_t k = 0; k < padded; ++k) {
+        const float v = std::fmin(std::fmax(values[m * padded + k], -127.0f), 127.0f);
+        x[m * padded + k] = k < K ? static_cast<X>(v) : X{0};
+        if (k < K) sums[m * groups + k / group] += static_cast<Sum>(x[m * padded + k]);
+      }
+    scales = test::gaussian(groups * 16, seed + 1);
+    offsets = test::gaussian(groups * 16, seed + 2);
+    for (const std::uint8_t z : test::codes(groups * 16, seed + 3)) zeros.push_back(z);
+    acc = test::gaussian(M * 16, seed + 4);
+    call.M = M;
+    call.K = K;
+    call.k1 = K;
+    call.group = group;
+    call.x = x.data();
+    call.x_stride = padded;
+    call.x_sums = sums.data();
+    call.sum_stride = groups;
+    call.params.scales = scales.data();
+    call.params.zeros = zeros.data();
+    call.params.offsets = with_offsets ? offsets.data() : nullptr;
+    call.state = state.data();
+    call.acc = acc.data();
+  }
+};
+using integer_data = call_data<std::int8_t, std::int32_t, std::int32_t>;
+using float_data = call_data<float, float, float>;
+
+bool same(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+struct shape {
+  std::size_t M, K, group;
+};
+constexpr shape shapes[] = {{1, 32, 32}, {1, 77, 80}, {2, 64, 8}, {3, 100, 12}, {5, 33, 36}, {13, 96, 32}, {25, 130, 64}};
+
+}  // namespace
+
+TEST_CASE("gemm_panel: the scalar kernel takes part") { CHECK(test::covers<scalar, isa::scalar>()); }
+
+TEST_CASE("gemm_panel: unpack gives the codes of every width, all values and places") {
+  if (!test::covers<native, native::isa_type>()) return;
+  for_each_width([]<int Bits>() {
+    const random_blocks b = make_blocks<Bits>(3, 40 + Bits);
+    const test::guarded<std::byte> packed(b.packed.size());
+    std::copy(b.packed.begin(), b.packed.end(), packed.begin());
+    const test::guarded<std::uint8_t> units(b.units.size());
+    CAPTURE(Bits);
+    native::unpack<Bits>(packed.data(), 3, units.data());
+    CHECK(std::equal(units.begin(), units.end(), b.units.begin()));
+    scalar::unpack<Bits>(packed.data(), 3, units.data());
+    CHECK(std::equal(units.begin(), units.end(), b.units.begin()));
+  });
+}
+
+TEST_CASE("gemm_panel: values of affine and table codes equal the scalar ones") {
+  if (!test::covers<native, native::isa_type>()) return;
+  for (int bits = 2; bits <= 8; ++bits) {
+    const auto units = test::codes(5 * 64, 3, bits);
+    const auto zero = test::gaussian(16, 4), table = test::gaussian(std::size_t{1} << bits, 5);
+    const test::guarded<float> got(5 * 64), want(5 * 64);
+    CAPTURE(bits);
+    native::values_affine(units.data(), 5, zero.data(), got.data());
+    scalar::values_affine(units.data(), 5, zero.data(), want.data());
+    CHECK(std::equal(got.begin(), got.end(), want.begin()));
+    native::values_table(units.data(), 5, table.data(), bits, got.data());
+    scalar::values_table(units.data(), 5, table.data(), bits, want.data());
+    CHECK(std::equal(got.begin(), got.end(), want.begin()));
+  }
+}
+
+TEST_CASE("gemm_panel: integer blocks equal the scalar ones bit for bit, cut anywhere") {
+  if (!test::covers<native, native::isa_type>()) return;
+  for (const shape& s : shapes) {
+    for (const bool offsets : {false, true}) {
+      CAPTURE(s.M);
+      CAPTURE(s.K);
+      CAPTURE(s.group);
+      const auto wide = test::codes(round_up(s.K, std::size_t{32}) * 16, 6, 8);
+      auto narrow = wide;
+      for (auto& u : narrow) u &= 127;
+      integer_data a(s.M, s.K, s.group, offsets, 9), b(s.M, s.K, s.group, offsets, 9);
+      a.call.params.shift = b.call.params.shift = s.M % 2 == 0 ? 1 : 0;
+      native::integer_block<true>(a.call, wide.data());
+      native::integer_block<false>(a.call, narrow.data());
+      const std::vector<std::uint8_t>* const both[] = {&wide, &narrow};
+      for (const auto* units : both) {
+        // The scalar side goes block by block of 32 k: groups continue through the state.
+        for (b.call.k0 = 0; b.call.k0 < s.K; b.call.k0 = b.call.k1) {
+          b.call.k1 = std::min(s.K, b.call.k0 + 32);
+          scalar::integer_block<true>(b.call, units->data() + b.call.k0 * 16);
+        }
+      }
+      CHECK(same(a.acc, b.acc));
+    }
+  }
+}
+
+TEST_CASE("gemm_panel: float blocks equal the scalar ones bit for bit, cut anywhere") {
+  if (!test::covers<native, native::isa_type>()) return;
+  for (const shape& s : shapes) {
+    for (const bool offsets : {false, true}) {
+      CAPTURE(s.M);
+      CAPTURE(s.K);
+      CAPTURE(s.group);
+      const auto values = test::gaussian(round_up(s.K, std::size_t{32}) * 16, 6);
+      float_data a(s.M, s.K, s.group, offsets, 9), b(s.M, s.K, s.group, offsets, 9);
+      native::float_block(a.call, values.data());
+      for (b.call.k0 = 0; b.call.k0 < s.K; b.call.k0 = b.call.k1) {
+        b.call.k1 = std::min(s.K, b.call.k0 + 32);
+        scalar::float_block(b.call, values.data() + b.call.k0 * 16);
+      }
+      CHECK(same(a.acc, b.acc));
+    }
+  }
+}
+
+TEST_CASE("gemm_panel: a single row from packed codes equals the detour over unpacked ones, every width") {
+  if (!test::covers<native, native::isa_type>()) return;
+  for_each_width([]<int Bits>() {
+    for (const shape& s : {shape{1, 32, 32}, shape{1, 77, 80}, shape{1, 160, 64}, shape{1, 129, 132}}) {
+      CAPTURE(Bits);
+      CAPTURE(s.K);
+      const std::size_t blocks = ceil_div(s.K, std::size_t{32});
+      const random_blocks w = make_blocks<Bits>(blocks, 70 + Bits);
+      const test::guarded<std::byte> packed(w.packed.size());
+      std::copy(w.packed.begin(), w.packed.end(), packed.begin());
+      {
+        integer_data a(1, s.K, s.group, true, 9), b(1, s.K, s.group, true, 9);
+        native::integer_row<Bits>(a.call, packed.data());
+        scalar::integer_block<true>(b.call, w.units.data());
+        CHECK(same(a.acc, b.acc));
+      }
+      {
+        const auto table = test::gaussian(std::size_t{1} << Bits, 5);
+        std::vector<float> values(blocks * 512);
+        float_data a(1, s.K, s.group, false, 9), b(1, s.K, s.group, false, 9), c(1, s.K, s.group, false, 9);
+        native::table_row<Bits>(a.call, packed.data(), table.data());
+        scalar::table_row<Bits>(c.call, packed.data(), table.data());
+        scalar::values_table(w.units.data(), blocks * 8, table.data(), Bits, values.data());
+        scalar::float_block(b.call, values.data());
+        CHECK(same(a.acc, b.acc));
+        CHECK(same(c.acc, b.acc));
+      }
+      {
+        const auto zeros = test::gaussian(ceil_div(s.K, s.group) * 16, 8);
+        float_data a(1, s.K, s.group, true, 9), b(1, s.K, s.group, true, 9);
+        native::float_row<Bits>(a.call, packed.data(), zeros.data(), 16);
+        scalar::float_row<Bits>(b.call, packed.data(), zeros.data(), 16);
+        CHECK(same(a.acc, b.acc));
+      }
+    }
+  });
+}
