@@ -61,8 +61,8 @@ inline std::vector<std::uint8_t> codes(std::size_t n, std::uint64_t seed, int bi
   return u;
 }
 
-/// n finite values meant to break things: runs of equal values, both zeros, subnormals, the greatest floats, halves
-/// (ties), one-sided and constant stretches, single outliers.
+/// n finite values meant to break things, none above 101: runs of equal values, both zeros, subnormals, halves (ties),
+/// one-sided and constant stretches, single outliers.
 inline std::vector<float> adversarial(std::size_t n, std::uint64_t seed) {
   generator g(seed);
   std::vector<float> x;

@@ -81,7 +81,7 @@ template <int Bits>
 inline void pack_row(const std::uint8_t* codes, std::size_t count, std::byte* packed) noexcept {
   static_assert(Bits >= 2 && Bits <= 8, "pack_row<Bits>: Bits must be 2..8");
   if constexpr (Bits == 8) {
-    std::memcpy(packed, codes, count);
+    if (count != 0) std::memcpy(packed, codes, count);  // null pointers are allowed for no codes
   } else {
     std::size_t i = 0;
     for (; i + 8 <= count; i += 8, packed += Bits) {
@@ -104,7 +104,7 @@ template <int Bits>
 inline void unpack_row(const std::byte* packed, std::size_t count, std::uint8_t* codes) noexcept {
   static_assert(Bits >= 2 && Bits <= 8, "unpack_row<Bits>: Bits must be 2..8");
   if constexpr (Bits == 8) {
-    std::memcpy(codes, packed, count);
+    if (count != 0) std::memcpy(codes, packed, count);
   } else {
     std::size_t i = 0;
     for (; i + 8 <= count; i += 8, packed += Bits) {

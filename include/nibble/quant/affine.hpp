@@ -89,13 +89,14 @@ constexpr float affine_value(int u, int bits, group_params p) noexcept {
 
 namespace detail {
 
-/// `scale` as stored: the nearest stored value, moved up by one unit where the range would else be clipped by more than
-/// half a step (half and bfloat16 round by up to 2^-9, subnormals by more), moved down while `steps * scale`, the
-/// greatest magnitude, overflows. A scale that rounds to 0 stays 0; one that overflows its storage becomes infinite.
-constexpr float store_scale(scale_storage storage, float scale, double half_clipped, float steps) noexcept {
+/// `scale` as stored: the nearest stored value, moved up by one unit where it is below `least` (half and bfloat16 round by
+/// up to 2^-9, subnormals by more), so that the range is never clipped by more than half a step; then moved down while
+/// `steps * scale`, the greatest magnitude, overflows. A scale that rounds to 0 stays 0; one that overflows its storage
+/// becomes infinite.
+constexpr float store_scale(scale_storage storage, float scale, double least, float steps) noexcept {
   float s = as_stored(storage, scale);
   if (s == 0.0f || !is_finite(s)) return s;
-  if (static_cast<double>(s) < half_clipped) s = stored_neighbour(storage, s, true);
+  if (static_cast<double>(s) < least) s = stored_neighbour(storage, s, true);
   while (is_finite(s) && !is_finite(s * steps)) s = stored_neighbour(storage, s, false);
   return s;
 }
@@ -113,22 +114,20 @@ constexpr group_params affine_params(code_rule rule, int bits, scale_storage sto
       const float lo = range.lo < 0.0f ? range.lo : 0.0f, hi = range.hi > 0.0f ? range.hi : 0.0f;
       // In double: hi - lo may exceed the greatest float, hi - lo over 3 or more steps cannot.
       const double width = static_cast<double>(hi) - static_cast<double>(lo);
-      float s = detail::store_scale(storage, static_cast<float>(width / levels), 0.0, static_cast<float>(top));
+      float s = detail::store_scale(storage, static_cast<float>(width / levels), 0.0, 0.0f);
+      if (s == 0.0f || !is_finite(s)) return {s, 0.0f};
       const auto zero_point = [&] {
-        if (s == 0.0f || !is_finite(s)) return 0.0f;
         const float z = -lo / s;
         return round_half_even_f(z > static_cast<float>(top) ? static_cast<float>(top) : z);
       };
       float z = zero_point();
-      if (s != 0.0f && is_finite(s) &&
-          (static_cast<double>(hi) > (levels - static_cast<double>(z) + 0.5) * static_cast<double>(s) ||
-           -static_cast<double>(lo) > (static_cast<double>(z) + 0.5) * static_cast<double>(s))) {
-        const float wider = stored_neighbour(storage, s, true);
-        if (is_finite(wider * static_cast<float>(top))) {
-          s = wider;
-          z = zero_point();
-        }
+      const double step = static_cast<double>(s), down = static_cast<double>(z), up = levels - down;
+      if (static_cast<double>(hi) > (up + 0.5) * step || -static_cast<double>(lo) > (down + 0.5) * step) {
+        s = stored_neighbour(storage, s, true);
+        z = zero_point();
       }
+      const float most = z >= static_cast<float>(h) ? z : static_cast<float>(top) - z;
+      while (!is_finite(s * most)) s = stored_neighbour(storage, s, false);
       return {s, z};
     }
     case code_rule::asymmetric_offset: {
