@@ -55,6 +55,7 @@ concept matrix_format = requires {
   requires granularity<typename P::granularity>;
   requires scale_type<typename P::scale_type>;
   requires P::bits >= 2 && P::bits <= 8;
+  { P::rule } -> std::convertible_to<code_rule>;
 };
 
 /// A format that encodes element by element. encode gives the stored unsigned code u in [0, 2^bits); x must be finite, and

@@ -126,13 +126,18 @@ class qmatrix {
  public:
   using policy = Policy;
 
+  /// Zeroed planes for W[N, K]. Formats with a user's table are made from an any_qmatrix instead. Raises bad_shape.
+  qmatrix(std::size_t N, std::size_t K)
+    requires(Policy::rule != code_rule::codebook || requires { Policy::table::desc(); })
+      : erased_(Policy::format(), N, K, outer_table()) {}
+
   /// Takes a run-time matrix over. Raises unsupported_format when its format is not Policy's.
   explicit qmatrix(any_qmatrix erased) : erased_(std::move(erased)) {
     if (!quant::same_format(erased_.format(), Policy::format()))
       core::fail(errc::unsupported_format, "qmatrix: the run-time matrix has another format (",
                  int{erased_.format().bits}, " bits) than the type (", int{Policy::bits}, " bits)");
-    if constexpr (requires { Policy::table::desc(); })
-      if (!std::equal(erased_.view().table, erased_.view().table + (1 << Policy::bits), Policy::table::desc().values))
+    if (const float* table = outer_table(); table != nullptr)
+      if (!std::equal(table, table + (1 << Policy::bits), erased_.view().table))
         core::fail(errc::unsupported_format, "qmatrix: the run-time matrix has another table than the type");
   }
 
@@ -146,6 +151,10 @@ class qmatrix {
   operator const any_qmatrix&() const& noexcept { return erased_; }
 
  private:
+  static constexpr const float* outer_table() noexcept {
+    if constexpr (requires { Policy::table::desc(); }) return Policy::table::desc().values;
+    else return nullptr;
+  }
   any_qmatrix erased_;
 };
 

@@ -42,7 +42,7 @@ enum class non_finite : std::uint8_t {
 
 /// How quantize works.
 struct quantize_options {
-  fit_options fit;
+  fit_options fit{};
   nibble::non_finite non_finite = nibble::non_finite::error;
   const float* table = nullptr;  ///< user tables: 2^bits values by code, in any order
 };
