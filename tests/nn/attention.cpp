@@ -43,7 +43,7 @@ std::vector<double> attend(const nn::model_config& c, const nn::rope& table, con
 }  // namespace
 
 TEST_CASE_TEMPLATE("attention: equals its definition in double for ragged heads, groups and lengths", Isa, isa::native, isa::scalar) {
-  for (const std::size_t head_dim : {2, 16, 20, 33, 64}) {
+  for (const std::size_t head_dim : {2u, 16u, 20u, 33u, 64u}) {
     for (const auto& [heads, kv_heads] : {std::pair{1, 1}, {4, 1}, {6, 2}, {70, 1}}) {
       nn::model_config c = test::llama_config();
       c.head_dim = head_dim;
@@ -52,7 +52,7 @@ TEST_CASE_TEMPLATE("attention: equals its definition in double for ragged heads,
       c.n_kv_heads = static_cast<std::size_t>(kv_heads);
       c.n_layers = 1;
       CAPTURE(head_dim);
-      CAPTURE(heads);
+      CAPTURE(c.n_heads);
       constexpr std::size_t tokens = 70;
       const std::size_t nq = c.n_heads * head_dim, nkv = c.n_kv_heads * head_dim;
       std::mt19937 random(static_cast<unsigned>(head_dim));

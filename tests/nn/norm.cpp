@@ -24,7 +24,7 @@ struct rows {
 }  // namespace
 
 TEST_CASE("norm: RMSNorm is x / sqrt(mean square + eps) * weight") {
-  for (const std::size_t n : {1, 7, 512}) {
+  for (const std::size_t n : {1u, 7u, 512u}) {
     const rows r(n, 1);
     long double squares = 0;
     for (const float v : r.x) squares += static_cast<long double>(v) * v;
@@ -36,7 +36,7 @@ TEST_CASE("norm: RMSNorm is x / sqrt(mean square + eps) * weight") {
 }
 
 TEST_CASE("norm: LayerNorm is (x - mean) / sqrt(variance + eps) * weight + bias") {
-  for (const std::size_t n : {1, 7, 512}) {
+  for (const std::size_t n : {1u, 7u, 512u}) {
     const rows r(n, 2);
     long double sum = 0, squares = 0;
     for (const float v : r.x) sum += v;

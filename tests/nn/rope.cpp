@@ -28,10 +28,10 @@ double dot(const std::vector<float>& a, const std::vector<float>& b) {
 }  // namespace
 
 TEST_CASE("rope: pair (i, i + dims/2) turns by position * theta^(-2i/dims)") {
-  for (const std::size_t dims : {0, 2, 4, 10, 16}) {
+  for (const std::size_t dims : {0u, 2u, 4u, 10u, 16u}) {
     nn::rope table(dims, 10000.0);
     table.reserve(300);
-    for (const std::size_t position : {0, 1, 7, 299}) {
+    for (const std::size_t position : {0u, 1u, 7u, 299u}) {
       const auto before = random_head(16, 1);
       auto after = before;
       table.rotate(after.data(), position);
@@ -56,7 +56,7 @@ TEST_CASE("rope: a product of two heads depends on the distance of their positio
     table.rotate(b.data(), at_k);
     return dot(a, b);
   };
-  for (const std::size_t shift : {1, 50, 150}) CHECK(std::fabs(score(40 + shift, 13 + shift) - score(40, 13)) < 1e-4);
+  for (const std::size_t shift : {1u, 50u, 150u}) CHECK(std::fabs(score(40 + shift, 13 + shift) - score(40, 13)) < 1e-4);
   CHECK(std::fabs(score(40, 13) - score(40, 14)) > 1e-2);
 }
 

@@ -146,10 +146,10 @@ TEST_CASE("transformer: a window at least as long as the sequence is the dense c
       kv_cache dense(c, kind, o);
       const nn::logits_matrix expected = t.prefill(tokens, dense);
       for (const auto& [sink, window] : {std::pair{0, 36}, {4, 32}, {0, 100}, {4, 64}}) {
-        CAPTURE(sink);
-        CAPTURE(window);
         o.sink = static_cast<std::size_t>(sink);
         o.window = static_cast<std::size_t>(window);
+        CAPTURE(o.sink);
+        CAPTURE(o.window);
         kv_cache cache(c, kind, o);
         CHECK(test::same_bits(t.prefill(tokens, cache).values, expected.values));
         CHECK(test::same_bits(in_two_parts(t, cache, tokens, 13), expected.values));
