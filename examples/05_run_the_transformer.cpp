@@ -36,14 +36,16 @@ int main(int argc, char** argv) {
     bytes += nibble::total_bytes(layer.ledger());
     weights += layer.N() * layer.K();
   });
-  std::printf("%zu weights in %zu bytes: %.3f bits per weight\n", weights, bytes, 8.0 * static_cast<double>(bytes) / static_cast<double>(weights));
+  std::printf("%zu weights in %zu bytes: %.3f bits per weight\n", weights, bytes,
+              8.0 * static_cast<double>(bytes) / static_cast<double>(weights));
 
   // The cache keeps the first 4 tokens and the newest 124 in 8 bits: text of any length in constant memory.
   nn::kv_cache_options window;
   window.sink = 4;
   window.window = 124;
   nn::kv_cache cache(m.config, nn::kv_kind::int8, window);
-  std::printf("cache: %zu tokens in %zu bytes\n\n%.*s", cache.capacity(), cache.bytes(), static_cast<int>(text.size()), text.data());
+  std::printf("cache: %zu tokens in %zu bytes\n\n%.*s", cache.capacity(), cache.bytes(), static_cast<int>(text.size()),
+              text.data());
 
   nn::sampler sample({.temperature = 0.7, .top_k = 20, .seed = 1});
   std::vector<nn::token> all = prompt;

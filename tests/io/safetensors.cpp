@@ -47,7 +47,8 @@ bool contains(const std::string& text, const std::string& part) { return text.fi
 struct temporary_file {
   std::string path;
   explicit temporary_file(const std::string& name)
-      : path((std::filesystem::temp_directory_path() / ("nibble_test_" + std::to_string(::getpid()) + "_" + name)).string()) {}
+      : path((std::filesystem::temp_directory_path() / ("nibble_test_" + std::to_string(::getpid()) + "_" + name))
+                 .string()) {}
   ~temporary_file() { std::filesystem::remove(path); }
 };
 
@@ -60,10 +61,11 @@ std::vector<std::byte> bytes_of(const std::string& path) {
 
 /// A valid file with three types, a scalar, an empty tensor and metadata.
 std::vector<std::byte> small_file() {
-  return file_of(R"({"__metadata__":{"k":"v"},"w":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},)"
-                 R"("h":{"dtype":"F16","shape":[],"data_offsets":[24,26]},"e":{"dtype":"I64","shape":[0,7],"data_offsets":[26,26]},)"
-                 R"("b":{"dtype":"BOOL","shape":[3],"data_offsets":[26,29]}}  )",
-                 29);
+  return file_of(
+      R"({"__metadata__":{"k":"v"},"w":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},)"
+      R"("h":{"dtype":"F16","shape":[],"data_offsets":[24,26]},"e":{"dtype":"I64","shape":[0,7],"data_offsets":[26,26]},)"
+      R"("b":{"dtype":"BOOL","shape":[3],"data_offsets":[26,29]}}  )",
+      29);
 }
 
 }  // namespace
@@ -116,7 +118,8 @@ TEST_CASE("safetensors: F32, F16 and BF16 values are read exactly from unaligned
   float part[2];
   reader.read_f32(reader.at("h"), 1, part);
   CHECK(part[0] == 0x1p-24f);
-  CHECK_THROWS_WITH_AS(reader.read_f32(reader.at("h"), 2, part), doctest::Contains("tensor 'h', which has 3"), nibble::error);
+  CHECK_THROWS_WITH_AS(reader.read_f32(reader.at("h"), 2, part), doctest::Contains("tensor 'h', which has 3"),
+                       nibble::error);
 }
 
 TEST_CASE("safetensors: values of other types are refused by name") {
@@ -155,29 +158,32 @@ TEST_CASE("safetensors: every rule of the header is one error that names it") {
       {R"({"a":{"dtype":"F32","shape":[1e0],"data_offsets":[0,4]}})", 4, "shape holds the number 1e0"},
       {R"({"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}})", 4, "shape holds the signed integer -1"},
       {R"({"a":{"dtype":"F32","shape":[true],"data_offsets":[0,4]}})", 4, "shape holds a boolean"},
-      {R"({"a":{"dtype":"F32","shape":[18446744073709551616],"data_offsets":[0,4]}})", 4, "shape holds the number 18446744073709551616"},
+      {R"({"a":{"dtype":"F32","shape":[18446744073709551616],"data_offsets":[0,4]}})", 4,
+       "shape holds the number 18446744073709551616"},
       {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0]}})", 4, "exactly two numbers"},
       {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4,8]}})", 4, "exactly two numbers"},
       {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}})", 4, "begin <= end"},
       {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", 4, "inside the data section of 4 bytes"},
-      {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}})", 4, "hold 4 bytes; rule: F32 times its shape needs 8"},
+      {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}})", 4,
+       "hold 4 bytes; rule: F32 times its shape needs 8"},
       {R"({"a":{"dtype":"F4","shape":[3],"data_offsets":[0,2]}})", 2, "12 bits of F4; rule: a multiple of 8"},
       {R"({"a":{"dtype":"U8","shape":[4294967296,4294967296],"data_offsets":[0,0]}})", 0, "overflows 64 bits"},
       {R"({"a":{"dtype":"U8","shape":[0,4294967296,4294967296],"data_offsets":[0,0]}})", 0, "overflows 64 bits"},
       {R"({"a":{"dtype":"F64","shape":[2305843009213693952],"data_offsets":[0,0]}})", 0, "overflows 64 bits"},
-      {R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}})", 3, "'a' begins at data offset 1, the one before it ends at 0"},
-      {R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}})", 3,
-       "'b' begins at data offset 1, the one before it ends at 2"},
-      {R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[3,5]}})", 5,
-       "'b' begins at data offset 3, the one before it ends at 2"},
+      {R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}})", 3,
+       "'a' begins at data offset 1, the one before it ends at 0"},
+      {R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}})",
+       3, "'b' begins at data offset 1, the one before it ends at 2"},
+      {R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[3,5]}})",
+       5, "'b' begins at data offset 3, the one before it ends at 2"},
       {R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}})", 3, "no trailing byte"},
       {R"({})", 1, "no trailing byte"},
       {R"({"a":{"dtype":"U8","dtype":"U8","shape":[2],"data_offsets":[0,2]}})", 2, "'dtype' occurs once"},
       {R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2],"x":1}})", 2, "unknown field 'x'"},
-      {R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}})", 2,
-       "'a': rule: names are unique"},
-      {R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"\u0061":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}})", 2,
-       "'a': rule: names are unique"},
+      {R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}})",
+       2, "'a': rule: names are unique"},
+      {R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"\u0061":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}})",
+       2, "'a': rule: names are unique"},
       {R"({"__metadata__":{},"__metadata__":{}})", 0, "names are unique"},
       {R"({"__metadata__":{"k":"1","k":"2"}})", 0, "key 'k' occurs twice"},
       {R"({"__metadata__":{"k":1}})", 0, "__metadata__ key 'k' holds the integer 1"},
@@ -201,12 +207,14 @@ TEST_CASE("safetensors: a NUL byte cannot hide the rest of the header") {
 }
 
 TEST_CASE("safetensors: hostile header lengths are refused before anything is read") {
-  for (const std::uint64_t n : {std::uint64_t{3}, std::uint64_t{100'000'001}, ~std::uint64_t{0}, ~std::uint64_t{0} - 7}) {
+  for (const std::uint64_t n :
+       {std::uint64_t{3}, std::uint64_t{100'000'001}, ~std::uint64_t{0}, ~std::uint64_t{0} - 7}) {
     auto bytes = file_of("{}", 0);
     std::memcpy(bytes.data(), &n, 8);
     CHECK(contains(refusal(bytes), "header length"));
   }
-  for (std::size_t size = 0; size < 8; ++size) CHECK(contains(refusal(std::vector<std::byte>(size)), "begins with the header length"));
+  for (std::size_t size = 0; size < 8; ++size)
+    CHECK(contains(refusal(std::vector<std::byte>(size)), "begins with the header length"));
 }
 
 TEST_CASE("safetensors: nesting bombs stop at the first level that the format does not have") {
@@ -230,7 +238,8 @@ TEST_CASE("safetensors: truncation at every byte is an error") {
   REQUIRE(refusal(bytes).empty());
   for (std::size_t size = 0; size < bytes.size(); ++size) {
     CAPTURE(size);
-    CHECK_FALSE(refusal(std::vector<std::byte>(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(size))).empty());
+    CHECK_FALSE(
+        refusal(std::vector<std::byte>(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(size))).empty());
   }
 }
 
@@ -300,7 +309,8 @@ TEST_CASE("safetensors: the writer leaves no file behind when it fails") {
   const std::string path = folder.path + "/m.safetensors";
   const std::vector<float> f{1.0f};
   safetensors_writer writer;
-  CHECK_THROWS_WITH_AS(writer.add("x", {2}, std::span<const float>{f}), doctest::Contains("shape [2] with 1 values"), nibble::error);
+  CHECK_THROWS_WITH_AS(writer.add("x", {2}, std::span<const float>{f}), doctest::Contains("shape [2] with 1 values"),
+                       nibble::error);
   writer.add("x", {1}, std::span<const float>{f});
   writer.add("x", {1}, std::span<const float>{f});
   CHECK_THROWS_WITH_AS(writer.save(path), doctest::Contains("'x' occurs twice"), nibble::error);
@@ -309,7 +319,8 @@ TEST_CASE("safetensors: the writer leaves no file behind when it fails") {
   CHECK_THROWS_WITH_AS(bad_name.save(path), doctest::Contains("not UTF-8"), nibble::error);
   safetensors_writer good;
   good.add("x", {1}, std::span<const float>{f});
-  CHECK_THROWS_WITH_AS(good.save(folder.path + "/absent/m.safetensors"), doctest::Contains("cannot create"), nibble::error);
+  CHECK_THROWS_WITH_AS(good.save(folder.path + "/absent/m.safetensors"), doctest::Contains("cannot create"),
+                       nibble::error);
   fs::create_directory(path);  // a folder cannot be replaced by a file
   CHECK_THROWS_WITH_AS(good.save(path), doctest::Contains("cannot rename"), nibble::error);
   fs::remove(path);

@@ -25,17 +25,21 @@ void* counted(std::size_t size, std::size_t alignment) {
 }  // namespace
 
 [[gnu::noinline]] void* operator new(std::size_t size) { return counted(size, alignof(std::max_align_t)); }
-[[gnu::noinline]] void* operator new(std::size_t size, std::align_val_t alignment) { return counted(size, static_cast<std::size_t>(alignment)); }
+[[gnu::noinline]] void* operator new(std::size_t size, std::align_val_t alignment) {
+  return counted(size, static_cast<std::size_t>(alignment));
+}
 [[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
 [[gnu::noinline]] void operator delete(void* p, std::size_t) noexcept { std::free(p); }
 [[gnu::noinline]] void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
 [[gnu::noinline]] void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
 
-TEST_CASE("transformer: decode and prefill into the caller's memory allocate nothing, the sampler after its first token neither") {
+TEST_CASE(
+    "transformer: decode and prefill into the caller's memory allocate nothing, the sampler after its first token neither") {
   using namespace nibble;
   for (const nn::model_config& c : test::all_configs()) {
-    for (const nn::linear_format& format : {nn::linear_format{}, nn::linear_format{qtype::w4_g32}, nn::linear_format{qtype::nf4_flat64},
-                                            nn::linear_format{qtype::w8_channel, computation::integer}}) {
+    for (const nn::linear_format& format :
+         {nn::linear_format{}, nn::linear_format{qtype::w4_g32}, nn::linear_format{qtype::nf4_flat64},
+          nn::linear_format{qtype::w8_channel, computation::integer}}) {
       nn::linear_options options;
       options.blocks = options.head = format;
       options.max_batch = 16;

@@ -15,8 +15,8 @@ namespace {
 using namespace nibble;
 
 /// The definition in double: softmax(rope(q) rope(k)^T / sqrt(head_dim)) v for the last of `tokens` keys.
-std::vector<double> attend(const nn::model_config& c, const nn::rope& table, const float* q, const std::vector<float>& k,
-                           const std::vector<float>& v, std::size_t tokens) {
+std::vector<double> attend(const nn::model_config& c, const nn::rope& table, const float* q,
+                           const std::vector<float>& k, const std::vector<float>& v, std::size_t tokens) {
   const std::size_t group = c.n_heads / c.n_kv_heads, kv = c.n_kv_heads * c.head_dim;
   std::vector<double> out(c.n_heads * c.head_dim);
   for (std::size_t h = 0; h < c.n_heads; ++h) {
@@ -42,7 +42,8 @@ std::vector<double> attend(const nn::model_config& c, const nn::rope& table, con
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("attention: equals its definition in double for ragged heads, groups and lengths", Isa, isa::native, isa::scalar) {
+TEST_CASE_TEMPLATE("attention: equals its definition in double for ragged heads, groups and lengths", Isa, isa::native,
+                   isa::scalar) {
   for (const std::size_t head_dim : {2u, 16u, 20u, 33u, 64u}) {
     for (const auto& [heads, kv_heads] : {std::pair{1, 1}, {4, 1}, {6, 2}, {70, 1}}) {
       nn::model_config c = test::llama_config();
@@ -71,8 +72,8 @@ TEST_CASE_TEMPLATE("attention: equals its definition in double for ragged heads,
       };
       // In two pieces, so that the second sees keys of the first.
       for (const auto& [first, count] : {std::pair<std::size_t, std::size_t>{0, 45}, {45, 25}}) {
-        attention.run(table, cache, 0, part(q, nq, first, count), part(k, nkv, first, count), part(v, nkv, first, count),
-                      part(out, nq, first, count), {});
+        attention.run(table, cache, 0, part(q, nq, first, count), part(k, nkv, first, count),
+                      part(v, nkv, first, count), part(out, nq, first, count), {});
         cache.advance(count);
       }
       double error = 0.0;

@@ -52,7 +52,8 @@ TEST_CASE("config: metadata that is missing or malformed is refused by key") {
   for (const auto& [key, value] : good) {
     auto metadata = good;
     metadata.erase(key);
-    CHECK(says(refusal(errc::bad_file, [&] { nn::from_metadata(metadata, "m"); }), "m: metadata key '" + key + "' is missing"));
+    CHECK(says(refusal(errc::bad_file, [&] { nn::from_metadata(metadata, "m"); }),
+               "m: metadata key '" + key + "' is missing"));
     for (const char* wrong : {"", "x", "-1x", "1 "}) {
       metadata[key] = wrong;
       CHECK(says(refusal(errc::bad_file, [&] { nn::from_metadata(metadata, "m"); }),
@@ -61,7 +62,8 @@ TEST_CASE("config: metadata that is missing or malformed is refused by key") {
   }
   auto metadata = good;
   metadata["d_ff"] = "1.5";
-  CHECK(says(refusal(errc::bad_file, [&] { nn::from_metadata(metadata, "m"); }), "'d_ff' is '1.5', not an unsigned integer"));
+  CHECK(says(refusal(errc::bad_file, [&] { nn::from_metadata(metadata, "m"); }),
+             "'d_ff' is '1.5', not an unsigned integer"));
   metadata["d_ff"] = "99999999999999999999";
   CHECK(says(refusal(errc::bad_file, [&] { nn::from_metadata(metadata, "m"); }), "'d_ff'"));
   metadata = good;

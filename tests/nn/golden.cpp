@@ -42,7 +42,9 @@ double logits_error(const nn::model& m, const std::string& golden_path, nn::kv_k
 }
 
 std::string golden_model(const std::string& kind) { return source_dir + "/tests/golden/nn_" + kind + ".safetensors"; }
-std::string golden_logits(const std::string& kind) { return source_dir + "/tests/golden/nn_" + kind + "_logits.safetensors"; }
+std::string golden_logits(const std::string& kind) {
+  return source_dir + "/tests/golden/nn_" + kind + "_logits.safetensors";
+}
 
 }  // namespace
 

@@ -69,7 +69,8 @@ TEST_CASE("kv_codec: a constant vector comes back exactly, also a tiny one") {
 
 TEST_CASE("kv_codec: a vector that is not finite comes back as NaN") {
   const float infinity = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
-  for (const std::vector<float>& x : {std::vector<float>{1.0f, nan}, {nan, 1.0f}, {infinity, 0.0f}, {0.0f, -infinity}, {3e38f, -3e38f}}) {
+  for (const std::vector<float>& x :
+       {std::vector<float>{1.0f, nan}, {nan, 1.0f}, {infinity, 0.0f}, {0.0f, -infinity}, {3e38f, -3e38f}}) {
     std::vector<std::uint8_t> codes(2);
     std::vector<float> y(2);
     nn::decode_kv_online(codes.data(), nn::encode_kv_online(x, codes.data()), y);

@@ -17,7 +17,8 @@ struct rows {
   explicit rows(std::size_t n, unsigned seed) : x(n), weight(n), bias(n) {
     std::mt19937 random(seed);
     std::normal_distribution<float> normal;
-    for (std::size_t i = 0; i < n; ++i) x[i] = 3.0f + normal(random), weight[i] = normal(random), bias[i] = normal(random);
+    for (std::size_t i = 0; i < n; ++i)
+      x[i] = 3.0f + normal(random), weight[i] = normal(random), bias[i] = normal(random);
   }
 };
 
@@ -31,7 +32,8 @@ TEST_CASE("norm: RMSNorm is x / sqrt(mean square + eps) * weight") {
     const long double root = std::sqrt(squares / static_cast<long double>(n) + 0.5L);
     std::vector<float> y(n);
     nn::rms_norm(r.x.data(), r.weight.data(), 0.5f, n, y.data());
-    for (std::size_t i = 0; i < n; ++i) CHECK(y[i] == doctest::Approx(static_cast<double>(r.x[i] / root * r.weight[i])).epsilon(3e-7));
+    for (std::size_t i = 0; i < n; ++i)
+      CHECK(y[i] == doctest::Approx(static_cast<double>(r.x[i] / root * r.weight[i])).epsilon(3e-7));
   }
 }
 

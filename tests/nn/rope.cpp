@@ -36,8 +36,10 @@ TEST_CASE("rope: pair (i, i + dims/2) turns by position * theta^(-2i/dims)") {
       auto after = before;
       table.rotate(after.data(), position);
       for (std::size_t i = 0; i < dims / 2; ++i) {
-        const double angle = static_cast<double>(position) * std::pow(10000.0, -2.0 * static_cast<double>(i) / static_cast<double>(dims));
-        const std::complex<double> turned = std::complex<double>(before[i], before[i + dims / 2]) * std::polar(1.0, angle);
+        const double angle = static_cast<double>(position) *
+                             std::pow(10000.0, -2.0 * static_cast<double>(i) / static_cast<double>(dims));
+        const std::complex<double> turned =
+            std::complex<double>(before[i], before[i + dims / 2]) * std::polar(1.0, angle);
         CHECK(std::fabs(after[i] - turned.real()) < 1e-6);
         CHECK(std::fabs(after[i + dims / 2] - turned.imag()) < 1e-6);
       }
@@ -56,7 +58,8 @@ TEST_CASE("rope: a product of two heads depends on the distance of their positio
     table.rotate(b.data(), at_k);
     return dot(a, b);
   };
-  for (const std::size_t shift : {1u, 50u, 150u}) CHECK(std::fabs(score(40 + shift, 13 + shift) - score(40, 13)) < 1e-4);
+  for (const std::size_t shift : {1u, 50u, 150u})
+    CHECK(std::fabs(score(40 + shift, 13 + shift) - score(40, 13)) < 1e-4);
   CHECK(std::fabs(score(40, 13) - score(40, 14)) > 1e-2);
 }
 

@@ -60,7 +60,8 @@ TEST_CASE("sampling: the generator's words and the draw are the documented ones"
   std::mt19937_64 random(123);
   nn::sampler sample({.temperature = 1.0, .seed = 123});
   for (int i = 0; i < 100; ++i)
-    CHECK(sample(std::vector<float>(4, 0.5f)) == static_cast<nn::token>(4.0 * (static_cast<double>(random() >> 11) * 0x1p-53)));
+    CHECK(sample(std::vector<float>(4, 0.5f)) ==
+          static_cast<nn::token>(4.0 * (static_cast<double>(random() >> 11) * 0x1p-53)));
 }
 
 TEST_CASE("sampling: frequencies are softmax(logits / temperature)") {
@@ -89,15 +90,18 @@ TEST_CASE("sampling: top_k leaves the k largest, ties to the lower index, and th
   CHECK(count.contains(1));
   CHECK(count.contains(2));
   CHECK(count[1] / static_cast<double>(count[0]) == doctest::Approx(std::exp(1.0)).epsilon(0.1));
-  CHECK(draw({.temperature = 1.0, .top_k = 5, .seed = 3}, logits, 100) == draw({.temperature = 1.0, .seed = 3}, logits, 100));
+  CHECK(draw({.temperature = 1.0, .top_k = 5, .seed = 3}, logits, 100) ==
+        draw({.temperature = 1.0, .seed = 3}, logits, 100));
 }
 
 TEST_CASE("sampling: what is no distribution is refused") {
   nn::sampler sample({.temperature = 1.0});
   CHECK_THROWS_WITH_AS(sample({}), doctest::Contains("no logits"), error);
-  CHECK_THROWS_WITH_AS(sample(std::vector<float>{0.0f, std::numeric_limits<float>::quiet_NaN()}), doctest::Contains("logit 1 is"), error);
+  CHECK_THROWS_WITH_AS(sample(std::vector<float>{0.0f, std::numeric_limits<float>::quiet_NaN()}),
+                       doctest::Contains("logit 1 is"), error);
   CHECK_THROWS_WITH_AS(sample(std::vector<float>{infinity}), doctest::Contains("logit 0 is inf"), error);
-  CHECK_THROWS_WITH_AS(sample(std::vector<float>{-infinity, -infinity}), doctest::Contains("all 2 logits are -infinity"), error);
+  CHECK_THROWS_WITH_AS(sample(std::vector<float>{-infinity, -infinity}),
+                       doctest::Contains("all 2 logits are -infinity"), error);
   CHECK_THROWS_WITH_AS(nn::sampler({.temperature = -1.0}), doctest::Contains("temperature -1"), error);
   CHECK_THROWS_AS(nn::sampler({.temperature = std::numeric_limits<double>::quiet_NaN()}), error);
 }

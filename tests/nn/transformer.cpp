@@ -36,7 +36,8 @@ std::vector<nn::linear_format> all_weight_formats() {
           {qtype::nf4_flat64_dq}};
 }
 std::string describe(const nn::linear_format& f) {
-  return f.weights ? std::string{quant::name_of(*f.weights)} + (f.computation == computation::integer ? " integer" : "") : "float";
+  return f.weights ? std::string{quant::name_of(*f.weights)} + (f.computation == computation::integer ? " integer" : "")
+                   : "float";
 }
 nn::linear_options everywhere(const nn::linear_format& f) {
   nn::linear_options o;
@@ -57,7 +58,8 @@ nn::kv_cache_options options_for(kv_kind kind, nn::transformer<Backend>& t, std:
 
 /// tokens[0, split) at once, then one by one: logits of all.
 template <class Backend>
-std::vector<float> in_two_parts(nn::transformer<Backend>& t, kv_cache& cache, std::span<const token> tokens, std::size_t split) {
+std::vector<float> in_two_parts(nn::transformer<Backend>& t, kv_cache& cache, std::span<const token> tokens,
+                                std::size_t split) {
   cache.clear();
   const nn::logits_matrix first = t.prefill(tokens.first(split), cache);
   std::vector<float> all(first.values.begin(), first.values.end());
@@ -70,8 +72,8 @@ std::vector<float> in_two_parts(nn::transformer<Backend>& t, kv_cache& cache, st
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("transformer: decode equals prefill bit for bit, split at every position", Backend, gemm::simd, gemm::scalar,
-                   gemm::reference) {
+TEST_CASE_TEMPLATE("transformer: decode equals prefill bit for bit, split at every position", Backend, gemm::simd,
+                   gemm::scalar, gemm::reference) {
   // The slow reference does the least that can go wrong; the rest goes past one block of 32 places.
   constexpr bool reference = std::is_same_v<Backend, gemm::reference>;
   for (const nn::model_config& c : reference ? std::vector{test::neox_config()} : test::all_configs()) {
@@ -162,7 +164,8 @@ TEST_CASE("transformer: prefill over a sliding window equals decode token by tok
   const nn::model_config c = test::llama_config();
   const nn::model m = test::random_model(c, 9);
   const auto tokens = test::random_tokens(70, c.vocab_size, 10);
-  for (const nn::linear_format& format : {nn::linear_format{}, nn::linear_format{qtype::w8_channel, computation::integer}}) {
+  for (const nn::linear_format& format :
+       {nn::linear_format{}, nn::linear_format{qtype::w8_channel, computation::integer}}) {
     nn::transformer<> t(m, everywhere(format));
     for (const kv_kind kind : all_kinds) {
       nn::kv_cache_options o = options_for(kind, t, std::span{tokens}.first(40));
@@ -264,7 +267,8 @@ TEST_CASE("transformer: quantized weights act as the float model with their deco
         got = quantized.prefill(tokens, b);
       }
       float error = 0.0f;
-      for (std::size_t i = 0; i < got.values.size(); ++i) error = std::max(error, std::fabs(got.values[i] - expected.values[i]));
+      for (std::size_t i = 0; i < got.values.size(); ++i)
+        error = std::max(error, std::fabs(got.values[i] - expected.values[i]));
       CHECK(error < 1e-4f);
     }
   }
@@ -308,7 +312,8 @@ TEST_CASE("transformer: a NaN spoils the tokens that see it and no other") {
   const auto poison = static_cast<token>(c.vocab_size - 1);
   for (std::size_t i = 0; i < c.d_model; ++i)
     m.embed[static_cast<std::size_t>(poison) * c.d_model + i] = std::numeric_limits<float>::quiet_NaN();
-  for (const nn::linear_format& format : {nn::linear_format{}, nn::linear_format{qtype::w4_g32, computation::integer}}) {
+  for (const nn::linear_format& format :
+       {nn::linear_format{}, nn::linear_format{qtype::w4_g32, computation::integer}}) {
     for (const kv_kind kind : {kv_kind::f32, kv_kind::f16, kv_kind::int8}) {
       nn::transformer<> t(m, everywhere(format));
       auto poisoned = tokens;
@@ -332,10 +337,12 @@ TEST_CASE("transformer: arguments are checked and a refused call leaves the cach
   const auto tokens = test::random_tokens(10, c.vocab_size, 24);
   t.prefill(std::span{tokens}.first(8), cache);
   const std::vector<token> outside{1, 40}, negative{-1};
-  CHECK_THROWS_WITH_AS(t.prefill(outside, cache), doctest::Contains("token 1 is 40, outside the vocabulary of 40"), error);
+  CHECK_THROWS_WITH_AS(t.prefill(outside, cache), doctest::Contains("token 1 is 40, outside the vocabulary of 40"),
+                       error);
   CHECK_THROWS_WITH_AS(t.prefill(negative, cache), doctest::Contains("token 0 is -1"), error);
   CHECK_THROWS_WITH_AS(t.decode(40, cache), doctest::Contains("token 0 is 40"), error);
-  CHECK_THROWS_WITH_AS(t.prefill(std::span{tokens}.first(3), cache), doctest::Contains("3 more tokens, 8 held, capacity 10"), error);
+  CHECK_THROWS_WITH_AS(t.prefill(std::span{tokens}.first(3), cache),
+                       doctest::Contains("3 more tokens, 8 held, capacity 10"), error);
   std::vector<float> few(c.vocab_size - 1), two(2 * c.vocab_size);
   CHECK_THROWS_WITH_AS(t.prefill(std::span{tokens}.first(1), cache, make_span2d(few.data(), 1, few.size())),
                        doctest::Contains("logits are 1 x 39"), error);
@@ -358,12 +365,14 @@ TEST_CASE("transformer: arguments are checked and a refused call leaves the cach
   nn::model misfit = m;
   misfit.blocks[1].q_norm.clear();
   misfit.blocks[1].mlp_norm.weight.pop_back();
-  CHECK_THROWS_WITH_AS(nn::transformer<>{misfit}, doctest::Contains("'blocks.1.mlp_norm.weight' has 31 values, expected 32"), error);
+  CHECK_THROWS_WITH_AS(nn::transformer<>{misfit},
+                       doctest::Contains("'blocks.1.mlp_norm.weight' has 31 values, expected 32"), error);
   misfit = m;
   misfit.blocks.pop_back();
-  CHECK_THROWS_WITH_AS(nn::transformer<>{misfit}, doctest::Contains("the model has 1 blocks, its n_layers is 2"), error);
+  CHECK_THROWS_WITH_AS(nn::transformer<>{misfit}, doctest::Contains("the model has 1 blocks, its n_layers is 2"),
+                       error);
   misfit = m;
   misfit.blocks[0].v.out = 15;
-  CHECK_THROWS_WITH_AS(nn::transformer<>{misfit}, doctest::Contains("'blocks.0.attn.v' is 15 x 32, its configuration says 16 x 32"),
-                       error);
+  CHECK_THROWS_WITH_AS(nn::transformer<>{misfit},
+                       doctest::Contains("'blocks.0.attn.v' is 15 x 32, its configuration says 16 x 32"), error);
 }

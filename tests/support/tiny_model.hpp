@@ -62,7 +62,9 @@ inline nn::model_config example_config() {
   c.activation = nn::activation_kind::gelu_tanh;
   return c;
 }
-inline std::vector<nn::model_config> all_configs() { return {llama_config(), qwen3_config(), neox_config(), example_config()}; }
+inline std::vector<nn::model_config> all_configs() {
+  return {llama_config(), qwen3_config(), neox_config(), example_config()};
+}
 
 /// Weights of such a size that every part shows in the logits. Layers with LayerNorm, and every MLP, have biases.
 inline nn::model random_model(const nn::model_config& c, unsigned seed) {
@@ -74,8 +76,9 @@ inline nn::model random_model(const nn::model_config& c, unsigned seed) {
   std::normal_distribution<float> normal;
   nn::for_each_tensor(m, [&](const nn::tensor_slot& slot, aligned_vector<float>& values) {
     const bool norm_weight = slot.name.ends_with("norm.weight");
-    const float size = slot.shape.size() == 2 && slot.name != "embed.weight" ? 1.2f / std::sqrt(static_cast<float>(slot.shape[1]))
-                                                                            : 0.4f;
+    const float size = slot.shape.size() == 2 && slot.name != "embed.weight"
+                           ? 1.2f / std::sqrt(static_cast<float>(slot.shape[1]))
+                           : 0.4f;
     for (float& v : values) v = (norm_weight ? 1.0f : 0.0f) + size * normal(random);
   });
   return m;

@@ -31,11 +31,13 @@ namespace nibble {
 inline namespace NIBBLE_ABI {
 namespace io {
 
+// clang-format off
 /// Element types of a safetensors file, in the order of dtype_table.
 enum class dtype : std::uint8_t {
-  boolean, u8, i8, f8_e5m2, f8_e4m3, f8_e8m0, f8_e4m3fnuz, f8_e5m2fnuz, i16, u16, f16, bf16, i32, u32, f32,
-  f64, i64, u64, c64, f4, f6_e2m3, f6_e3m2,
+  boolean, u8, i8, f8_e5m2, f8_e4m3, f8_e8m0, f8_e4m3fnuz, f8_e5m2fnuz, i16, u16, f16, bf16, i32, u32, f32, f64, i64, u64,
+  c64, f4, f6_e2m3, f6_e3m2,
 };
+// clang-format on
 
 /// The name of a dtype in the file and the width of one element.
 struct dtype_entry {
@@ -43,9 +45,9 @@ struct dtype_entry {
   std::size_t bits;
 };
 inline constexpr std::array<dtype_entry, 22> dtype_table{{
-    {"BOOL", 8},        {"U8", 8},          {"I8", 8},   {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8},
-    {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"I16", 16}, {"U16", 16},    {"F16", 16},    {"BF16", 16},
-    {"I32", 32},        {"U32", 32},        {"F32", 32}, {"F64", 64},    {"I64", 64},    {"U64", 64},
+    {"BOOL", 8},        {"U8", 8},          {"I8", 8},      {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8},
+    {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"I16", 16},    {"U16", 16},    {"F16", 16},    {"BF16", 16},
+    {"I32", 32},        {"U32", 32},        {"F32", 32},    {"F64", 64},    {"I64", 64},    {"U64", 64},
     {"C64", 64},        {"F4", 4},          {"F6_E2M3", 6}, {"F6_E3M2", 6},
 }};
 constexpr std::string_view name_of(dtype type) noexcept { return dtype_table[static_cast<std::size_t>(type)].name; }
@@ -65,7 +67,7 @@ struct tensor_info {
 /// "[2, 3]"
 inline std::string shape_text(std::span<const std::size_t> shape) {
   std::string s = "[";
-  for (std::size_t i = 0; i < shape.size(); ++i) core::append_piece(s, i == 0 ? "" : ", "), core::append_piece(s, shape[i]);
+  for (std::size_t i = 0; i < shape.size(); ++i) s += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
   return s + "]";
 }
 
@@ -131,9 +133,7 @@ class header_handler {
   bool start_object(std::size_t) {
     switch (level_) {
       case level::outside: level_ = level::top; return true;
-      case level::top:
-        level_ = key_ == "__metadata__" ? level::metadata : level::tensor;
-        return true;
+      case level::top: level_ = key_ == "__metadata__" ? level::metadata : level::tensor; return true;
       default: return wrong("an object");
     }
   }
@@ -198,16 +198,20 @@ class header_handler {
   /// `what` stands where the format wants something else.
   bool wrong(std::string_view what) {
     switch (level_) {
-      case level::outside: problem = core::message("the header holds ", what, "; rule: it is one JSON object"); return false;
+      case level::outside:
+        problem = core::message("the header holds ", what, "; rule: it is one JSON object");
+        return false;
       case level::top: return refuse("its entry is ", what, "; rule: an object with dtype, shape and data_offsets");
       case level::metadata:
         problem = core::message("__metadata__ key '", printable(key_), "' holds ", what, "; rule: strings only");
         return false;
       case level::tensor:
-        return refuse(field_names[static_cast<std::size_t>(field_)], " holds ", what, "; rule: dtype is a string, shape and "
+        return refuse(field_names[static_cast<std::size_t>(field_)], " holds ", what,
+                      "; rule: dtype is a string, shape and "
                       "data_offsets are arrays");
-      default: return refuse(level_ == level::shape ? "shape" : "data_offsets", " holds ", what,
-                             "; rule: unsigned integers without fraction or exponent only");
+      default:
+        return refuse(level_ == level::shape ? "shape" : "data_offsets", " holds ", what,
+                      "; rule: unsigned integers without fraction or exponent only");
     }
   }
 
@@ -227,8 +231,11 @@ struct parsed_header {
 };
 
 inline parsed_header parse_header(std::span<const std::byte> bytes, std::string_view place) {
-  const auto refuse = [&](const auto&... pieces) { core::fail(errc::bad_file, "safetensors: ", place, ": ", pieces...); };
-  if (bytes.size() < 8) refuse("the file has ", bytes.size(), " bytes; rule: it begins with the header length, 8 bytes");
+  const auto refuse = [&](const auto&... pieces) {
+    core::fail(errc::bad_file, "safetensors: ", place, ": ", pieces...);
+  };
+  if (bytes.size() < 8)
+    refuse("the file has ", bytes.size(), " bytes; rule: it begins with the header length, 8 bytes");
   std::uint64_t header_bytes;
   std::memcpy(&header_bytes, bytes.data(), 8);
   if (header_bytes > max_header_bytes)
@@ -245,13 +252,15 @@ inline parsed_header parse_header(std::span<const std::byte> bytes, std::string_
   header_handler handler;
   if (!nlohmann::json::sax_parse(text.begin(), text.end(), &handler)) refuse(handler.problem);
 
-  parsed_header out{std::move(handler.tensors), std::move(handler.metadata), static_cast<std::size_t>(header_bytes) + 8};
+  parsed_header out{std::move(handler.tensors), std::move(handler.metadata),
+                    static_cast<std::size_t>(header_bytes) + 8};
   const std::size_t data_bytes = bytes.size() - out.data_begin;
   for (tensor_info& t : out.tensors) {
     const auto offsets = [&] { return core::message("data_offsets [", t.begin, ", ", t.end, "]"); };
     if (t.begin > t.end) refuse("tensor '", printable(t.name), "': ", offsets(), "; rule: begin <= end");
     if (t.end > data_bytes)
-      refuse("tensor '", printable(t.name), "': ", offsets(), "; rule: inside the data section of ", data_bytes, " bytes");
+      refuse("tensor '", printable(t.name), "': ", offsets(), "; rule: inside the data section of ", data_bytes,
+             " bytes");
     // Extents of 0 are left out of the overflow check, so that a hostile [0, 2^63, 2^63] is refused in any order.
     std::size_t product = 1, bits = 0;
     bool fits = true, empty = false;
@@ -266,8 +275,8 @@ inline parsed_header parse_header(std::span<const std::byte> bytes, std::string_
     if (bits % 8 != 0)
       refuse("tensor '", printable(t.name), "': ", bits, " bits of ", name_of(t.type), "; rule: a multiple of 8");
     if (t.end - t.begin != bits / 8)
-      refuse("tensor '", printable(t.name), "': ", offsets(), " hold ", t.end - t.begin, " bytes; rule: ", name_of(t.type),
-             " times its shape needs ", bits / 8);
+      refuse("tensor '", printable(t.name), "': ", offsets(), " hold ", t.end - t.begin,
+             " bytes; rule: ", name_of(t.type), " times its shape needs ", bits / 8);
   }
   std::sort(out.tensors.begin(), out.tensors.end(), [](const tensor_info& a, const tensor_info& b) {
     return std::pair{a.begin, a.end} < std::pair{b.begin, b.end};
@@ -275,8 +284,8 @@ inline parsed_header parse_header(std::span<const std::byte> bytes, std::string_
   std::size_t expected = 0;
   for (const tensor_info& t : out.tensors) {
     if (t.begin != expected)
-      refuse("tensor '", printable(t.name), "' begins at data offset ", t.begin, ", the one before it ends at ", expected,
-             "; rule: tensors tile the data section without hole or overlap");
+      refuse("tensor '", printable(t.name), "' begins at data offset ", t.begin, ", the one before it ends at ",
+             expected, "; rule: tensors tile the data section without hole or overlap");
     expected = t.end;
   }
   if (expected != data_bytes)
@@ -291,7 +300,8 @@ inline parsed_header parse_header(std::span<const std::byte> bytes, std::string_
 class safetensors_reader {
  public:
   /// Maps the file. Throws io_failed when it cannot be read, bad_file when it breaks a rule of the format.
-  explicit safetensors_reader(std::string path) : file_(std::in_place, std::move(path)), place_("'" + file_->path() + "'") {
+  explicit safetensors_reader(std::string path)
+      : file_(std::in_place, std::move(path)), place_("'" + file_->path() + "'") {
     parse(file_->bytes());
   }
   /// Reads from memory that the caller keeps alive; `place` names it in messages.
@@ -310,14 +320,15 @@ class safetensors_reader {
   /// Throws bad_file when the file has no such tensor.
   const tensor_info& at(std::string_view name) const {
     const auto it = by_name_.find(name);
-    if (it == by_name_.end()) core::fail(errc::bad_file, "safetensors: ", place_, " has no tensor '", printable(name), "'");
+    if (it == by_name_.end())
+      core::fail(errc::bad_file, "safetensors: ", place_, " has no tensor '", printable(name), "'");
     return tensors_[it->second];
   }
   /// The bytes of tensor t of this file, row-major; not aligned to the element size.
   std::span<const std::byte> bytes(const tensor_info& t) const {
     if (t.begin > t.end || t.end > data_.size())
-      core::fail(errc::bad_shape, "safetensors: ", place_, ": bytes [", t.begin, ", ", t.end, ") of '", printable(t.name),
-                 "' are outside its data section of ", data_.size());
+      core::fail(errc::bad_shape, "safetensors: ", place_, ": bytes [", t.begin, ", ", t.end, ") of '",
+                 printable(t.name), "' are outside its data section of ", data_.size());
     return data_.subspan(t.begin, t.end - t.begin);
   }
 
@@ -329,8 +340,8 @@ class safetensors_reader {
   /// unsupported_format, with name and dtype, for other types and bad_shape for a range outside the tensor.
   void read_f32(const tensor_info& t, std::size_t first, std::span<float> out) const {
     if (!is_float(t))
-      core::fail(errc::unsupported_format, "safetensors: ", place_, ": tensor '", printable(t.name), "' is ", name_of(t.type),
-                 "; F32, F16 and BF16 can be read as float");
+      core::fail(errc::unsupported_format, "safetensors: ", place_, ": tensor '", printable(t.name), "' is ",
+                 name_of(t.type), "; F32, F16 and BF16 can be read as float");
     const std::size_t element_bytes = bits_of(t.type) / 8;
     const std::span<const std::byte> source = bytes(t);
     const std::size_t elements = source.size() / element_bytes;
@@ -360,8 +371,8 @@ class safetensors_reader {
   std::vector<std::int32_t> read_i32(std::string_view name) const {
     const tensor_info& t = at(name);
     if (t.type != dtype::i32)
-      core::fail(errc::unsupported_format, "safetensors: ", place_, ": tensor '", printable(t.name), "' is ", name_of(t.type),
-                 ", not I32");
+      core::fail(errc::unsupported_format, "safetensors: ", place_, ": tensor '", printable(t.name), "' is ",
+                 name_of(t.type), ", not I32");
     std::vector<std::int32_t> values(t.elements);
     if (t.elements != 0) std::memcpy(values.data(), bytes(t).data(), t.end - t.begin);
     return values;
@@ -411,8 +422,8 @@ class safetensors_writer {
     bool fits = true;
     for (const std::size_t extent : shape) fits = fits && detail::checked_multiply(elements, extent, elements);
     if (!fits || elements != values.size())
-      core::fail(errc::bad_shape, "safetensors_writer: tensor '", printable(name), "' of shape ", shape_text(shape), " with ",
-                 values.size(), " values");
+      core::fail(errc::bad_shape, "safetensors_writer: tensor '", printable(name), "' of shape ", shape_text(shape),
+                 " with ", values.size(), " values");
     entries_.push_back({std::move(name), type, std::move(shape), std::as_bytes(values)});
   }
 
@@ -424,7 +435,8 @@ class safetensors_writer {
     std::vector<const entry*> order;
     for (const entry& e : entries_) order.push_back(&e);
     std::sort(order.begin(), order.end(), [](const entry* a, const entry* b) {
-      return std::pair{bits_of(b->type), std::string_view{a->name}} < std::pair{bits_of(a->type), std::string_view{b->name}};
+      return std::pair{bits_of(b->type), std::string_view{a->name}} <
+             std::pair{bits_of(a->type), std::string_view{b->name}};
     });
     const std::string header = make_header(order);
 
@@ -448,8 +460,8 @@ class safetensors_writer {
     if (!closed || std::rename(temporary.c_str(), path.c_str()) != 0) {
       const int reason = errno;
       std::remove(temporary.c_str());
-      core::fail(errc::io_failed, "safetensors_writer: cannot rename '", temporary, "' to '", path, "': ",
-                 std::strerror(reason));
+      core::fail(errc::io_failed, "safetensors_writer: cannot rename '", temporary, "' to '", path,
+                 "': ", std::strerror(reason));
     }
   }
 
@@ -479,7 +491,8 @@ class safetensors_writer {
     std::size_t offset = 0;
     for (const entry* e : order) {
       if (!names.insert(e->name).second)
-        core::fail(errc::bad_value, "safetensors_writer: tensor name '", printable(e->name), "' occurs twice or is reserved");
+        core::fail(errc::bad_value, "safetensors_writer: tensor name '", printable(e->name),
+                   "' occurs twice or is reserved");
       s += s.size() == 1 ? "" : ",";
       s += quoted(e->name) + ":{\"dtype\":\"" + std::string{name_of(e->type)} + "\",\"shape\":[";
       for (std::size_t i = 0; i < e->shape.size(); ++i) s += (i == 0 ? "" : ",") + std::to_string(e->shape[i]);
@@ -490,7 +503,8 @@ class safetensors_writer {
     if (!utf8) core::fail(errc::bad_value, "safetensors_writer: a tensor name or metadata string is not UTF-8");
     s.resize((s.size() + 7) / 8 * 8, ' ');
     if (s.size() > detail::max_header_bytes)
-      core::fail(errc::bad_value, "safetensors_writer: the header has ", s.size(), " bytes; at most ", detail::max_header_bytes);
+      core::fail(errc::bad_value, "safetensors_writer: the header has ", s.size(), " bytes; at most ",
+                 detail::max_header_bytes);
     return s;
   }
 

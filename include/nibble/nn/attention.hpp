@@ -62,8 +62,8 @@ class attention {
     const std::size_t tiles = ceil_div(together, tile_tokens_);
     core::for_each_item(ctx, tiles * n_kv_heads_, [&](std::size_t item, std::size_t slot) {
       const std::size_t first = item / n_kv_heads_ * tile_tokens_, count = std::min(tile_tokens_, together - first);
-      tile(table, cache, layer, item % n_kv_heads_, seen + first + count, rows_of(q, first, count), rows_of(out, first, count),
-           slot);
+      tile(table, cache, layer, item % n_kv_heads_, seen + first + count, rows_of(q, first, count),
+           rows_of(out, first, count), slot);
     });
     // Then each token first takes the place of the oldest one after the sink, which moves all others.
     for (std::size_t m = together; m < M; ++m) {

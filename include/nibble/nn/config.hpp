@@ -38,20 +38,20 @@ struct model_config {
   std::size_t n_layers = 1;
   std::size_t d_model = 0;
   std::size_t n_heads = 0;
-  std::size_t n_kv_heads = 0;          ///< divides n_heads
-  std::size_t head_dim = 0;            ///< need not be d_model / n_heads
+  std::size_t n_kv_heads = 0;  ///< divides n_heads
+  std::size_t head_dim = 0;    ///< need not be d_model / n_heads
   std::size_t d_ff = 0;
   std::size_t vocab_size = 0;
-  std::size_t max_seq_len = 0;         ///< positions the model was trained for; default capacity of a KV cache
+  std::size_t max_seq_len = 0;  ///< positions the model was trained for; default capacity of a KV cache
   norm_kind norm = norm_kind::rms;
   float norm_eps = 1e-5f;
   double rope_theta = 10000.0;
-  std::size_t rope_dims = 0;           ///< leading dimensions of each head that rotate: even, 0..head_dim
+  std::size_t rope_dims = 0;  ///< leading dimensions of each head that rotate: even, 0..head_dim
   activation_kind activation = activation_kind::silu;
   bool gated = true;
-  bool tied_head = false;              ///< the head is the embedding
+  bool tied_head = false;  ///< the head is the embedding
   bool parallel_residual = false;
-  bool qk_norm = false;                ///< RMSNorm over each head's q and k before RoPE
+  bool qk_norm = false;  ///< RMSNorm over each head's q and k before RoPE
 
   friend bool operator==(const model_config&, const model_config&) = default;
 };
@@ -66,8 +66,8 @@ inline void check(const model_config& c) {
   const struct {
     const char* name;
     std::size_t value;
-  } counts[] = {{"n_layers", c.n_layers},     {"d_model", c.d_model},   {"n_heads", c.n_heads},
-                {"n_kv_heads", c.n_kv_heads}, {"head_dim", c.head_dim}, {"d_ff", c.d_ff},
+  } counts[] = {{"n_layers", c.n_layers},     {"d_model", c.d_model},        {"n_heads", c.n_heads},
+                {"n_kv_heads", c.n_kv_heads}, {"head_dim", c.head_dim},      {"d_ff", c.d_ff},
                 {"vocab_size", c.vocab_size}, {"max_seq_len", c.max_seq_len}};
   // No product of two extents and an element size can overflow below this limit.
   constexpr std::size_t limit = std::size_t{1} << 28;
@@ -75,7 +75,8 @@ inline void check(const model_config& c) {
     if (count.value == 0 || count.value > limit)
       core::fail(errc::bad_value, "model_config: ", count.name, " is ", count.value, "; it must be in 1..", limit);
   if (c.n_heads > limit / c.head_dim)
-    core::fail(errc::bad_value, "model_config: n_heads * head_dim is ", c.n_heads, " * ", c.head_dim, "; at most ", limit);
+    core::fail(errc::bad_value, "model_config: n_heads * head_dim is ", c.n_heads, " * ", c.head_dim, "; at most ",
+               limit);
   if (c.n_heads % c.n_kv_heads != 0)
     core::fail(errc::bad_value, "model_config: n_kv_heads is ", c.n_kv_heads, "; it must divide n_heads, ", c.n_heads);
   if (c.rope_dims > c.head_dim || c.rope_dims % 2 != 0)
@@ -125,8 +126,8 @@ inline model_config from_metadata(const std::map<std::string, std::string>& meta
     return it->second;
   };
   const auto refuse = [&](const char* key, std::string_view wanted) {
-    core::fail(errc::bad_file, place, ": metadata '", key, "' is '", std::string_view{value_of(key)}.substr(0, 80), "', not ",
-               wanted);
+    core::fail(errc::bad_file, place, ": metadata '", key, "' is '", std::string_view{value_of(key)}.substr(0, 80),
+               "', not ", wanted);
   };
   const auto read_number = [&](const char* key, auto& out, std::string_view wanted) {
     const std::string& s = value_of(key);

@@ -39,7 +39,8 @@ struct kv_cache_options {
   std::size_t capacity = 0;  ///< tokens a dense cache can hold; 0: the configuration's max_seq_len
   std::size_t sink = 0;      ///< with a window: the first tokens, kept for ever
   std::size_t window = 0;    ///< 0: dense. Else the newest `window` tokens are kept beside the sink
-  std::vector<kv_static_scales> static_scales = {};  ///< int8_static: one for each layer, see kv_cache::fit_static_scales
+  std::vector<kv_static_scales> static_scales =
+      {};  ///< int8_static: one for each layer, see kv_cache::fit_static_scales
 };
 
 /// The cache of one sequence. Keys are stored before RoPE: a token's position is its place in the cache, 0..size()-1, as
@@ -63,7 +64,8 @@ class kv_cache {
                  "; a cache with a window holds sink + window tokens");
     if (o.window == 0 && o.sink != 0) core::fail(errc::bad_value, "kv_cache: sink ", o.sink, " without a window");
     if (o.capacity > limit || o.sink > limit || o.window > limit)
-      core::fail(errc::bad_value, "kv_cache: capacity ", o.capacity, ", sink ", o.sink, ", window ", o.window, "; at most ", limit);
+      core::fail(errc::bad_value, "kv_cache: capacity ", o.capacity, ", sink ", o.sink, ", window ", o.window,
+                 "; at most ", limit);
     capacity_ = o.window != 0 ? o.sink + o.window : (o.capacity != 0 ? o.capacity : c.max_seq_len);
     if ((kind_ == kv_kind::int8_static) != !o.static_scales.empty())
       core::fail(errc::bad_value, "kv_cache: ", o.static_scales.size(), " static scales with kind ",
@@ -77,7 +79,8 @@ class kv_cache {
     // The factors are at most 2^28, 2^28, 2^33 and 2^30: each product is checked.
     std::size_t vectors = layers_ * heads_;
     if (capacity_ > std::numeric_limits<std::size_t>::max() / vectors / (head_dim_ * 8))
-      core::fail(errc::bad_shape, "kv_cache: ", layers_, " layers, ", heads_, " heads, ", capacity_, " tokens overflow memory");
+      core::fail(errc::bad_shape, "kv_cache: ", layers_, " layers, ", heads_, " heads, ", capacity_,
+                 " tokens overflow memory");
     vectors *= capacity_;
     for (plane& p : planes_) {
       p.codes.resize(vectors * head_dim_ * code_bytes(kind_));
@@ -98,9 +101,12 @@ class kv_cache {
   /// Tokens held.
   std::size_t size() const noexcept { return places(seen_); }
   /// Bytes of codes and scales.
-  std::size_t bytes() const noexcept { return layers_ * capacity_ * bytes_per_token_and_layer(heads_, head_dim_, kind_); }
+  std::size_t bytes() const noexcept {
+    return layers_ * capacity_ * bytes_per_token_and_layer(heads_, head_dim_, kind_);
+  }
   /// Bytes that one token takes in one layer: 2 * n_kv_heads * (head_dim * bytes of a code, and 8 with int8).
-  static constexpr std::size_t bytes_per_token_and_layer(std::size_t n_kv_heads, std::size_t head_dim, kv_kind kind) noexcept {
+  static constexpr std::size_t bytes_per_token_and_layer(std::size_t n_kv_heads, std::size_t head_dim,
+                                                         kv_kind kind) noexcept {
     return 2 * n_kv_heads * (head_dim * code_bytes(kind) + (kind == kv_kind::int8 ? sizeof(kv_online_params) : 0));
   }
 
@@ -151,7 +157,8 @@ class kv_cache {
           for (std::size_t place = 0; place < size(); ++place) {
             load(planes_[p], layer, h, slot_of_place(seen_, place), x.data());
             for (const float v : x) {
-              if (!is_finite(v)) core::fail(errc::bad_value, "kv_cache: fit_static_scales: layer ", layer, " holds ", v);
+              if (!is_finite(v))
+                core::fail(errc::bad_value, "kv_cache: fit_static_scales: layer ", layer, " holds ", v);
               low = std::min(low, v);
               high = std::max(high, v);
             }
@@ -204,8 +211,8 @@ class kv_cache {
       case kv_kind::int8_static:
         for (std::size_t i = 0; i < head_dim_; ++i)
           if (!is_finite(x[i]))
-            core::fail(errc::bad_value, "kv_cache: ", &p == &planes_[0] ? "key" : "value", " of layer ", layer, ", head ", head,
-                       " is ", x[i], "; int8_static stores finite values only");
+            core::fail(errc::bad_value, "kv_cache: ", &p == &planes_[0] ? "key" : "value", " of layer ", layer,
+                       ", head ", head, " is ", x[i], "; int8_static stores finite values only");
         encode_kv_static({x, head_dim_}, static_params(p, layer), reinterpret_cast<std::uint8_t*>(to));
         return;
     }

@@ -58,8 +58,8 @@ class linear {
     }
     const any_qmatrix quantized = format.make ? format.make(W) : quantize(*format.weights, W, format.quantize, ctx);
     if (quantized.N() != N_ || quantized.K() != K_)
-      core::fail(errc::bad_shape, "linear ", name, ": `make` returned ", quantized.N(), " x ", quantized.K(), " for weights ", N_,
-                 " x ", K_);
+      core::fail(errc::bad_shape, "linear ", name, ": `make` returned ", quantized.N(), " x ", quantized.K(),
+                 " for weights ", N_, " x ", K_);
     options_.computation = format.computation;
     packed_ = pack_matrix(quantized.view(), ctx);
     // Flat blocks that cross rows have no panels: there the plain kernels of the scalar backend serve every backend.
@@ -102,7 +102,8 @@ class linear {
       return;
     }
     if (X.cols != K_ || Y.cols != N_ || X.rows != Y.rows)
-      core::fail(errc::bad_shape, "linear: X is ", X.rows, " x ", X.cols, ", Y ", Y.rows, " x ", Y.cols, ", W ", N_, " x ", K_);
+      core::fail(errc::bad_shape, "linear: X is ", X.rows, " x ", X.cols, ", Y ", Y.rows, " x ", Y.cols, ", W ", N_,
+                 " x ", K_);
     if (X.rows > 1 && (X.stride < padded_columns(K_) || Y.stride < N_))
       core::fail(errc::bad_shape, "linear: row strides of X ", X.stride, " and Y ", Y.stride, "; at least ",
                  padded_columns(K_), " and ", N_);

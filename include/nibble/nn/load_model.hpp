@@ -28,7 +28,8 @@ inline model load_model(const io::safetensors_reader& file) {
   const model_config config = from_metadata(file.metadata(), place);
   // Each layer has tensors of its own, so a hostile n_layers cannot make the loop below long.
   if (config.n_layers > file.tensors().size())
-    core::fail(errc::bad_file, place, ": n_layers is ", config.n_layers, ", but there are ", file.tensors().size(), " tensors");
+    core::fail(errc::bad_file, place, ": n_layers is ", config.n_layers, ", but there are ", file.tensors().size(),
+               " tensors");
   model m = model_without_values(config);
   std::size_t used = 0;
   for_each_tensor(std::as_const(m), [&](const tensor_slot& slot, const aligned_vector<float>&) {
@@ -43,7 +44,8 @@ inline model load_model(const io::safetensors_reader& file) {
   });
   if (used != file.tensors().size()) {
     std::map<std::string, bool> known;
-    for_each_tensor(std::as_const(m), [&](const tensor_slot& slot, const aligned_vector<float>&) { known[slot.name] = true; });
+    for_each_tensor(std::as_const(m),
+                    [&](const tensor_slot& slot, const aligned_vector<float>&) { known[slot.name] = true; });
     for (const io::tensor_info& t : file.tensors())
       if (!known.contains(t.name))
         core::fail(errc::bad_file, place, ": tensor '", io::printable(t.name), "' ", io::shape_text(t.shape),

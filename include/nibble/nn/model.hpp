@@ -40,10 +40,10 @@ struct block_weights {
 /// transformer from it.
 struct model {
   model_config config;
-  aligned_vector<float> embed;   ///< [vocab_size, d_model]
+  aligned_vector<float> embed;  ///< [vocab_size, d_model]
   std::vector<block_weights> blocks;
   norm_weights final_norm;
-  linear_weights head;           ///< empty when tied_head
+  linear_weights head;  ///< empty when tied_head
 
   model() = default;
   /// All tensors of the configuration, zero; no linear layer has a bias. Throws bad_value, see check().
@@ -57,9 +57,9 @@ struct model {
 
 /// One tensor of the container.
 struct tensor_slot {
-  std::string name;                ///< canonical, "blocks.0.attn.q.weight"
+  std::string name;  ///< canonical, "blocks.0.attn.q.weight"
   std::vector<std::size_t> shape;
-  bool optional = false;           ///< the bias of a linear layer
+  bool optional = false;  ///< the bias of a linear layer
 };
 
 /// Calls f(name, linear) for each linear layer in order of use; name has no suffix: "blocks.0.attn.q", ..., "head". The

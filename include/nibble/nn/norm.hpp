@@ -34,7 +34,8 @@ inline void layer_norm(const float* x, const float* weight, const float* bias, f
     const auto deviation = static_cast<double>(static_cast<float>(static_cast<double>(x[i]) - mean));
     squares += deviation * deviation;  // exact product
   }
-  const auto inverse = static_cast<float>(1.0 / std::sqrt(squares / static_cast<double>(size) + static_cast<double>(eps)));
+  const auto inverse =
+      static_cast<float>(1.0 / std::sqrt(squares / static_cast<double>(size) + static_cast<double>(eps)));
   for (std::size_t i = 0; i < size; ++i)
     y[i] = multiply_add(static_cast<float>(static_cast<double>(x[i]) - mean) * inverse, weight[i], bias[i]);
 }

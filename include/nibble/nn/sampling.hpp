@@ -35,7 +35,8 @@ inline void log_softmax(std::span<const float> logits, std::span<double> out) {
 
 struct sampler_options {
   double temperature = 0.0;  ///< 0: greedy. Else logits are divided by it.
-  std::size_t top_k = 0;     ///< 0: all. Else only the k largest logits can be drawn; of equal ones the lower index counts.
+  std::size_t top_k =
+      0;  ///< 0: all. Else only the k largest logits can be drawn; of equal ones the lower index counts.
   std::uint64_t seed = 0;
 };
 
@@ -69,7 +70,8 @@ class sampler {
       });
       candidates_.erase(end, candidates_.end());
       // nth_element leaves an order that the library chooses; the draw below walks by index.
-      std::sort(candidates_.begin(), candidates_.end(), [](const candidate& a, const candidate& b) { return a.id < b.id; });
+      std::sort(candidates_.begin(), candidates_.end(),
+                [](const candidate& a, const candidate& b) { return a.id < b.id; });
     }
     const auto largest = static_cast<double>(*best);
     double sum = 0.0;

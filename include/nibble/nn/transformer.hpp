@@ -65,7 +65,10 @@ class transformer {
   /// long; its scratch memory is not used. Throws what check(), quantize and linear throw, and bad_shape when a tensor of
   /// the model does not have the extents of its configuration.
   explicit transformer(const model& m, const linear_options& options = {}, const context& ctx = {})
-      : config_(m.config), max_batch_(options.max_batch), ctx_(ctx), rope_(config_.rope_dims, config_.rope_theta),
+      : config_(m.config),
+        max_batch_(options.max_batch),
+        ctx_(ctx),
+        rope_(config_.rope_dims, config_.rope_theta),
         attention_(checked(m).config) {
     if (max_batch_ == 0 || max_batch_ > (std::size_t{1} << 20))
       core::fail(errc::bad_value, "transformer: max_batch is ", max_batch_, "; it must be in 1..2^20");
@@ -110,9 +113,10 @@ class transformer {
     check_call(tokens, cache);
     const std::size_t n = tokens.size(), vocab = config_.vocab_size;
     const bool last_only = logits.rows == 1;
-    if (logits.cols != vocab || (logits.rows != n && !(last_only && n > 0)) || (logits.rows > 1 && logits.stride < vocab))
-      core::fail(errc::bad_shape, "transformer: logits are ", logits.rows, " x ", logits.cols, ", stride ", logits.stride,
-                 ", for ", n, " tokens and a vocabulary of ", vocab);
+    if (logits.cols != vocab || (logits.rows != n && !(last_only && n > 0)) ||
+        (logits.rows > 1 && logits.stride < vocab))
+      core::fail(errc::bad_shape, "transformer: logits are ", logits.rows, " x ", logits.cols, ", stride ",
+                 logits.stride, ", for ", n, " tokens and a vocabulary of ", vocab);
     rope_.reserve(cache.capacity());
     attention_.reserve(cache.capacity(), slots());
     for (std::size_t first = 0; first < n; first += max_batch_) {
@@ -176,10 +180,12 @@ class transformer {
   static const model& checked(const model& m) {
     check(m.config);
     if (m.blocks.size() != m.config.n_layers)
-      core::fail(errc::bad_shape, "transformer: the model has ", m.blocks.size(), " blocks, its n_layers is ", m.config.n_layers);
+      core::fail(errc::bad_shape, "transformer: the model has ", m.blocks.size(), " blocks, its n_layers is ",
+                 m.config.n_layers);
     const model expected = model_without_values(m.config);
     std::vector<std::pair<std::size_t, std::size_t>> extents;
-    nn::for_each_linear(expected, [&](const std::string&, const linear_weights& w) { extents.emplace_back(w.out, w.in); });
+    nn::for_each_linear(expected,
+                        [&](const std::string&, const linear_weights& w) { extents.emplace_back(w.out, w.in); });
     std::size_t i = 0;
     nn::for_each_linear(m, [&](const std::string& name, const linear_weights& w) {
       if (std::pair{w.out, w.in} != extents[i++])
@@ -217,7 +223,9 @@ class transformer {
     attention_.reserve(c.max_seq_len, slots());
   }
 
-  std::size_t slots() const noexcept { return ctx_.parallel_for == nullptr ? 1 : std::max<std::size_t>(1, ctx_.concurrency); }
+  std::size_t slots() const noexcept {
+    return ctx_.parallel_for == nullptr ? 1 : std::max<std::size_t>(1, ctx_.concurrency);
+  }
   context call_context() noexcept {
     context c = ctx_;
     c.scratch = scratch_.data();
@@ -228,11 +236,12 @@ class transformer {
   void check_call(std::span<const token> tokens, const kv_cache& cache) const {
     const model_config& c = config_;
     if (cache.n_layers() != c.n_layers || cache.n_kv_heads() != c.n_kv_heads || cache.head_dim() != c.head_dim)
-      core::fail(errc::bad_shape, "transformer: a cache of ", cache.n_layers(), " layers, ", cache.n_kv_heads(), " heads of ",
-                 cache.head_dim(), " for a model of ", c.n_layers, ", ", c.n_kv_heads, ", ", c.head_dim);
+      core::fail(errc::bad_shape, "transformer: a cache of ", cache.n_layers(), " layers, ", cache.n_kv_heads(),
+                 " heads of ", cache.head_dim(), " for a model of ", c.n_layers, ", ", c.n_kv_heads, ", ", c.head_dim);
     for (std::size_t i = 0; i < tokens.size(); ++i)
       if (tokens[i] < 0 || static_cast<std::size_t>(tokens[i]) >= c.vocab_size)
-        core::fail(errc::bad_value, "transformer: token ", i, " is ", tokens[i], ", outside the vocabulary of ", c.vocab_size);
+        core::fail(errc::bad_value, "transformer: token ", i, " is ", tokens[i], ", outside the vocabulary of ",
+                   c.vocab_size);
     cache.check_room(tokens.size());
   }
 
@@ -248,8 +257,7 @@ class transformer {
     for_each_row(from.rows, [&](std::size_t m) {
       if (config_.norm == norm_kind::rms)
         rms_norm(row(from, m), w.weight.data(), config_.norm_eps, from.cols, row(to, m));
-      else
-        layer_norm(row(from, m), w.weight.data(), w.bias.data(), config_.norm_eps, from.cols, row(to, m));
+      else layer_norm(row(from, m), w.weight.data(), w.bias.data(), config_.norm_eps, from.cols, row(to, m));
     });
   }
   /// RMSNorm of each head of each row, in place.
