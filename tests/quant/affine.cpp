@@ -222,6 +222,8 @@ TEST_CASE("affine: the greatest floats neither overflow a scale nor decode to in
         }
       }
     CHECK(is_finite(fit(code_rule::symmetric, bits, scale_storage::f32, {greatest, -greatest}).scale));
+    const group_params upper = fit(code_rule::asymmetric_offset, bits, scale_storage::f32, {0.0f, greatest});
+    CHECK(is_finite(decode(code_rule::asymmetric_offset, (1 << bits) - 1, bits, upper)));
     // The range itself exceeds the greatest float: reported, not hidden.
     CHECK_FALSE(is_finite(fit(code_rule::asymmetric_offset, bits, scale_storage::f32, x).scale));
   }

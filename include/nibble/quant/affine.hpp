@@ -89,14 +89,14 @@ constexpr float affine_value(int u, int bits, group_params p) noexcept {
 
 namespace detail {
 
-/// `scale` as stored: the nearest stored value, moved up by one unit where it is below `least` (half and bfloat16 round by
-/// up to 2^-9, subnormals by more), so that the range is never clipped by more than half a step; then moved down while
-/// `steps * scale`, the greatest magnitude, overflows. A scale that rounds to 0 stays 0; one that overflows its storage
-/// becomes infinite.
-constexpr float store_scale(scale_storage storage, float scale, double least, float steps) noexcept {
+/// `scale` as stored: the nearest stored value, moved up by one unit where `reach` steps, half a step beyond the grid, do
+/// not cover `range` (half and bfloat16 round by up to 2^-9, subnormals by more): no value is clipped by more than half a
+/// step. Then moved down while `steps * scale`, the greatest magnitude, overflows. A scale that rounds to 0 stays 0; one
+/// that overflows its storage becomes infinite.
+constexpr float store_scale(scale_storage storage, float scale, float range, float reach, float steps) noexcept {
   float s = as_stored(storage, scale);
   if (s == 0.0f || !is_finite(s)) return s;
-  if (static_cast<double>(s) < least) s = stored_neighbour(storage, s, true);
+  if (static_cast<double>(s) * static_cast<double>(reach) < static_cast<double>(range)) s = stored_neighbour(storage, s, true);
   while (is_finite(s) && !is_finite(s * steps)) s = stored_neighbour(storage, s, false);
   return s;
 }
@@ -114,7 +114,7 @@ constexpr group_params affine_params(code_rule rule, int bits, scale_storage sto
       const float lo = range.lo < 0.0f ? range.lo : 0.0f, hi = range.hi > 0.0f ? range.hi : 0.0f;
       // In double: hi - lo may exceed the greatest float, hi - lo over 3 or more steps cannot.
       const double width = static_cast<double>(hi) - static_cast<double>(lo);
-      float s = detail::store_scale(storage, static_cast<float>(width / levels), 0.0, 0.0f);
+      float s = detail::store_scale(storage, static_cast<float>(width / levels), 0.0f, 0.0f, 0.0f);
       if (s == 0.0f || !is_finite(s)) return {s, 0.0f};
       const auto zero_point = [&] {
         const float z = -lo / s;
@@ -133,17 +133,21 @@ constexpr group_params affine_params(code_rule rule, int bits, scale_storage sto
     case code_rule::asymmetric_offset: {
       const float z = stored_at_most(storage, range.lo);
       const float width = range.hi - z;  // infinite when the range exceeds the greatest float: reported as overflow
-      const float s = detail::store_scale(storage, width / static_cast<float>(top), static_cast<double>(width) / (levels + 0.5),
-                                          0.0f);
+      const float steps = static_cast<float>(top);
+      float s = detail::store_scale(storage, width / steps, width, steps + 0.5f, 0.0f);
+      constexpr double overflow = 0x1.ffffffp127;  // what rounds to infinity
+      while (is_finite(s) && static_cast<double>(s) * levels + static_cast<double>(z) >= overflow)
+        s = stored_neighbour(storage, s, false);
       return {s, z};
     }
     default: break;
   }
   const float a = greatest_magnitude(range);
+  const float half_levels = static_cast<float>(h);
   if (rule == code_rule::mid_rise)
-    return {detail::store_scale(storage, a / static_cast<float>(h), static_cast<double>(a) / h, static_cast<float>(h) - 0.5f), 0.0f};
-  const float qmax = static_cast<float>(h - 1);
-  return {detail::store_scale(storage, a / qmax, static_cast<double>(a) / (static_cast<double>(h) - 0.5), qmax), 0.0f};
+    return {detail::store_scale(storage, a / half_levels, a, half_levels, half_levels - 0.5f), 0.0f};
+  const float qmax = half_levels - 1.0f;
+  return {detail::store_scale(storage, a / qmax, a, qmax + 0.5f, qmax), 0.0f};
 }
 
 /// Affine codes of 2..8 bits as a policy.

@@ -124,17 +124,26 @@ inline void encode_codebook(const float* x, std::size_t n, const codebook_desc& 
   });
 }
 
-/// Writes level(u) for each code, the number that the scale multiplies.
+/// What is added to a code to get its level, the number that the scale multiplies: all sums are exact.
+inline float level_shift(const format_desc& f, group_params p) noexcept {
+  switch (f.rule) {
+    case code_rule::symmetric:
+    case code_rule::symmetric_full: return -static_cast<float>(code_bias(f.bits));
+    case code_rule::mid_rise: return 0.5f - static_cast<float>(code_bias(f.bits));
+    case code_rule::asymmetric: return -p.zero;
+    case code_rule::asymmetric_offset:
+    case code_rule::codebook: break;
+  }
+  return 0.0f;
+}
+
+/// The level of each code.
 inline void levels_of(const group_codec& c, group_params p, const std::uint8_t* codes, std::size_t n, float* level) noexcept {
   if (c.format.rule == code_rule::codebook) {
     for (std::size_t i = 0; i < n; ++i) level[i] = c.book.values[codes[i]];
     return;
   }
-  // u - h, u - h + 0.5, u - z, u: all exact.
-  float shift = -static_cast<float>(code_bias(c.format.bits));
-  if (c.format.rule == code_rule::mid_rise) shift += 0.5f;
-  if (c.format.rule == code_rule::asymmetric) shift = -p.zero;
-  if (c.format.rule == code_rule::asymmetric_offset) shift = 0.0f;
+  const float shift = level_shift(c.format, p);
   for_each_lane(n, [=](std::size_t i) { level[i] = static_cast<float>(codes[i]) + shift; });
 }
 
@@ -155,11 +164,18 @@ inline void encode_group(const group_codec& c, group_params p, const float* x, s
 
 /// Values of n codes.
 inline void decode_group(const group_codec& c, group_params p, const std::uint8_t* codes, std::size_t n, float* y) noexcept {
-  detail::levels_of(c, p, codes, n, y);
-  if (c.format.rule == code_rule::asymmetric_offset)
-    detail::for_each_lane(n, [=](std::size_t i) { y[i] = fused_multiply_add(p.scale, y[i], p.zero); });
-  else
-    detail::for_each_lane(n, [=](std::size_t i) { y[i] = p.scale * y[i]; });
+  switch (c.format.rule) {
+    case code_rule::codebook:
+      for (std::size_t i = 0; i < n; ++i) y[i] = p.scale * c.book.values[codes[i]];
+      return;
+    case code_rule::asymmetric_offset:
+      return detail::for_each_lane(n, [=](std::size_t i) {
+        y[i] = fused_multiply_add(p.scale, static_cast<float>(codes[i]), p.zero);
+      });
+    default: break;
+  }
+  const float shift = detail::level_shift(c.format, p);
+  detail::for_each_lane(n, [=](std::size_t i) { y[i] = p.scale * (static_cast<float>(codes[i]) + shift); });
 }
 
 /// Adds the squared errors of coding x[0..n) with parameters p. The error of one element is the exact difference to

@@ -198,7 +198,7 @@ class quantize_job {
  private:
   /// The unit of parallel work: whole rows, or for flat formats a run of blocks.
   struct chunk {
-    std::size_t first_group, end_group;  // fitted by this chunk (none of its own for per_tensor)
+    std::size_t first_group, end_group;  // its groups: none of its own for per_tensor, which is fitted apart
     std::size_t row;                     // not flat
   };
 
@@ -296,25 +296,29 @@ class quantize_job {
     const std::size_t K = W_.cols;
     const std::size_t size = f.granularity == granularity_kind::grouped ? f.group_size : K;
     std::byte* packed = out_.codes().data() + c.row * out_.row_stride_bytes();
+    std::size_t g = c.first_group, group_end = size < K ? size : K;
+    quant::group_params p = params_of(g);
     for (std::size_t first = 0; first < K; first += tile) {
       const std::size_t end = K - first < tile ? K : first + tile;
       for (std::size_t k = first; k < end;) {
-        const std::size_t group_end = size - k % size < end - k ? k + (size - k % size) : end;
-        const std::size_t g = quant::group_of(f, K, c.row, k);
-        const quant::group_params p = params_of(g);
+        if (k == group_end) {
+          p = params_of(++g);
+          group_end = K - k < size ? K : k + size;
+        }
+        const std::size_t stop = group_end < end ? group_end : end;
         if (options_.non_finite == non_finite::error) {
-          quant::encode_group(codec_, p, row(W_, c.row) + k, group_end - k, codes + (k - first));
+          quant::encode_group(codec_, p, row(W_, c.row) + k, stop - k, codes + (k - first));
         } else {
           matrix_source source = source_of(extent_of(g));
           source.look_for_limits();
-          source.extent = {c.row, k, group_end - k};
+          source.extent = {c.row, k, stop - k};
           std::uint8_t* at = codes + (k - first);
           source.for_each_run([&](const float* x, std::size_t n) {
             quant::encode_group(codec_, p, x, n, at);
             at += n;
           });
         }
-        k = group_end;
+        k = stop;
       }
       pack::pack_row(codes, end - first, f.bits, packed + first / 8 * bits);
     }
@@ -419,25 +423,30 @@ inline float decode_at(const quantized_view& v, std::size_t n, std::size_t k) no
   return value;
 }
 
-/// Writes the values of rows [first, first + out.rows) of a quantized matrix, in order, on the calling thread.
+/// Writes the values of rows [first, first + out.rows) of a quantized matrix, in order, on the calling thread. out.cols
+/// must be K.
 inline void dequantize_rows(const quantized_view& v, std::size_t first, span2d<float> out) noexcept {
   constexpr std::size_t tile = 1024;
   std::uint8_t codes[tile];
   const quant::group_codec codec{v.format, {.bits = v.format.bits, .values = v.table}};
   const bool flat = v.format.granularity == granularity_kind::flat;
-  const bool groups = flat || v.format.granularity == granularity_kind::grouped;
+  const std::size_t size = flat || v.format.granularity == granularity_kind::grouped ? v.format.group_size : v.K;
   for (std::size_t i = 0; i < out.rows; ++i) {
     const std::size_t n = first + i, base = flat ? n * v.K : 0;
     const std::byte* packed = v.codes + n * v.row_stride_bytes;
+    std::size_t g = quant::group_of(v.format, v.K, n, 0), group_end = size - base % size;
+    quant::group_params p = quant::params_at(v, g);
     for (std::size_t t = 0; t < v.K; t += tile) {
       const std::size_t end = v.K - t < tile ? v.K : t + tile;
       pack::unpack_range(packed, base + t, end - t, v.format.bits, codes);
       for (std::size_t k = t; k < end;) {
-        const std::size_t in_group = groups ? v.format.group_size - (base + k) % v.format.group_size : v.K;
-        const std::size_t count = in_group < end - k ? in_group : end - k;
-        quant::decode_group(codec, quant::params_at(v, quant::group_of(v.format, v.K, n, k)), codes + (k - t), count,
-                            row(out, i) + k);
-        k += count;
+        if (k == group_end) {
+          p = quant::params_at(v, ++g);
+          group_end += size;
+        }
+        const std::size_t stop = group_end < end ? group_end : end;
+        quant::decode_group(codec, p, codes + (k - t), stop - k, row(out, i) + k);
+        k = stop;
       }
     }
   }
