@@ -7,6 +7,7 @@
 #include <nibble/core/span2d.hpp>
 
 static_assert(std::is_trivially_copyable_v<nibble::span2d<float>> && std::is_aggregate_v<nibble::span2d<float>>);
+static_assert(!std::is_convertible_v<nibble::span2d<const float>, nibble::span2d<float>>);
 
 TEST_CASE("span2d: rows lie a stride apart, whatever the number of columns") {
   std::array<int, 20> memory{};
@@ -21,12 +22,12 @@ TEST_CASE("span2d: rows lie a stride apart, whatever the number of columns") {
   CHECK(nibble::row(part, 1)[2] == 12);
 }
 
-TEST_CASE("span2d: the dense form has stride = cols, and a view of const elements sees the same memory") {
+TEST_CASE("span2d: the dense form has stride = cols, and a view for writing is a view for reading") {
   std::array<float, 6> memory{};
   const auto s = nibble::make_span2d(memory.data(), 2, 3);
   CHECK(s.stride == 3);
   nibble::row(s, 1)[0] = 7.0f;
-  const nibble::span2d<const float> c = nibble::as_const(s);
+  const nibble::span2d<const float> c = s;
   CHECK(c.data == memory.data());
   CHECK(nibble::row(c, 1)[0] == 7.0f);
   CHECK(c.rows == 2);
