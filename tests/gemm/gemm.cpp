@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
 #include <doctest/doctest.h>
 
+#include <atomic>
 #include <cmath>
 #include <limits>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <nibble/gemm/gemm.hpp>
@@ -41,8 +43,10 @@ std::vector<double> magnitudes(span2d<const float> x, const packed_view& w) {
     for (std::size_t n = 0; n < w.matrix.N; ++n) {
       double sum = 0.0;
       for (std::size_t k = 0; k < x.cols; ++k) {
-        const double scale = std::abs(quant::scale_at(plain.matrix, quant::group_of(plain.matrix.format, plain.matrix.K, n, k)));
-        const double zero = std::abs(quant::zero_at(plain.matrix, quant::group_of(plain.matrix.format, plain.matrix.K, n, k)));
+        const double scale =
+            std::abs(quant::scale_at(plain.matrix, quant::group_of(plain.matrix.format, plain.matrix.K, n, k)));
+        const double zero =
+            std::abs(quant::zero_at(plain.matrix, quant::group_of(plain.matrix.format, plain.matrix.K, n, k)));
         const double range = plain.matrix.format.rule == code_rule::codebook ? 1.0 : (1 << plain.matrix.format.bits);
         const double offset = plain.matrix.format.rule == code_rule::asymmetric_offset ? zero : 0.0;
         sum += std::abs(x.data[m * x.stride + k]) * (scale * range + offset);
@@ -58,7 +62,7 @@ struct shape {
   std::size_t M, N, K;
 };
 constexpr shape shapes[] = {{1, 1, 1},   {1, 17, 32},  {2, 16, 33},  {3, 15, 31}, {5, 33, 100},
-                                     {7, 40, 64}, {13, 16, 96}, {1, 48, 257}, {4, 5, 200}};
+                            {7, 40, 64}, {13, 16, 96}, {1, 48, 257}, {4, 5, 200}};
 
 }  // namespace
 
@@ -169,7 +173,8 @@ TEST_CASE("gemm: integer sums longer than the exact block are combined in 64 bit
 
 TEST_CASE("gemm: saturating pairs and alternating signs stay exact") {
   for (int bits = 2; bits <= 8; ++bits) {
-    const format_desc f{code_rule::asymmetric, static_cast<std::uint8_t>(bits), granularity_kind::grouped, scale_storage::f32, 32};
+    const format_desc f{code_rule::asymmetric, static_cast<std::uint8_t>(bits), granularity_kind::grouped,
+                        scale_storage::f32, 32};
     const any_qmatrix w = test::full_qmatrix(f, 16, 96, 1.0f);
     std::vector<float> same(96, -127.0f), alternating(96);
     for (std::size_t k = 0; k < 96; ++k) alternating[k] = k % 2 == 0 ? 127.0f : -127.0f;
@@ -177,16 +182,18 @@ TEST_CASE("gemm: saturating pairs and alternating signs stay exact") {
     const gemm_options o{.computation = computation::integer};
     const float code = static_cast<float>((1 << bits) - 1);
     CAPTURE(bits);
-    for (const float y : run<gemm::simd>(make_span2d(same.data(), 1, 96), p.view(), o)) CHECK(y == -127.0f * 96.0f * code);
+    for (const float y : run<gemm::simd>(make_span2d(same.data(), 1, 96), p.view(), o))
+      CHECK(y == -127.0f * 96.0f * code);
     for (const float y : run<gemm::simd>(make_span2d(alternating.data(), 1, 96), p.view(), o)) CHECK(y == 0.0f);
   }
 }
 
 TEST_CASE("gemm: bits depend neither on the number of threads nor on the split of M") {
   thread_pool pool(3);
-  for (const format_desc& f : {format_desc{code_rule::symmetric, 4, granularity_kind::grouped, scale_storage::f16, 32},
-                               format_desc{code_rule::asymmetric_offset, 3, granularity_kind::per_channel, scale_storage::f32, 0},
-                               format_desc{code_rule::codebook, 4, granularity_kind::grouped, scale_storage::double_quant, 64}}) {
+  for (const format_desc& f :
+       {format_desc{code_rule::symmetric, 4, granularity_kind::grouped, scale_storage::f16, 32},
+        format_desc{code_rule::asymmetric_offset, 3, granularity_kind::per_channel, scale_storage::f32, 0},
+        format_desc{code_rule::codebook, 4, granularity_kind::grouped, scale_storage::double_quant, 64}}) {
     const std::size_t M = gemm::mc + 13, N = 83, K = 700;
     const packed_matrix p = pack_matrix(test::random_qmatrix(f, N, K, 2).view());
     const auto x = test::normal_values(M * K, 3);
@@ -300,20 +307,101 @@ TEST_CASE("gemm: broken arguments are named") {
     }
     return false;
   };
-  CHECK(raises(errc::bad_shape, [&] { multiply(make_span2d<const float>(x.data(), 1, 31), p, make_span2d(y.data(), 1, 5)); }));
-  CHECK(raises(errc::bad_shape, [&] { multiply(make_span2d<const float>(x.data(), 1, 32), p, make_span2d(y.data(), 1, 6)); }));
-  CHECK(raises(errc::bad_shape, [&] { multiply(make_span2d<const float>(x.data(), 2, 32), p, make_span2d(y.data(), 1, 5)); }));
-  CHECK(raises(errc::bad_shape, [&] { multiply(make_span2d<const float>(x.data(), 2, 32, 16), p, make_span2d(y.data(), 2, 5)); }));
-  CHECK(raises(errc::aliasing, [&] { multiply(make_span2d<const float>(x.data(), 1, 32), p, make_span2d(x.data() + 31, 1, 5)); }));
+  CHECK(raises(errc::bad_shape,
+               [&] { multiply(make_span2d<const float>(x.data(), 1, 31), p, make_span2d(y.data(), 1, 5)); }));
+  CHECK(raises(errc::bad_shape,
+               [&] { multiply(make_span2d<const float>(x.data(), 1, 32), p, make_span2d(y.data(), 1, 6)); }));
+  CHECK(raises(errc::bad_shape,
+               [&] { multiply(make_span2d<const float>(x.data(), 2, 32), p, make_span2d(y.data(), 1, 5)); }));
+  CHECK(raises(errc::bad_shape,
+               [&] { multiply(make_span2d<const float>(x.data(), 2, 32, 16), p, make_span2d(y.data(), 2, 5)); }));
+  CHECK(raises(errc::aliasing,
+               [&] { multiply(make_span2d<const float>(x.data(), 1, 32), p, make_span2d(x.data() + 31, 1, 5)); }));
   CHECK(raises(errc::scratch_too_small, [&] {
     multiply(make_span2d<const float>(x.data(), 1, 32), p.view(), make_span2d(y.data(), 1, 5), {}, context{});
   }));
-  const packed_matrix codebook =
-      pack_matrix(test::random_qmatrix({code_rule::codebook, 4, granularity_kind::per_channel, scale_storage::f32, 0}, 5, 32, 2).view());
+  const packed_matrix codebook = pack_matrix(
+      test::random_qmatrix({code_rule::codebook, 4, granularity_kind::per_channel, scale_storage::f32, 0}, 5, 32, 2)
+          .view());
   CHECK(raises(errc::unsupported_format, [&] {
     multiply(make_span2d<const float>(x.data(), 1, 32), codebook, make_span2d(y.data(), 1, 5),
              {.computation = computation::integer});
   }));
+}
+
+TEST_CASE("gemm: damaged views are refused before anything is read") {
+  const any_qmatrix w =
+      test::random_qmatrix({code_rule::asymmetric, 4, granularity_kind::grouped, scale_storage::f16, 32}, 5, 64, 2);
+  std::vector<float> x(64), y(5);
+  const auto code_of = [&](const packed_view& v) {
+    try {
+      multiply(make_span2d(x.data(), 1, v.matrix.K), v, make_span2d(y.data(), 1, 5));
+    } catch (const error& e) {
+      return e.code();
+    }
+    return errc::ok;
+  };
+  const auto with = [&](layout_id layout, auto&& damage) {
+    packed_view v{layout, w.view()};
+    damage(v.matrix);
+    return v;
+  };
+  using view = quantized_view;
+  CHECK(code_of(with(layout_id::row_major, [](view&) {})) == errc::ok);
+  CHECK(code_of(with(layout_id::row_major, [](view& v) { v.K = 0; })) == errc::bad_shape);
+  CHECK(code_of(with(layout_id::panel16, [](view& v) { v.K = 0; })) == errc::bad_shape);
+  CHECK(code_of(with(layout_id::row_major, [](view& v) { v.row_stride_bytes = 31; })) == errc::bad_shape);
+  CHECK(code_of(with(layout_id::row_major, [](view& v) { v.codes = nullptr; })) == errc::bad_value);
+  CHECK(code_of(with(layout_id::row_major, [](view& v) { v.scales = nullptr; })) == errc::bad_value);
+  CHECK(code_of(with(layout_id::row_major, [](view& v) { v.zeros = nullptr; })) == errc::bad_value);
+  CHECK(code_of(with(layout_id::panel16, [](view& v) { v.format.bits = 77; })) == errc::unsupported_format);
+  CHECK(code_of(with(layout_id::panel16, [](view& v) { v.format.group_size = 6; })) == errc::unsupported_format);
+  CHECK(code_of(with(layout_id::panel16, [](view& v) { v.format.group_size = 1u << 20; })) == errc::unsupported_layout);
+  CHECK(code_of(with(layout_id::panel16, [](view& v) {
+          v.format.granularity = granularity_kind::flat, v.format.group_size = 40;
+        })) == errc::unsupported_layout);
+}
+
+TEST_CASE("gemm: an unlimited concurrency asks for memory that suffices") {
+  const format_desc f{code_rule::symmetric, 4, granularity_kind::per_channel, scale_storage::f32, 0};
+  const packed_matrix p = pack_matrix(test::random_qmatrix(f, 64, 64, 2).view());
+  const std::size_t all = gemm_scratch_bytes(p.view(), 2000, {.computation = computation::integer}, ~std::size_t{0});
+  CHECK(all >= gemm_scratch_bytes(p.view(), 2000, {.computation = computation::integer}, 4 * 8));
+  CHECK(all == gemm_scratch_bytes(p.view(), 2000, {.computation = computation::integer}, 1000));
+  CHECK(gemm_scratch_bytes(p.view(), ~std::size_t{0} / 2, {}, 1) == ~std::size_t{0});
+}
+
+TEST_CASE("gemm: X and Y may lie side by side in the rows of one buffer") {
+  const format_desc f{code_rule::symmetric, 4, granularity_kind::per_channel, scale_storage::f32, 0};
+  const packed_matrix p = pack_matrix(test::random_qmatrix(f, 20, 32, 2).view());
+  auto buffer = test::normal_values(3 * 64, 4);
+  CHECK_NOTHROW(multiply(make_span2d(buffer.data(), 3, 32, 64), p, make_span2d(buffer.data() + 32, 3, 20, 64)));
+  CHECK_NOTHROW(multiply(make_span2d(buffer.data() + 20, 3, 32, 64), p, make_span2d(buffer.data(), 3, 20, 64)));
+  CHECK_THROWS_AS(multiply(make_span2d(buffer.data(), 3, 32, 64), p, make_span2d(buffer.data() + 31, 3, 20, 64)),
+                  error);
+  CHECK_THROWS_AS(multiply(make_span2d(buffer.data() + 50, 2, 32, 64), p, make_span2d(buffer.data() + 64, 2, 20, 64)),
+                  error);
+}
+
+TEST_CASE("gemm: two threads on one pool get the results of one") {
+  thread_pool pool(2);
+  const format_desc f{code_rule::symmetric, 4, granularity_kind::grouped, scale_storage::f16, 32};
+  const packed_matrix p = pack_matrix(test::random_qmatrix(f, 256, 512, 2).view());
+  const auto x = test::normal_values(8 * 512, 3);
+  std::vector<float> want(8 * 256);
+  multiply(make_span2d(x.data(), 8, 512), p, make_span2d(want.data(), 8, 256), pool);
+  std::atomic<int> wrong{0};
+  const auto caller = [&] {
+    std::vector<float> y(8 * 256);
+    for (int i = 0; i < 100; ++i) {
+      multiply(make_span2d(x.data(), 8, 512), p, make_span2d(y.data(), 8, 256), pool);
+      if (!test::same_bits(y, want)) ++wrong;
+    }
+  };
+  std::thread other(caller);
+  caller();
+  other.join();
+  CHECK(wrong == 0);
 }
 
 TEST_CASE("gemm: simd refuses canonical rows instead of guessing") {

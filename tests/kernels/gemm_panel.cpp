@@ -21,9 +21,8 @@ using scalar = kernels::gemm_panel<isa::scalar>;
 
 template <class F>
 void for_each_width(F&& f) {
-  [&]<int... Minus2>(std::integer_sequence<int, Minus2...>) {
-    (f.template operator()<Minus2 + 2>(), ...);
-  }(std::make_integer_sequence<int, 7>{});
+  [&]<int... Minus2>(std::integer_sequence<int, Minus2...>) { (f.template operator()<Minus2 + 2>(), ...); }
+  (std::make_integer_sequence<int, 7>{});
 }
 
 /// `count` blocks of random codes, and the same codes in unit order.
@@ -33,7 +32,8 @@ struct random_blocks {
 };
 template <int Bits>
 random_blocks make_blocks(std::size_t count, std::uint64_t seed) {
-  random_blocks b{std::vector<std::byte>(count * pack::panel16::block_bytes(Bits)), test::codes(count * 512, seed, Bits)};
+  random_blocks b{std::vector<std::byte>(count * pack::panel16::block_bytes(Bits)),
+                  test::codes(count * 512, seed, Bits)};
   for (std::size_t k = 0; k < count * 32; ++k)
     for (std::size_t n = 0; n < 16; ++n)
       pack::put_panel16(b.packed.data(), Bits, n, k, b.units[k / 4 * 64 + 4 * n + k % 4]);
@@ -91,7 +91,8 @@ bool same(const std::vector<float>& a, const std::vector<float>& b) {
 struct shape {
   std::size_t M, K, group;
 };
-constexpr shape shapes[] = {{1, 32, 32}, {1, 77, 80}, {2, 64, 8}, {3, 100, 12}, {5, 33, 36}, {13, 96, 32}, {25, 130, 64}};
+constexpr shape shapes[] = {{1, 32, 32}, {1, 77, 80},  {2, 64, 8},   {3, 100, 12},
+                            {5, 33, 36}, {13, 96, 32}, {25, 130, 64}};
 
 }  // namespace
 

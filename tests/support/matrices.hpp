@@ -48,13 +48,14 @@ inline std::string describe(const format_desc& f) {
 }
 
 /// Random codes; scales about `scale`, of both signs; random zero points and offsets.
-inline any_qmatrix random_qmatrix(const format_desc& f, std::size_t N, std::size_t K, unsigned seed, float scale = 0.02f) {
+inline any_qmatrix random_qmatrix(const format_desc& f, std::size_t N, std::size_t K, unsigned seed,
+                                  float scale = 0.02f) {
   std::mt19937 rng(seed);
   std::uniform_real_distribution<float> unit(0.25f, 1.0f), both(-1.0f, 1.0f);
   std::vector<float> table(std::size_t{1} << f.bits);
   for (float& t : table) t = both(rng);
-  any_qmatrix m = f.rule == code_rule::codebook ? any_qmatrix(f, N, K, std::span<const float>(table))
-                                                : any_qmatrix(f, N, K);
+  any_qmatrix m =
+      f.rule == code_rule::codebook ? any_qmatrix(f, N, K, std::span<const float>(table)) : any_qmatrix(f, N, K);
   for (std::byte& b : m.codes()) b = static_cast<std::byte>(rng());
   const auto fill = [&](std::span<std::byte> plane, scale_storage storage, float size) {
     for (std::size_t at = 0; at < plane.size(); at += quant::scale_bytes(storage)) {
@@ -101,7 +102,8 @@ inline bool same_bytes(std::span<const std::byte> a, std::span<const std::byte> 
 inline any_qmatrix full_qmatrix(const format_desc& f, std::size_t N, std::size_t K, float scale) {
   any_qmatrix m(f, N, K);
   std::fill(m.codes().begin(), m.codes().end(), std::byte{255});
-  for (std::size_t i = 0; i < m.scale_count(); ++i) std::memcpy(&m.scale_plane()[i * sizeof scale], &scale, sizeof scale);
+  for (std::size_t i = 0; i < m.scale_count(); ++i)
+    std::memcpy(&m.scale_plane()[i * sizeof scale], &scale, sizeof scale);
   return m;
 }
 

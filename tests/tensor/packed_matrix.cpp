@@ -58,13 +58,16 @@ TEST_CASE("packed_matrix: every format in every layout gives the canonical form 
 
 TEST_CASE("packed_matrix: bits do not depend on the number of threads") {
   thread_pool pool(3);
-  const any_qmatrix w = test::random_qmatrix({code_rule::asymmetric, 3, granularity_kind::grouped, scale_storage::f16, 8}, 100, 77, 1);
+  const any_qmatrix w =
+      test::random_qmatrix({code_rule::asymmetric, 3, granularity_kind::grouped, scale_storage::f16, 8}, 100, 77, 1);
   const packed_matrix a = pack_matrix(w.view()), b = pack_matrix(w.view(), pool.context());
-  CHECK(std::memcmp(a.view().matrix.codes, b.view().matrix.codes, pack::panel16::panels(100) * pack::panel16::panel_bytes(77, 3)) == 0);
+  CHECK(std::memcmp(a.view().matrix.codes, b.view().matrix.codes,
+                    pack::panel16::panels(100) * pack::panel16::panel_bytes(77, 3)) == 0);
 }
 
 TEST_CASE("packed_matrix: planes are aligned to 64 bytes") {
-  const any_qmatrix w = test::random_qmatrix({code_rule::asymmetric, 4, granularity_kind::grouped, scale_storage::f16, 8}, 5, 40, 1);
+  const any_qmatrix w =
+      test::random_qmatrix({code_rule::asymmetric, 4, granularity_kind::grouped, scale_storage::f16, 8}, 5, 40, 1);
   const packed_view v = pack_matrix(w.view()).view();
   for (const void* p : {static_cast<const void*>(v.matrix.codes), v.matrix.scales, v.matrix.zeros})
     CHECK(reinterpret_cast<std::uintptr_t>(p) % 64 == 0);

@@ -27,9 +27,9 @@ struct aligned_allocator {
   T* allocate(std::size_t n) {
     if (n > std::numeric_limits<std::size_t>::max() / sizeof(T))
       core::fail(errc::out_of_memory, "aligned_vector: ", n, " elements of ", sizeof(T), " bytes overflow size_t");
-    return static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t{plane_alignment}));
+    return static_cast<T*>(::operator new (n * sizeof(T), std::align_val_t{plane_alignment}));
   }
-  void deallocate(T* p, std::size_t) noexcept { ::operator delete(p, std::align_val_t{plane_alignment}); }
+  void deallocate(T* p, std::size_t) noexcept { ::operator delete (p, std::align_val_t{plane_alignment}); }
   template <class U>
   bool operator==(const aligned_allocator<U>&) const noexcept {
     return true;

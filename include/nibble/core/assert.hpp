@@ -10,10 +10,10 @@
 #include <cstdlib>
 /// Stops with the condition and its place on standard error when `condition` is false. A broken contract inside a
 /// noexcept kernel cannot be reported in another way.
-#define NIBBLE_ASSERT(condition)                                                                             \
-  ((condition) ? static_cast<void>(0)                                                                        \
-               : (static_cast<void>(std::fprintf(stderr, "%s:%d: NIBBLE_ASSERT(%s) failed\n", __FILE__, __LINE__, \
-                                                 #condition)),                                               \
+#define NIBBLE_ASSERT(condition)                                                                                  \
+  ((condition) ? static_cast<void>(0)                                                                             \
+               : (static_cast<void>(                                                                              \
+                      std::fprintf(stderr, "%s:%d: NIBBLE_ASSERT(%s) failed\n", __FILE__, __LINE__, #condition)), \
                   std::abort()))
 #else
 #define NIBBLE_ASSERT(condition) static_cast<void>(0)

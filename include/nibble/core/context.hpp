@@ -13,7 +13,8 @@
 namespace nibble {
 
 /// How a call may run. `parallel_for(user, slots, body, arg)` must call body(arg, s) once for every s in [0, slots), on
-/// any threads, in any order, even one after the other, and return when all calls have returned. nullptr: serial.
+/// any threads, in any order, even one after the other, and return when all calls have returned. It must not throw.
+/// nullptr: serial.
 /// `slots` never exceeds `concurrency`. The scratch memory (64-byte aligned) belongs to the call while it runs. Two
 /// contexts may be used at once from two threads; they share nothing.
 struct context {

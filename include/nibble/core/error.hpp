@@ -17,18 +17,18 @@ namespace nibble {
 /// What went wrong. `ok` is only ever returned by questions such as `can_multiply`, never thrown.
 enum class errc : int {
   ok = 0,
-  bad_shape,          ///< an extent, stride or count is outside its limits or does not match another one
-  bad_value,          ///< NaN, infinity or a parameter outside its range
-  scale_overflow,     ///< a scale does not fit its storage type
-  unsupported_format, ///< this kernel or function has no code for the number format
-  unsupported_layout, ///< this kernel has no code for the packed layout
-  unsupported_isa,    ///< this CPU or this build lacks the instructions
-  scratch_too_small,  ///< the caller's scratch memory is smaller than scratch_bytes() asked for
-  bad_alignment,      ///< a pointer is not aligned as documented
-  aliasing,           ///< an output overlaps an input
-  bad_file,           ///< a file is damaged or breaks a rule of its format
-  io_failed,          ///< the operating system refused to read or write
-  out_of_memory,      ///< an allocation failed
+  bad_shape,           ///< an extent, stride or count is outside its limits or does not match another one
+  bad_value,           ///< NaN, infinity or a parameter outside its range
+  scale_overflow,      ///< a scale does not fit its storage type
+  unsupported_format,  ///< this kernel or function has no code for the number format
+  unsupported_layout,  ///< this kernel has no code for the packed layout
+  unsupported_isa,     ///< this CPU or this build lacks the instructions
+  scratch_too_small,   ///< the caller's scratch memory is smaller than scratch_bytes() asked for
+  bad_alignment,       ///< a pointer is not aligned as documented
+  aliasing,            ///< an output overlaps an input
+  bad_file,            ///< a file is damaged or breaks a rule of its format
+  io_failed,           ///< the operating system refused to read or write
+  out_of_memory,       ///< an allocation failed
 };
 
 #if defined(__cpp_exceptions)

@@ -36,11 +36,16 @@ constexpr float rounded_product(float a, float b) noexcept {
   return p;
 }
 
-/// a * b + c for the float (weight-only) path: fused where the hardware fuses, else rounded twice. Without hardware FMA
-/// the compiler cannot contract it; with it, it is always the fused form: one result per target, whatever
-/// -ffp-contract says.
+#if defined(__FMA__) || defined(__FMA4__) || defined(__AVX512F__) || defined(__ARM_FEATURE_FMA)
+#define NIBBLE_HAS_FMA 1
+#else
+#define NIBBLE_HAS_FMA 0
+#endif
+
+/// a * b + c for the float (weight-only) path: fused where the target has such an instruction, else rounded twice; then
+/// the compiler has nothing to contract it to. One result per target, whatever -ffp-contract says.
 NIBBLE_ALWAYS_INLINE float multiply_add(float a, float b, float c) noexcept {
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+#if NIBBLE_HAS_FMA
   return __builtin_fmaf(a, b, c);
 #else
   return a * b + c;

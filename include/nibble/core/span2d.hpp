@@ -23,9 +23,8 @@ struct span2d {
 #if defined(__GNUC__)
   __attribute__((always_inline))
 #endif
-  constexpr operator span2d<const T>() const noexcept
-    requires(!std::is_const_v<T>)
-  {
+  constexpr
+  operator span2d<const T>() const noexcept requires(!std::is_const_v<T>) {
     return {data, rows, cols, stride};
   }
 };

@@ -6,13 +6,16 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <nibble/core/aligned_vector.hpp>
 #include <nibble/core/config.hpp>
 #include <nibble/core/context.hpp>
+#include <nibble/core/error.hpp>
 
 #if defined(__linux__)
 #include <sched.h>
@@ -36,21 +39,25 @@ inline std::size_t available_concurrency() noexcept {
 
 /// `threads` workers in all, the calling thread being one of them. Between calls the others sleep. One call runs at a
 /// time: a second thread that enters meanwhile, or a body that enters again, does its work serially on its own thread,
-/// so nested use cannot deadlock. The pool also keeps the scratch memory of `ready`, which grows and never shrinks.
+/// so nested use cannot deadlock. The pool also keeps scratch memory, which grows and never shrinks.
 class thread_pool {
  public:
+  /// Throws out_of_memory when the system refuses to start a thread.
   explicit thread_pool(std::size_t threads = available_concurrency()) {
-    workers_.reserve(threads == 0 ? 0 : threads - 1);
-    for (std::size_t slot = 1; slot < threads; ++slot) workers_.emplace_back([this, slot] { work(slot); });
-  }
-  ~thread_pool() {
-    {
-      const std::lock_guard lock(mutex_);
-      stop_ = true;
+#if defined(__cpp_exceptions)
+    try {
+      start(threads);
+    } catch (const std::exception& e) {
+      const std::size_t started = size();
+      stop();
+      core::fail(errc::out_of_memory, "thread_pool: only ", started, " of ", threads,
+                 " threads could be started: ", e.what());
     }
-    wake_.notify_all();
-    for (std::thread& t : workers_) t.join();
+#else
+    start(threads);
+#endif
   }
+  ~thread_pool() { stop(); }
   thread_pool(const thread_pool&) = delete;
   thread_pool& operator=(const thread_pool&) = delete;
 
@@ -65,16 +72,21 @@ class thread_pool {
     return c;
   }
 
-  /// A context with at least `scratch_bytes` of scratch memory, owned by the pool: for one caller at a time.
-  nibble::context ready(std::size_t scratch_bytes) {
-    if (scratch_.size() < scratch_bytes) {
-      scratch_.clear();  // not copied over
-      scratch_.resize(scratch_bytes);
+  /// Calls f(context) with at least `scratch_bytes` of scratch memory: the pool's own, or, while another call of
+  /// with_scratch holds that, memory allocated for this call. Any number of threads may call.
+  template <class F>
+  decltype(auto) with_scratch(std::size_t scratch_bytes, F&& f) {
+    const std::unique_lock lock(scratch_mutex_, std::try_to_lock);
+    aligned_vector<std::byte> own;
+    aligned_vector<std::byte>& scratch = lock.owns_lock() ? scratch_ : own;
+    if (scratch.size() < scratch_bytes) {
+      scratch.clear();  // not copied over
+      scratch.resize(scratch_bytes);
     }
     nibble::context c = context();
-    c.scratch = scratch_.data();
-    c.scratch_bytes = scratch_.size();
-    return c;
+    c.scratch = scratch.data();
+    c.scratch_bytes = scratch.size();
+    return std::forward<F>(f)(c);
   }
 
  private:
@@ -94,6 +106,7 @@ class thread_pool {
       body_ = body;
       arg_ = arg;
       slots_ = slots;
+      step_ = size();
       pending_ = (slots < size() ? slots : size()) - 1;
       ++generation_;
     }
@@ -102,6 +115,20 @@ class thread_pool {
     std::unique_lock lock(mutex_);
     done_.wait(lock, [this] { return pending_ == 0; });
     busy_ = false;
+  }
+
+  void start(std::size_t threads) {
+    workers_.reserve(threads == 0 ? 0 : threads - 1);
+    for (std::size_t slot = 1; slot < threads; ++slot) workers_.emplace_back([this, slot] { work(slot); });
+  }
+  void stop() noexcept {
+    {
+      const std::lock_guard lock(mutex_);
+      stop_ = true;
+    }
+    wake_.notify_all();
+    for (std::thread& t : workers_) t.join();
+    workers_.clear();
   }
 
   void work(std::size_t slot) {
@@ -114,7 +141,7 @@ class thread_pool {
       if (slot >= slots_) continue;
       const auto body = body_;
       void* const arg = arg_;
-      const std::size_t slots = slots_, step = size();
+      const std::size_t slots = slots_, step = step_;
       lock.unlock();
       for (std::size_t s = slot; s < slots; s += step) body(arg, s);
       lock.lock();
@@ -124,11 +151,11 @@ class thread_pool {
 
   std::vector<std::thread> workers_;
   aligned_vector<std::byte> scratch_;
-  std::mutex mutex_;
+  std::mutex mutex_, scratch_mutex_;
   std::condition_variable wake_, done_;
   void (*body_)(void*, std::size_t) = nullptr;
   void* arg_ = nullptr;
-  std::size_t slots_ = 0, pending_ = 0;
+  std::size_t slots_ = 0, step_ = 1, pending_ = 0;
   std::uint64_t generation_ = 0;
   bool busy_ = false, stop_ = false;
 };

@@ -60,15 +60,8 @@ class weights_view {
   void multiply(span2d<const float> X, span2d<float> Y, float beta = 0.0f) const {
     const gemm_options options{.computation = computation_, .bias = nullptr, .beta = beta};
     if (own_context_) return nibble::multiply(X, W_, Y, options, ctx_);
-    if (pool_ != nullptr) {
-      const std::size_t bytes = gemm_scratch_bytes(W_, X.rows, options, pool_->size());
-      return nibble::multiply(X, W_, Y, options, pool_->ready(bytes));
-    }
-    aligned_vector<std::byte> scratch(gemm_scratch_bytes(W_, X.rows, options));
-    context ctx;
-    ctx.scratch = scratch.data();
-    ctx.scratch_bytes = scratch.size();
-    nibble::multiply(X, W_, Y, options, ctx);
+    if (pool_ != nullptr) return nibble::multiply(X, W_, Y, *pool_, options);
+    nibble::multiply(X, W_, Y, options);
   }
 
  private:

@@ -41,10 +41,14 @@ concept backend = requires(span2d<const float> x, const packed_view& w, span2d<f
                            const context& ctx) {
   typename B::isa_type;
   { B::name } -> std::convertible_to<std::string_view>;
-  { B::runs_here() } noexcept -> std::same_as<bool>;
-  { B::can_multiply(w, o) } noexcept -> std::same_as<errc>;
-  { B::scratch_bytes(w, x.rows, o, ctx.concurrency) } noexcept -> std::same_as<std::size_t>;
-  { B::multiply(x, w, y, o, ctx) } noexcept;
+  { B::runs_here() }
+  noexcept->std::same_as<bool>;
+  { B::can_multiply(w, o) }
+  noexcept->std::same_as<errc>;
+  { B::scratch_bytes(w, x.rows, o, ctx.concurrency) }
+  noexcept->std::same_as<std::size_t>;
+  { B::multiply(x, w, y, o, ctx) }
+  noexcept;
 };
 
 }  // namespace gemm

@@ -39,9 +39,7 @@ struct call {
   T* own(std::size_t slot, std::size_t offset) const noexcept {
     return reinterpret_cast<T*>(scratch + plan.slots + slot * plan.slot_bytes + offset);
   }
-  bool x_in_place() const noexcept {
-    return w.layout == layout_id::row_major || x.cols % pack::panel16::block_k == 0;
-  }
+  bool x_in_place() const noexcept { return w.layout == layout_id::row_major || x.cols % pack::panel16::block_k == 0; }
   const float* x_row(std::size_t m) const noexcept {
     return x_in_place() ? x.data + m * x.stride : shared<float>(plan.x) + m * plan.x_stride;
   }
@@ -197,9 +195,8 @@ inline void row_item(const call& c, std::size_t n, std::size_t slot) noexcept {
   const float* row_scales = c.shared<float>(c.plan.x_scales);
   const float* bias = c.o.bias == nullptr ? nullptr : c.o.bias + n;
   for (std::size_t m = 0; m < c.x.rows; ++m) {
-    const float acc =
-        integer ? kernels::gemm_rows::integer(r, c.shared<std::int8_t>(c.plan.x) + m * c.plan.x_stride)
-                : kernels::gemm_rows::weight_only(r, c.x.data + m * c.x.stride, row_scales[m]);
+    const float acc = integer ? kernels::gemm_rows::integer(r, c.shared<std::int8_t>(c.plan.x) + m * c.plan.x_stride)
+                              : kernels::gemm_rows::weight_only(r, c.x.data + m * c.x.stride, row_scales[m]);
     float* y = c.y.data + m * c.y.stride + n;
     *y = finish(acc, integer ? row_scales + m : nullptr, bias, c.o.beta, y);
   }

@@ -60,7 +60,7 @@ struct cpu {
       return;
     }
     const std::size_t panels = pack::panel16::panels(w.matrix.N);
-    core::for_each_item(ctx, panels * ceil_div(x.rows, mc), [&](std::size_t item, std::size_t slot) {
+    core::for_each_item(ctx, work_items(w, x.rows), [&](std::size_t item, std::size_t slot) {
       // Panels first: neighbours in time share the block of activations, which is the larger one.
       panel_item(c, item % panels, item / panels * mc, slot);
     });
@@ -146,23 +146,41 @@ struct cpu {
       for (std::size_t n = 0; n < 16; ++n) acc[m * 16 + n] = integer ? 0.0f : row_scales[m];
 
     if (integer) {
-      kernels::integer_call k{.M = M, .K = w.K, .k0 = 0, .k1 = w.K, .group = panel_group(w.format, w.K), .fold = true,
-                              .x = c.shared<std::int8_t>(c.plan.x) + m0 * c.plan.x_stride, .x_stride = c.plan.x_stride,
+      kernels::integer_call k{.M = M,
+                              .K = w.K,
+                              .k0 = 0,
+                              .k1 = w.K,
+                              .group = panel_group(w.format, w.K),
+                              .fold = true,
+                              .x = c.shared<std::int8_t>(c.plan.x) + m0 * c.plan.x_stride,
+                              .x_stride = c.plan.x_stride,
                               .x_sums = c.shared<std::int32_t>(c.plan.x_sums) + m0 * c.plan.groups,
-                              .sum_stride = c.plan.groups, .params = params,
-                              .state = c.own<std::int32_t>(slot, c.plan.state), .acc = acc};
+                              .sum_stride = c.plan.groups,
+                              .params = params,
+                              .state = c.own<std::int32_t>(slot, c.plan.state),
+                              .acc = acc};
       integer_panel(c, k, codes, slot);
     } else {
-      kernels::float_call k{.M = M, .K = w.K, .k0 = 0, .k1 = w.K, .group = panel_group(w.format, w.K), .fold = true,
-                            .x = c.x_row(m0), .x_stride = c.x_in_place() ? c.x.stride : c.plan.x_stride,
-                            .x_sums = c.shared<float>(c.plan.x_sums) + m0 * c.plan.groups, .sum_stride = c.plan.groups,
-                            .params = params, .state = c.own<float>(slot, c.plan.state), .acc = acc};
+      kernels::float_call k{.M = M,
+                            .K = w.K,
+                            .k0 = 0,
+                            .k1 = w.K,
+                            .group = panel_group(w.format, w.K),
+                            .fold = true,
+                            .x = c.x_row(m0),
+                            .x_stride = c.x_in_place() ? c.x.stride : c.plan.x_stride,
+                            .x_sums = c.shared<float>(c.plan.x_sums) + m0 * c.plan.groups,
+                            .sum_stride = c.plan.groups,
+                            .params = params,
+                            .state = c.own<float>(slot, c.plan.state),
+                            .acc = acc};
       float_panel(c, k, codes, slot, zero_values, zero_value_stride);
     }
     detail::store(c, index, m0, M, acc, integer ? row_scales : nullptr);
   }
 
-  static void integer_panel(const call& c, kernels::integer_call& k, const std::byte* codes, std::size_t slot) noexcept {
+  static void integer_panel(const call& c, kernels::integer_call& k, const std::byte* codes,
+                            std::size_t slot) noexcept {
     const int bits = c.w.matrix.format.bits;
     const std::size_t K = k.K;
     const bool long_sums = K > kernels::exact_k && k.group >= K;

@@ -14,6 +14,7 @@
 #include <nibble/gemm/backend.hpp>
 #include <nibble/gemm/cpu.hpp>
 #include <nibble/gemm/reference.hpp>
+#include <nibble/tensor/check_view.hpp>
 #include <nibble/tensor/packed_matrix.hpp>
 
 namespace nibble {
@@ -21,10 +22,35 @@ inline namespace NIBBLE_ABI {
 
 namespace gemm {
 
+/// Raises unless W is a view that the layout can have.
+inline void check_weights(const packed_view& W) {
+  check_view(W.matrix, "gemm: W", W.layout == layout_id::row_major);
+  // Token sums are kept in int32: |sum| <= 127 * K.
+  if (W.matrix.K > (std::size_t{1} << 24))
+    core::fail(errc::bad_shape, "gemm: K = ", W.matrix.K, " exceeds the limit of 2^24 = 16777216");
+  if (can_pack(W.matrix.format, W.matrix.K, W.layout) != errc::ok)
+    core::fail(errc::unsupported_layout, "gemm: layout ", name_of(W.layout), " cannot hold groups of ",
+               W.matrix.format.group_size, " with K = ", W.matrix.K);
+}
+
+/// True when two matrices share an element. With one row stride they may lie side by side in one buffer.
+inline bool overlap(span2d<const float> a, span2d<const float> b) noexcept {
+  const auto first = [](span2d<const float> s) { return reinterpret_cast<std::uintptr_t>(s.data); };
+  const auto last = [&](span2d<const float> s) {
+    return first(s) + ((s.rows - 1) * s.stride + s.cols) * sizeof(float);
+  };
+  if (first(a) >= last(b) || first(b) >= last(a)) return false;
+  if (a.stride != b.stride || a.rows == 1 || b.rows == 1) return true;
+  if (first(b) < first(a)) return overlap(b, a);
+  const std::uintptr_t bytes = a.stride * sizeof(float), column = (first(b) - first(a)) % bytes;
+  return column < a.cols * sizeof(float) || column + b.cols * sizeof(float) > bytes;
+}
+
 /// What multiply demands; the first broken rule raises an error that names both numbers.
 template <backend B>
 void check_arguments(span2d<const float> X, const packed_view& W, span2d<float> Y, const gemm_options& options,
                      const context& ctx) {
+  check_weights(W);
   const std::size_t N = W.matrix.N, K = W.matrix.K;
   if (X.cols != K) core::fail(errc::bad_shape, "gemm: X has ", X.cols, " columns, W[N, K] has K = ", K);
   if (Y.cols != N) core::fail(errc::bad_shape, "gemm: Y has ", Y.cols, " columns, W[N, K] has N = ", N);
@@ -33,23 +59,21 @@ void check_arguments(span2d<const float> X, const packed_view& W, span2d<float> 
     core::fail(errc::bad_shape, "gemm: the row stride of X, ", X.stride, ", is below its ", X.cols, " columns");
   if (Y.rows > 1 && Y.stride < Y.cols)
     core::fail(errc::bad_shape, "gemm: the row stride of Y, ", Y.stride, ", is below its ", Y.cols, " columns");
-  // Token sums are kept in int32: |sum| <= 127 * K.
-  if (K > (std::size_t{1} << 24)) core::fail(errc::bad_shape, "gemm: K = ", K, " exceeds the limit of 2^24 = 16777216");
   if (const errc answer = B::can_multiply(W, options); answer != errc::ok)
-    core::fail(answer, "gemm: backend ", B::name, " cannot multiply ", int{W.matrix.format.bits}, "-bit weights, code rule ",
-               int{static_cast<unsigned char>(W.matrix.format.rule)}, ", layout ", name_of(W.layout),
+    core::fail(answer, "gemm: backend ", B::name, " cannot multiply ", int{W.matrix.format.bits},
+               "-bit weights, code rule ", int{static_cast<unsigned char>(W.matrix.format.rule)}, ", layout ",
+               name_of(W.layout),
                options.computation == computation::integer ? ", integer computation" : ", weight-only computation");
   if (X.rows == 0) return;
+  if (X.data == nullptr || Y.data == nullptr)
+    core::fail(errc::bad_value, "gemm: ", X.data == nullptr ? "X" : "Y", " is a null pointer with ", X.rows, " rows");
   const std::size_t need = B::scratch_bytes(W, X.rows, options, ctx.concurrency);
   if (ctx.scratch_bytes < need)
     core::fail(errc::scratch_too_small, "gemm: scratch of ", ctx.scratch_bytes, " bytes, ", need,
                " are needed; ask gemm_scratch_bytes() first");
   if (need != 0 && reinterpret_cast<std::uintptr_t>(ctx.scratch) % plane_alignment != 0)
     core::fail(errc::bad_alignment, "gemm: the scratch memory must be aligned to ", plane_alignment, " bytes");
-  const auto begin = reinterpret_cast<std::uintptr_t>(Y.data), x = reinterpret_cast<std::uintptr_t>(X.data);
-  const std::uintptr_t end = begin + ((Y.rows - 1) * Y.stride + Y.cols) * sizeof(float);
-  const std::uintptr_t x_end = x + ((X.rows - 1) * X.stride + X.cols) * sizeof(float);
-  if (begin < x_end && x < end) core::fail(errc::aliasing, "gemm: Y overlaps X");
+  if (overlap(X, Y)) core::fail(errc::aliasing, "gemm: Y overlaps X");
 }
 
 /// The backend that serves a layout: simd for panel16, scalar for row_major.
@@ -61,16 +85,19 @@ decltype(auto) with_default_backend(layout_id layout, F&& f) {
 
 /// Y = X * transpose(W) (+ bias + beta * Y) on a backend of the caller's choice.
 template <backend B>
-void multiply(span2d<const float> X, const packed_view& W, span2d<float> Y, const gemm_options& options, const context& ctx) {
+void multiply(span2d<const float> X, const packed_view& W, span2d<float> Y, const gemm_options& options,
+              const context& ctx) {
   check_arguments<B>(X, W, Y, options, ctx);
   B::multiply(X, W, Y, options, ctx);
 }
 
 }  // namespace gemm
 
-/// Bytes of scratch memory that `multiply` takes for M tokens on `concurrency` slots.
+/// Bytes of scratch memory that `multiply` takes for M tokens on `concurrency` slots. Throws for a view that multiply
+/// would refuse.
 inline std::size_t gemm_scratch_bytes(const packed_view& W, std::size_t M, const gemm_options& options = {},
                                       std::size_t concurrency = 1) {
+  gemm::check_weights(W);
   return gemm::with_default_backend(W.layout, [&]<class B>(B) { return B::scratch_bytes(W, M, options, concurrency); });
 }
 
@@ -82,19 +109,28 @@ inline void multiply(span2d<const float> X, const packed_view& W, span2d<float> 
   gemm::with_default_backend(W.layout, [&]<class B>(B) { gemm::multiply<B>(X, W, Y, options, ctx); });
 }
 
-/// The same on a pool, which lends its threads and keeps the scratch memory from call to call.
+/// The same on a pool, which lends its threads and keeps the scratch memory from call to call. Several threads may use one
+/// pool: whoever finds it busy works on its own thread and memory.
+inline void multiply(span2d<const float> X, const packed_view& W, span2d<float> Y, thread_pool& pool,
+                     const gemm_options& options = {}) {
+  pool.with_scratch(gemm_scratch_bytes(W, X.rows, options, pool.size()),
+                    [&](const context& ctx) { multiply(X, W, Y, options, ctx); });
+}
 inline void multiply(span2d<const float> X, const packed_matrix& W, span2d<float> Y, thread_pool& pool,
                      const gemm_options& options = {}) {
-  multiply(X, W.view(), Y, options, pool.ready(gemm_scratch_bytes(W.view(), X.rows, options, pool.size())));
+  multiply(X, W.view(), Y, pool, options);
 }
 
 /// The same on the calling thread, with scratch memory allocated for this call alone.
-inline void multiply(span2d<const float> X, const packed_matrix& W, span2d<float> Y, const gemm_options& options = {}) {
-  aligned_vector<std::byte> scratch(gemm_scratch_bytes(W.view(), X.rows, options));
+inline void multiply(span2d<const float> X, const packed_view& W, span2d<float> Y, const gemm_options& options = {}) {
+  aligned_vector<std::byte> scratch(gemm_scratch_bytes(W, X.rows, options));
   context ctx;
   ctx.scratch = scratch.data();
   ctx.scratch_bytes = scratch.size();
-  multiply(X, W.view(), Y, options, ctx);
+  multiply(X, W, Y, options, ctx);
+}
+inline void multiply(span2d<const float> X, const packed_matrix& W, span2d<float> Y, const gemm_options& options = {}) {
+  multiply(X, W.view(), Y, options);
 }
 
 }  // namespace NIBBLE_ABI

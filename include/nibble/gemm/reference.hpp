@@ -32,7 +32,9 @@ struct reference {
                ? errc::unsupported_format
                : errc::ok;
   }
-  static std::size_t scratch_bytes(const packed_view&, std::size_t, const gemm_options&, std::size_t) noexcept { return 0; }
+  static std::size_t scratch_bytes(const packed_view&, std::size_t, const gemm_options&, std::size_t) noexcept {
+    return 0;
+  }
 
   static void multiply(span2d<const float> x, const packed_view& w, span2d<float> y, const gemm_options& o,
                        const context&) noexcept {
@@ -44,11 +46,11 @@ struct reference {
         double sum = 0.0;
         for (std::size_t k = 0; k < x.cols; ++k) {
           const double a = o.computation == computation::integer ? code_of(row[k], token_scale) * token_scale : row[k];
-          sum += a * weight(w, n, k);
+          sum = std::fma(a, weight(w, n, k), sum);
         }
         if (o.bias != nullptr) sum += o.bias[n];
         float& out = y.data[m * y.stride + n];
-        if (o.beta != 0.0f) sum += static_cast<double>(o.beta) * out;
+        if (o.beta != 0.0f) sum = std::fma(static_cast<double>(o.beta), static_cast<double>(out), sum);
         out = static_cast<float>(poisoned ? std::nan("") : sum);
       }
     }
@@ -86,7 +88,7 @@ struct reference {
         if (f.scale == scale_storage::f16) offset = to_float(static_cast<const half*>(w.matrix.zeros)[group]);
         else if (f.scale == scale_storage::bf16) offset = to_float(static_cast<const bfloat16*>(w.matrix.zeros)[group]);
         else offset = static_cast<const float*>(w.matrix.zeros)[group];
-        return scale * u + offset;
+        return std::fma(scale, u, offset);
       }
       case code_rule::codebook: return scale * static_cast<double>(w.matrix.table[static_cast<std::size_t>(u)]);
     }

@@ -40,16 +40,35 @@ struct scratch_plan {
   std::size_t x_sums = 0;    ///< [M][groups]
   std::size_t slots = 0;     ///< begin of the slots' areas
   // inside one slot's area
-  std::size_t units = 0, values = 0, scales = 0, zeros = 0, zero_values = 0, offsets = 0, state = 0, acc = 0, long_sums = 0;
+  std::size_t units = 0, values = 0, scales = 0, zeros = 0, zero_values = 0, offsets = 0, state = 0, acc = 0,
+              long_sums = 0;
   std::size_t slot_bytes = 0;
-  std::size_t groups = 0;    ///< groups of a row
+  std::size_t groups = 0;  ///< groups of a row
   std::size_t total = 0;
 };
 
-constexpr std::size_t place(std::size_t& at, std::size_t bytes) noexcept {
-  const std::size_t here = at;
-  at += round_up(bytes, plane_alignment);
+/// a * b and a + b, or the greatest size when that overflows: a plan too large for memory then asks for all of it, and no
+/// scratch memory passes for enough.
+constexpr std::size_t saturating_product(std::size_t a, std::size_t b) noexcept {
+  std::size_t r = 0;
+  return __builtin_mul_overflow(a, b, &r) ? ~std::size_t{0} : r;
+}
+constexpr std::size_t saturating_sum(std::size_t a, std::size_t b) noexcept {
+  std::size_t r = 0;
+  return __builtin_add_overflow(a, b, &r) ? ~std::size_t{0} : r;
+}
+
+/// The next place for count * size bytes; `at` moves past it.
+constexpr std::size_t place(std::size_t& at, std::size_t count, std::size_t size) noexcept {
+  const std::size_t here = at, bytes = saturating_product(count, size);
+  at = saturating_sum(at, bytes > ~plane_alignment ? bytes : round_up(bytes, plane_alignment));
   return here;
+}
+
+/// Work items of a product: panels times blocks of rows, or columns.
+constexpr std::size_t work_items(const packed_view& w, std::size_t M) noexcept {
+  return w.layout == layout_id::panel16 ? saturating_product(pack::panel16::panels(w.matrix.N), ceil_div(M, mc))
+                                        : w.matrix.N;
 }
 
 constexpr scratch_plan plan_scratch(const packed_view& w, std::size_t M, const gemm_options& o,
@@ -62,33 +81,35 @@ constexpr scratch_plan plan_scratch(const packed_view& w, std::size_t M, const g
   p.groups = panel ? ceil_div(K, panel_group(f, K)) : 0;
   std::size_t at = 0;
   p.x_stride = padded;
-  if (integer) p.x = place(at, M * padded);
-  else if (panel && K % pack::panel16::block_k != 0) p.x = place(at, M * padded * sizeof(float));
-  p.x_scales = place(at, M * sizeof(float));
-  if (panel) p.x_sums = place(at, M * p.groups * sizeof(float));
+  if (integer) p.x = place(at, M, padded);
+  else if (panel && K % pack::panel16::block_k != 0) p.x = place(at, M, padded * sizeof(float));
+  p.x_scales = place(at, M, sizeof(float));
+  if (panel) p.x_sums = place(at, M, p.groups * sizeof(float));
   p.slots = at;
   at = 0;
   if (panel) {
-    p.units = place(at, (integer ? kc_integer : kc_float) * 16);
-    if (!integer) p.values = place(at, kc_float * 16 * sizeof(float));
-    p.scales = place(at, p.groups * 16 * sizeof(float));
-    p.zeros = place(at, p.groups * 16 * sizeof(float));
-    p.offsets = place(at, p.groups * 16 * sizeof(float));
-    p.state = place(at, rows * 16 * sizeof(float));
-    p.acc = place(at, rows * 16 * sizeof(float));
-    if (integer && K > kernels::exact_k) p.long_sums = place(at, rows * 16 * sizeof(std::int64_t));
+    p.units = place(at, integer ? kc_integer : kc_float, 16);
+    if (!integer) p.values = place(at, kc_float * 16, sizeof(float));
+    p.scales = place(at, p.groups * 16, sizeof(float));
+    p.zeros = place(at, p.groups * 16, sizeof(float));
+    p.offsets = place(at, p.groups * 16, sizeof(float));
+    p.state = place(at, rows * 16, sizeof(float));
+    p.acc = place(at, rows * 16, sizeof(float));
+    if (integer && K > kernels::exact_k) p.long_sums = place(at, rows * 16, sizeof(std::int64_t));
   } else {
     // A row of canonical codes may be cut by flat blocks of >= 8 elements: at most K / 8 + 2 segments.
-    const std::size_t segments = f.granularity == granularity_kind::flat ? K / f.group_size + 2
-                                                                         : quant::groups_per_row(f, K);
-    p.units = place(at, K);
-    p.scales = place(at, segments * sizeof(float));
-    p.zeros = place(at, segments * sizeof(std::int32_t));
-    p.zero_values = place(at, segments * sizeof(float));
-    p.offsets = place(at, segments * sizeof(float));
+    const std::size_t segments =
+        f.granularity == granularity_kind::flat ? K / f.group_size + 2 : quant::groups_per_row(f, K);
+    p.units = place(at, K, 1);
+    p.scales = place(at, segments, sizeof(float));
+    p.zeros = place(at, segments, sizeof(std::int32_t));
+    p.zero_values = place(at, segments, sizeof(float));
+    p.offsets = place(at, segments, sizeof(float));
   }
   p.slot_bytes = at;
-  p.total = p.slots + p.slot_bytes * (concurrency == 0 ? 1 : concurrency);
+  // for_each_item runs no more slots than there are items.
+  const std::size_t items = work_items(w, M), slots = concurrency < items ? concurrency : items;
+  p.total = saturating_sum(p.slots, saturating_product(p.slot_bytes, slots == 0 ? 1 : slots));
   return p;
 }
 

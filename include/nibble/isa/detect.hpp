@@ -37,9 +37,9 @@ inline cpu_features detect() noexcept {
   const bool osxsave = c >> 27 & 1u, avx = c >> 28 & 1u;
   std::uint32_t xcr0_low = 0, xcr0_high = 0;
   if (osxsave) __asm__ volatile("xgetbv" : "=a"(xcr0_low), "=d"(xcr0_high) : "c"(0));
-  const bool os_avx = avx && (xcr0_low & 0x6u) == 0x6u;             // XMM and upper YMM state
-  const bool os_avx512 = os_avx && (xcr0_low & 0xe0u) == 0xe0u;     // opmask, upper ZMM, ZMM16-31
-  const bool os_amx = (xcr0_low & 0x60000u) == 0x60000u;            // TILECFG and TILEDATA
+  const bool os_avx = avx && (xcr0_low & 0x6u) == 0x6u;          // XMM and upper YMM state
+  const bool os_avx512 = os_avx && (xcr0_low & 0xe0u) == 0xe0u;  // opmask, upper ZMM, ZMM16-31
+  const bool os_amx = (xcr0_low & 0x60000u) == 0x60000u;         // TILECFG and TILEDATA
   f.fma = os_avx && (c >> 12 & 1u);
   f.f16c = os_avx && (c >> 29 & 1u);
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return f;

@@ -37,13 +37,13 @@ static_assert(2ll * 255 * 127 * static_cast<long long>(exact_k) < (1ll << 31));
 /// Parameters of the 16 columns of a panel, decoded to registers' types. Group g stands at pointer + g * stride;
 /// a stride of 0 shares one set of 16.
 struct panel_params {
-  const float* scales = nullptr;          ///< [groups][16]; half the scale for mid_rise in the integer path
+  const float* scales = nullptr;  ///< [groups][16]; half the scale for mid_rise in the integer path
   std::size_t scale_stride = 16;
-  const std::int32_t* zeros = nullptr;    ///< integer path: z of the law, [groups][16]
+  const std::int32_t* zeros = nullptr;  ///< integer path: z of the law, [groups][16]
   std::size_t zero_stride = 16;
-  const float* offsets = nullptr;         ///< [groups][16] or nullptr
+  const float* offsets = nullptr;  ///< [groups][16] or nullptr
   std::size_t offset_stride = 16;
-  int shift = 0;                          ///< integer path: 1 for mid_rise
+  int shift = 0;  ///< integer path: 1 for mid_rise
 };
 
 /// One call: rows [0, M) of x against k in [k0, k1) of one panel. k0 is a multiple of 32; k1 is a multiple of 32 or K.
@@ -51,17 +51,17 @@ struct panel_params {
 template <class X, class Sum, class State>
 struct panel_call {
   std::size_t M = 0;
-  std::size_t K = 0;                      ///< true reduction length
+  std::size_t K = 0;  ///< true reduction length
   std::size_t k0 = 0, k1 = 0;
-  std::size_t group = 0;                  ///< k of a group, multiple of 4; >= K for one group
-  bool fold = true;                       ///< false: never scale, leave the running sums in state (one group > exact_k)
-  const X* x = nullptr;                   ///< x[m * x_stride + k], readable and 0 for k in [K, round_up(K, 32))
+  std::size_t group = 0;  ///< k of a group, multiple of 4; >= K for one group
+  bool fold = true;       ///< false: never scale, leave the running sums in state (one group > exact_k)
+  const X* x = nullptr;   ///< x[m * x_stride + k], readable and 0 for k in [K, round_up(K, 32))
   std::size_t x_stride = 0;
-  const Sum* x_sums = nullptr;            ///< sum of x over each group, [M][groups]
+  const Sum* x_sums = nullptr;  ///< sum of x over each group, [M][groups]
   std::size_t sum_stride = 0;
   panel_params params;
-  State* state = nullptr;                 ///< [M][16]
-  float* acc = nullptr;                   ///< [M][16], read and written
+  State* state = nullptr;  ///< [M][16]
+  float* acc = nullptr;    ///< [M][16], read and written
 };
 using integer_call = panel_call<std::int8_t, std::int32_t, std::int32_t>;
 using float_call = panel_call<float, float, float>;

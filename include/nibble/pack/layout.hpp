@@ -47,10 +47,10 @@ namespace pack {
 /// Columns past N and k past K hold code 0; their scales are 0 and activations are padded with 0, so they add nothing.
 /// Scales and zero points: plane [panel][group][16], storage type as in the canonical form.
 struct panel16 {
-  static constexpr std::size_t nr = 16;           ///< columns of a panel
-  static constexpr std::size_t unit_k = 4;        ///< k of a unit
-  static constexpr std::size_t block_k = 32;      ///< k of a block
-  static constexpr std::size_t unit_bytes = 64;   ///< an unpacked unit
+  static constexpr std::size_t nr = 16;          ///< columns of a panel
+  static constexpr std::size_t unit_k = 4;       ///< k of a unit
+  static constexpr std::size_t block_k = 32;     ///< k of a block
+  static constexpr std::size_t unit_bytes = 64;  ///< an unpacked unit
   static constexpr std::size_t units_per_block = block_k / unit_k;
 
   static constexpr std::size_t panels(std::size_t N) noexcept { return ceil_div(N, nr); }
@@ -61,10 +61,11 @@ struct panel16 {
 
   /// The place of the bits of one plane of the code of unit u (0..7), byte j (0..63) of a block.
   struct field {
-    std::size_t byte;   ///< offset in the block
-    int shift;          ///< lowest bit in that byte
+    std::size_t byte;  ///< offset in the block
+    int shift;         ///< lowest bit in that byte
   };
-  static constexpr field locate(int plane_width, std::size_t plane_offset_bytes, std::size_t u, std::size_t j) noexcept {
+  static constexpr field locate(int plane_width, std::size_t plane_offset_bytes, std::size_t u,
+                                std::size_t j) noexcept {
     const std::size_t per_byte = 8 / static_cast<std::size_t>(plane_width);
     return {plane_offset_bytes + (u / per_byte) * 64 + j, static_cast<int>(u % per_byte) * plane_width};
   }

@@ -13,12 +13,12 @@ namespace nibble {
 
 /// How a stored code u (unsigned, `bits` wide) becomes a value. h = 2^(bits-1), s = scale, z = the group's zero point.
 enum class code_rule : std::uint8_t {
-  symmetric,         ///< s * (u - h), u >= 1: -h never occurs
-  symmetric_full,    ///< s * (u - h)
-  mid_rise,          ///< s * (u - h + 0.5): half-step levels, no zero
-  asymmetric,        ///< s * (u - z), z an integer in [0, 2^bits - 1]
-  asymmetric_offset, ///< fma(s, u, z), z a float offset
-  codebook,          ///< s * table[u]
+  symmetric,          ///< s * (u - h), u >= 1: -h never occurs
+  symmetric_full,     ///< s * (u - h)
+  mid_rise,           ///< s * (u - h + 0.5): half-step levels, no zero
+  asymmetric,         ///< s * (u - z), z an integer in [0, 2^bits - 1]
+  asymmetric_offset,  ///< fma(s, u, z), z a float offset
+  codebook,           ///< s * table[u]
 };
 
 /// Which weights share one scale.
@@ -31,7 +31,9 @@ enum class granularity_kind : std::uint8_t {
 
 /// How scales are stored.
 enum class scale_storage : std::uint8_t {
-  f32, f16, bf16,
+  f32,
+  f16,
+  bf16,
   double_quant,  ///< u8 codes into the signed dynamic map, float absmax for each 256 scales, one float offset (QLoRA)
 };
 
@@ -39,10 +41,10 @@ enum class scale_storage : std::uint8_t {
 /// their inner loops.
 struct format_desc {
   code_rule rule = code_rule::symmetric;
-  std::uint8_t bits = 8;                    ///< 2..8
+  std::uint8_t bits = 8;  ///< 2..8
   granularity_kind granularity = granularity_kind::per_channel;
   scale_storage scale = scale_storage::f32;
-  std::uint32_t group_size = 0;             ///< for grouped and flat, else 0
+  std::uint32_t group_size = 0;  ///< for grouped and flat, else 0
 };
 
 /// Quantized W[N, K] in canonical form: row-major codes, parameters in planes of their own. Owns nothing.
@@ -56,15 +58,15 @@ struct format_desc {
 /// (float when the scales are double_quant); nullptr for the other rules.
 struct quantized_view {
   format_desc format;
-  std::size_t N = 0;                        ///< outputs
-  std::size_t K = 0;                        ///< reduction length
+  std::size_t N = 0;  ///< outputs
+  std::size_t K = 0;  ///< reduction length
   const std::byte* codes = nullptr;
   std::size_t row_stride_bytes = 0;
   const void* scales = nullptr;
   const void* zeros = nullptr;
-  const float* super_scales = nullptr;      ///< double_quant: ceil(scale_count / 256) floats
-  float scale_offset = 0.0f;                ///< double_quant: added to every scale
-  const float* table = nullptr;             ///< codebook: 2^bits values
+  const float* super_scales = nullptr;  ///< double_quant: ceil(scale_count / 256) floats
+  float scale_offset = 0.0f;            ///< double_quant: added to every scale
+  const float* table = nullptr;         ///< codebook: 2^bits values
 };
 
 }  // namespace nibble

@@ -20,6 +20,7 @@
 #include <nibble/quant/double_quant.hpp>
 #include <nibble/quant/granularity.hpp>
 #include <nibble/quant/scale.hpp>
+#include <nibble/tensor/check_view.hpp>
 #include <nibble/tensor/packed_view.hpp>
 #include <nibble/tensor/qmatrix.hpp>
 
@@ -29,6 +30,8 @@ inline namespace NIBBLE_ABI {
 /// errc::ok when W[N, K] of this format has a form in layout `to`. Flat blocks that begin inside a row, and groups longer
 /// than exact_k that are not the whole row, stay in row_major.
 constexpr errc can_pack(const format_desc& f, std::size_t K, layout_id to) noexcept {
+  if (f.group_size == 0 && (f.granularity == granularity_kind::grouped || f.granularity == granularity_kind::flat))
+    return errc::unsupported_format;
   if (to == layout_id::row_major) return errc::ok;
   if (to != layout_id::panel16) return errc::unsupported_layout;
   switch (f.granularity) {
@@ -51,18 +54,18 @@ class packed_matrix {
   /// Rearranges `from`, panels in parallel. Throws unsupported_layout where can_pack refuses, and bad_shape for a view
   /// without elements.
   packed_matrix(const quantized_view& from, layout_id layout, const context& ctx = {}) : layout_(layout) {
-    quant::check_format(from.format, "pack");
-    quant::check_extents(from.N, from.K, "pack");
+    check_view(from, "pack");
     if (can_pack(from.format, from.K, layout) != errc::ok)
       core::fail(errc::unsupported_layout, "pack: layout ", name_of(layout), " cannot hold groups of ",
-                 from.format.group_size, " with K = ", from.K,
-                 " (groups must not cross rows nor exceed ", kernels::exact_k, "); use row_major");
+                 from.format.group_size, " with K = ", from.K, " (groups must not cross rows nor exceed ",
+                 kernels::exact_k, "); use row_major");
     canonical_ = from;
     canonical_.codes = nullptr;
     canonical_.scales = canonical_.zeros = nullptr;
     canonical_.super_scales = canonical_.table = nullptr;
     const std::size_t scales = quant::scale_count(from.format, from.N, from.K);
     if (from.format.scale == scale_storage::double_quant) {
+      super_scales_.reserve(quant::super_scale_count(scales));
       super_scales_.assign(from.super_scales, from.super_scales + ceil_div(scales, quant::double_quant_block));
       super_scales_.push_back(from.scale_offset);  // as the canonical form keeps it
     }
@@ -90,8 +93,8 @@ class packed_matrix {
   /// Where the bytes are; panels rounded up to 16 columns and 32 k count as padding, their scales too.
   byte_ledger ledger() const noexcept {
     byte_ledger l = canonical_ledger(format(), N(), K(), table_.size() * sizeof(float));
-    const std::size_t stored = codes_.size() + scales_.size() + zeros_.size() +
-                               (super_scales_.size() + table_.size()) * sizeof(float);
+    const std::size_t stored =
+        codes_.size() + scales_.size() + zeros_.size() + (super_scales_.size() + table_.size()) * sizeof(float);
     l.padding = stored - l.payload - l.scales - l.zero_points - l.container;
     return l;
   }

@@ -62,12 +62,10 @@ struct gemm_panel<isa::scalar> {
   static void fold(const float_call& c, std::size_t m, std::size_t g, const float* sum) noexcept {
     const panel_params& p = c.params;
     float* acc = c.acc + m * nr;
-    for (std::size_t n = 0; n < nr; ++n)
-      acc[n] = fused_multiply_add(sum[n], p.scales[g * p.scale_stride + n], acc[n]);
+    for (std::size_t n = 0; n < nr; ++n) acc[n] = fused_multiply_add(sum[n], p.scales[g * p.scale_stride + n], acc[n]);
     if (p.offsets == nullptr) return;
     const float x_sum = c.x_sums[m * c.sum_stride + g];
-    for (std::size_t n = 0; n < nr; ++n)
-      acc[n] = fused_multiply_add(x_sum, p.offsets[g * p.offset_stride + n], acc[n]);
+    for (std::size_t n = 0; n < nr; ++n) acc[n] = fused_multiply_add(x_sum, p.offsets[g * p.offset_stride + n], acc[n]);
   }
 
   template <bool Wide>

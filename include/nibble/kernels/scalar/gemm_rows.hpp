@@ -19,15 +19,15 @@ namespace kernels {
 /// The unpacked codes of one row and its parameters, by segment: a run of k that shares a group.
 struct row_call {
   std::size_t K = 0;
-  const std::uint8_t* codes = nullptr;      ///< [K]
-  std::size_t first_segment = 0;            ///< k of the first segment, in 1..group (shorter when a flat block began before)
-  std::size_t group = 0;                    ///< k of every further segment but the last
-  const float* scales = nullptr;            ///< [segments]; half the scale for mid_rise in the integer path
-  const std::int32_t* zeros = nullptr;      ///< integer path: [segments]
-  const float* zero_values = nullptr;       ///< float path: [segments], subtracted from the code
-  const float* offsets = nullptr;           ///< [segments] or nullptr
-  const float* table = nullptr;             ///< float path of codebooks, else nullptr
-  int shift = 0;                            ///< integer path: 1 for mid_rise
+  const std::uint8_t* codes = nullptr;  ///< [K]
+  std::size_t first_segment = 0;  ///< k of the first segment, in 1..group (shorter when a flat block began before)
+  std::size_t group = 0;          ///< k of every further segment but the last
+  const float* scales = nullptr;  ///< [segments]; half the scale for mid_rise in the integer path
+  const std::int32_t* zeros = nullptr;  ///< integer path: [segments]
+  const float* zero_values = nullptr;   ///< float path: [segments], subtracted from the code
+  const float* offsets = nullptr;       ///< [segments] or nullptr
+  const float* table = nullptr;         ///< float path of codebooks, else nullptr
+  int shift = 0;                        ///< integer path: 1 for mid_rise
 };
 
 struct gemm_rows {

@@ -50,7 +50,8 @@ struct gemm_panel<simd::isa_type> {
         const vu four = simd::load_lanes(units + r * lanes * 4);
         for (int k = 0; k < 4; ++k) {
           const vu code = (four >> (8 * k)) & vu(0xffu);
-          (simd::to_float(simd::as_signed(code)) - z[r]).store_unaligned(values + static_cast<std::size_t>(k) * nr + r * lanes);
+          (simd::to_float(simd::as_signed(code)) - z[r])
+              .store_unaligned(values + static_cast<std::size_t>(k) * nr + r * lanes);
         }
       }
     }
@@ -110,9 +111,8 @@ struct gemm_panel<simd::isa_type> {
   static void float_row(const float_call& c, const std::byte* blocks, const float* zeros,
                         std::size_t zero_stride) noexcept {
     row<Bits>(c, blocks, [&](std::size_t g) NIBBLE_LAMBDA_INLINE {
-      return [z = load_columns(zeros + g * zero_stride)](vu code, std::size_t r) NIBBLE_LAMBDA_INLINE {
-        return simd::to_float(simd::as_signed(code)) - z[r];
-      };
+      return [z = load_columns(zeros + g * zero_stride)](vu code, std::size_t r)
+                 NIBBLE_LAMBDA_INLINE { return simd::to_float(simd::as_signed(code)) - z[r]; };
     });
   }
 
@@ -172,9 +172,8 @@ struct gemm_panel<simd::isa_type> {
   /// Calls f.operator()<U>() for the eight units of a block, unrolled: shifts become immediates.
   template <class F>
   static NIBBLE_ALWAYS_INLINE void for_each_unit(F&& f) noexcept {
-    [&]<std::size_t... U>(std::index_sequence<U...>) NIBBLE_LAMBDA_INLINE {
-      (f.template operator()<U>(), ...);
-    }(std::make_index_sequence<8>{});
+    [&]<std::size_t... U>(std::index_sequence<U...>) NIBBLE_LAMBDA_INLINE { (f.template operator()<U>(), ...); }
+    (std::make_index_sequence<8>{});
   }
 
   /// Register r (lanes columns) of unit U of a packed block: four u8 codes in each lane.
@@ -205,8 +204,7 @@ struct gemm_panel<simd::isa_type> {
 
   template <class Call, class V>
   static NIBBLE_ALWAYS_INLINE void begin(const Call& c, std::size_t m, std::size_t k, std::size_t g, V* sum) noexcept {
-    for (std::size_t r = 0; r < regs; ++r)
-      sum[r] = k == g * c.group ? V(0) : simd::load(c.state + m * nr + r * lanes);
+    for (std::size_t r = 0; r < regs; ++r) sum[r] = k == g * c.group ? V(0) : simd::load(c.state + m * nr + r * lanes);
   }
 
   /// Scales a finished group into the accumulators, or keeps the running sums of one that goes on.

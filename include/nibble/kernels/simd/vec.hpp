@@ -4,8 +4,9 @@
 /// The few vector operations of the panel kernels, on the register width of the native architecture: xsimd (8.1 to 14)
 /// for loads, stores, arithmetic and conversions; intrinsics for the dot product of bytes, which xsimd does not have.
 ///
-/// Only the unit's own architecture is ever instantiated: xsimd's functions live outside nibble's inline namespace and
-/// are named by architecture, so this keeps two units with different flags from sharing one.
+/// Only the unit's own architecture is ever instantiated, because xsimd's functions live outside nibble's inline namespace
+/// and are named by architecture. Two units that map to one architecture (SSE2 with and without AVX) are kept apart by
+/// inlining alone; tests/link looks at the machine code.
 
 #include <cstddef>
 #include <cstdint>
@@ -80,7 +81,7 @@ NIBBLE_ALWAYS_INLINE vf fused(vf a, vf b, vf c) noexcept {
 }
 /// The float path's a * b + c: as multiply_add of core/round.hpp.
 NIBBLE_ALWAYS_INLINE vf madd(vf a, vf b, vf c) noexcept {
-#if defined(__FMA__)
+#if NIBBLE_HAS_FMA
   return fused(a, b, c);
 #else
   return a * b + c;
@@ -169,8 +170,8 @@ struct byte_dot<true> {
     return {NIBBLE_SIMD_OP(srai_epi16)(NIBBLE_SIMD_OP(slli_epi16)(v, 8), 8), NIBBLE_SIMD_OP(srai_epi16)(v, 8)};
   }
   static NIBBLE_ALWAYS_INLINE vi add(vi sum, const operand& w, const operand& x) noexcept {
-    const native pairs = NIBBLE_SIMD_OP(add_epi32)(NIBBLE_SIMD_OP(madd_epi16)(w.even, x.even),
-                                                   NIBBLE_SIMD_OP(madd_epi16)(w.odd, x.odd));
+    const native pairs =
+        NIBBLE_SIMD_OP(add_epi32)(NIBBLE_SIMD_OP(madd_epi16)(w.even, x.even), NIBBLE_SIMD_OP(madd_epi16)(w.odd, x.odd));
     return vi(NIBBLE_SIMD_OP(add_epi32)(static_cast<native>(sum), pairs));
   }
 };
