@@ -2,6 +2,7 @@
 // Inside an engine: nibble runs on the engine's threads and memory. A product starts no thread and allocates nothing.
 
 #include <atomic>
+#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
 #include <new>

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: MIT
+#include "roofs.hpp"
+
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include <nibble/core/aligned_vector.hpp>
+#include <nibble/core/context.hpp>
+#include <nibble/isa/intrinsics.hpp>
+
+#include "bench.hpp"
+
+namespace nibble::bench {
+namespace {
+
+constexpr int rounds = 9;  // the best one counts: neighbours only ever slow a loop down
+constexpr double round_seconds = 5e-3;
+
+/// Seconds that work(part, repeats), part in [0, threads), takes on all threads together, for each repeat, in the best
+/// round.
+template <class Work>
+double best_seconds(std::size_t threads, Work&& work) {
+  const context ctx = pool_of(threads).context();
+  const auto run = [&](std::size_t repeats) {
+    const stopwatch watch;
+    core::for_each_item(ctx, threads, [&](std::size_t part, std::size_t) { work(part, repeats); });
+    return watch.seconds();
+  };
+  std::size_t repeats = 1;
+  while (run(repeats) < round_seconds) repeats *= 2;
+  double best = run(repeats);
+  for (int i = 1; i < rounds; ++i) best = std::min(best, run(repeats));
+  return best / static_cast<double>(repeats);
+}
+
+#if defined(__AVX512F__)
+constexpr std::size_t register_bytes = 64;
+#elif defined(__AVX2__)
+constexpr std::size_t register_bytes = 32;
+#else
+constexpr std::size_t register_bytes = 16;
+#endif
+using block = std::uint64_t __attribute__((vector_size(register_bytes), may_alias));
+
+/// Reads [p, p + blocks): independent chains, so that no load waits for an operation.
+std::uint64_t read(const block* p, std::size_t blocks) noexcept {
+  block sum[8] = {};
+  std::size_t i = 0;
+  for (; i + 8 <= blocks; i += 8)
+    for (std::size_t j = 0; j < 8; ++j) sum[j] ^= p[i + j];
+  for (; i < blocks; ++i) sum[0] ^= p[i];
+  for (std::size_t j = 1; j < 8; ++j) sum[0] ^= sum[j];
+  std::uint64_t all = 0;
+  for (std::size_t j = 0; j < register_bytes / sizeof all; ++j) all ^= sum[0][j];
+  return all;
+}
+
+/// Each thread cycles through its own part of the buffer, a window at a time.
+double measure_read(std::size_t bytes, std::size_t threads) {
+  const std::size_t blocks = std::max<std::size_t>(bytes / sizeof(block) / threads, 1);
+  const std::size_t window = std::min(blocks, (std::size_t{4} << 20) / sizeof(block)), windows = blocks / window;
+  aligned_vector<std::byte> buffer(blocks * threads * sizeof(block), std::byte{1});
+  const auto* first = reinterpret_cast<const block*>(buffer.data());
+  std::vector<std::size_t> at(threads);
+  const double seconds = best_seconds(threads, [&](std::size_t part, std::size_t repeats) {
+    for (std::size_t r = 0; r < repeats; ++r) {
+      std::uint64_t sum = read(first + part * blocks + at[part] * window, window);
+      keep(sum);
+      at[part] = at[part] + 1 < windows ? at[part] + 1 : 0;
+    }
+  });
+  return static_cast<double>(window * threads * sizeof(block)) / seconds;
+}
+
+/// A register-only loop: `chains` independent accumulators hide the latency of `Step::next`, 4 cycles of which two begin
+/// in each for an FMA, 1 for the addition that ends a byte step. More chains than that would be spilled.
+template <class Step>
+double measure_peak(std::size_t threads) {
+  constexpr std::size_t steps = 1000;
+  const double seconds = best_seconds(threads, [](std::size_t, std::size_t repeats) {
+    typename Step::vector acc[Step::chains];
+    for (auto& a : acc) a = Step::start();
+    auto x = Step::start(), y = Step::start();
+    for (std::size_t i = 0; i < repeats * steps; ++i) {
+      [&]<std::size_t... C>(std::index_sequence<C...>) NIBBLE_LAMBDA_INLINE {
+        ((Step::opaque(x), acc[C] = Step::next(acc[C], x, y)), ...);
+      }
+      (std::make_index_sequence<Step::chains>{});
+    }
+    for (auto& a : acc) Step::opaque(a);
+  });
+  return static_cast<double>(steps * Step::chains * Step::operations) / seconds;
+}
+
+// `opaque` emits no instruction; the compiler must believe that the register changed, and repeats the work on it.
+#if defined(__AVX512BW__) && defined(__AVX512F__)
+struct float_step {
+  using vector = __m512;
+  static constexpr std::size_t chains = 16, operations = 2 * 16;
+  static vector start() noexcept { return _mm512_set1_ps(0.5f); }
+  static void opaque(vector& v) noexcept { __asm__ volatile("" : "+v"(v)); }
+  static vector next(vector acc, vector x, vector y) noexcept { return _mm512_fmadd_ps(x, y, acc); }
+};
+struct byte_step {
+  using vector = __m512i;
+  static constexpr std::size_t chains = 12, operations = 2 * 64;
+  static vector start() noexcept { return _mm512_set1_epi8(1); }
+  static void opaque(vector& v) noexcept { __asm__ volatile("" : "+v"(v)); }
+  static vector next(vector acc, vector x, vector y) noexcept {
+#if defined(__AVX512VNNI__)
+    return _mm512_dpbusd_epi32(acc, x, y);
+#else
+    return _mm512_add_epi32(acc, _mm512_madd_epi16(_mm512_maddubs_epi16(x, y), _mm512_set1_epi16(1)));
+#endif
+  }
+};
+#elif defined(__AVX2__) && defined(__FMA__)
+struct float_step {
+  using vector = __m256;
+  static constexpr std::size_t chains = 6, operations = 2 * 8;
+  static vector start() noexcept { return _mm256_set1_ps(0.5f); }
+  static void opaque(vector& v) noexcept { __asm__ volatile("" : "+x"(v)); }
+  static vector next(vector acc, vector x, vector y) noexcept { return _mm256_fmadd_ps(x, y, acc); }
+};
+struct byte_step {
+  using vector = __m256i;
+  static constexpr std::size_t chains = 6, operations = 2 * 32;
+  static vector start() noexcept { return _mm256_set1_epi8(1); }
+  static void opaque(vector& v) noexcept { __asm__ volatile("" : "+x"(v)); }
+  static vector next(vector acc, vector x, vector y) noexcept {
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(x, y), _mm256_set1_epi16(1)));
+  }
+};
+#elif defined(__SSE2__)
+struct float_step {
+  using vector = __m128;
+  static constexpr std::size_t chains = 12, operations = 2 * 4;
+  static vector start() noexcept { return _mm_set1_ps(0.5f); }
+  static void opaque(vector& v) noexcept { __asm__ volatile("" : "+x"(v)); }
+  static vector next(vector acc, vector x, vector y) noexcept { return _mm_add_ps(acc, _mm_mul_ps(x, y)); }
+};
+struct byte_step {
+  using vector = __m128i;
+  static constexpr std::size_t chains = 6, operations = 2 * 8;  // bytes widened to int16
+  static vector start() noexcept { return _mm_set1_epi16(1); }
+  static void opaque(vector& v) noexcept { __asm__ volatile("" : "+x"(v)); }
+  static vector next(vector acc, vector x, vector y) noexcept { return _mm_add_epi32(acc, _mm_madd_epi16(x, y)); }
+};
+#endif
+
+/// measure() at the first call for a key, its answer ever after.
+template <class Key, class Measure>
+double once(std::map<Key, double>& known, const Key& key, Measure&& measure) {
+  const auto found = known.find(key);
+  return found != known.end() ? found->second : known.emplace(key, measure()).first->second;
+}
+
+}  // namespace
+
+double read_roof(std::size_t bytes, std::size_t threads) {
+  static std::map<std::pair<std::size_t, std::size_t>, double> known;
+  return once(known, {bytes, threads}, [&] { return measure_read(bytes, threads); });
+}
+
+double dram_roof(std::size_t threads) { return read_roof(std::min(std::size_t{512} << 20, cold_bytes()), threads); }
+
+double float_peak(std::size_t threads) {
+#if defined(__SSE2__)
+  static std::map<std::size_t, double> known;
+  return once(known, threads, [&] { return measure_peak<float_step>(threads); });
+#else
+  return 0.0;
+#endif
+}
+
+double byte_peak(std::size_t threads) {
+#if defined(__SSE2__)
+  static std::map<std::size_t, double> known;
+  return once(known, threads, [&] { return measure_peak<byte_step>(threads); });
+#else
+  return 0.0;
+#endif
+}
+
+}  // namespace nibble::bench

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+/// @file
+/// What this machine allows, measured in this process: the ceilings that results are divided by.
+
+#include <cstddef>
+
+namespace nibble::bench {
+
+/// Bytes per second of `threads` threads reading a buffer of `bytes` over and over, each its own part. Measured at the
+/// first question for a size and thread count, best of several passes.
+double read_roof(std::size_t bytes, std::size_t threads);
+
+/// The same from memory: a buffer far larger than any cache.
+double dram_roof(std::size_t threads);
+
+/// Operations per second (a multiplication and an addition are two) of `threads` threads that multiply and add floats in
+/// registers: FMA where the build has it. 0 where unknown.
+double float_peak(std::size_t threads);
+
+/// The same for exact sums of products of unsigned and signed bytes by the instructions of the build's ISA: vpdpbusd, or
+/// vpmaddubsw + vpmaddwd + vpaddd, or with SSE2 pmaddwd + paddd on widened bytes. 0 where unknown.
+double byte_peak(std::size_t threads);
+
+}  // namespace nibble::bench
