@@ -477,7 +477,7 @@ class safetensors_writer {
     bool utf8 = true;
     const auto quoted = [&utf8](const std::string& s) {
       // With `replace` an ill-formed byte becomes U+FFFD instead of an exception: parsing back shows whether one was hit.
-      const std::string text = nlohmann::json(s).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+      std::string text = nlohmann::json(s).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
       utf8 = utf8 && nlohmann::json::parse(text).get_ref<const std::string&>() == s;
       return text;
     };

@@ -108,7 +108,7 @@ class transformer {
   /// vocab_size] for the last one only (n > 1: the head is then computed once). Allocates nothing, except that work memory
   /// grows when a cache has a larger capacity than any before. Throws bad_value for a token outside the vocabulary,
   /// bad_shape when the cache is full, belongs to another configuration, or logits has another shape; the cache is then
-  /// as it was.
+  /// as it was. An int8_static cache throws bad_value for a key or value that is not finite: clear it then.
   void prefill(std::span<const token> tokens, kv_cache& cache, span2d<float> logits) {
     check_call(tokens, cache);
     const std::size_t n = tokens.size(), vocab = config_.vocab_size;
