@@ -14,8 +14,8 @@ using quant::group_params;
 
 namespace {
 
-constexpr code_rule rules[] = {code_rule::symmetric, code_rule::symmetric_full, code_rule::mid_rise, code_rule::asymmetric,
-                               code_rule::asymmetric_offset};
+constexpr code_rule rules[] = {code_rule::symmetric, code_rule::symmetric_full, code_rule::mid_rise,
+                               code_rule::asymmetric, code_rule::asymmetric_offset};
 constexpr scale_storage storages[] = {scale_storage::f32, scale_storage::f16, scale_storage::bf16};
 constexpr float inf = std::numeric_limits<float>::infinity();
 constexpr float greatest = std::numeric_limits<float>::max();
@@ -155,21 +155,26 @@ TEST_CASE("affine: min-max keeps the error within half a step and two ulps, for 
           CAPTURE(static_cast<int>(storage));
           CAPTURE(seed);
           const std::size_t n = 1 + seed * 7 % 70;
-          auto x = seed % 3 == 0 ? test::gaussian(n, seed) : seed % 3 == 1 ? test::adversarial(n, seed) : test::uniform(n, seed, 99.0f, 101.0f);
+          auto x = seed % 3 == 0   ? test::gaussian(n, seed)
+                   : seed % 3 == 1 ? test::adversarial(n, seed)
+                                   : test::uniform(n, seed, 99.0f, 101.0f);
           if (seed % 5 == 4)
             for (float& v : x) v *= 1e-40f;
           const group_params p = fit(rule, bits, storage, x);
           REQUIRE(is_finite(p.scale));
           REQUIRE(p.scale >= 0.0f);
           REQUIRE(quant::as_stored(storage, p.scale) == p.scale);
-          const double least = storage == scale_storage::f16 ? 0x1p-24 : storage == scale_storage::bf16 ? 0x1p-133 : 0x1p-149;
+          const double least = storage == scale_storage::f16    ? 0x1p-24
+                               : storage == scale_storage::bf16 ? 0x1p-133
+                                                                : 0x1p-149;
           for (const float v : x) {
             const int u = encode(rule, v, bits, p);
             REQUIRE(u >= (rule == code_rule::symmetric ? 1 : 0));
             REQUIRE(u < 1 << bits);
             const float value = decode(rule, u, bits, p);
             const double offset = rule == code_rule::asymmetric_offset ? static_cast<double>(p.zero) : 0.0;
-            const float magnitude = std::fmax(std::fmax(std::fabs(v), std::fabs(value)), static_cast<float>(std::fabs(offset)));
+            const float magnitude =
+                std::fmax(std::fmax(std::fabs(v), std::fabs(value)), static_cast<float>(std::fabs(offset)));
             const double bound = p.scale == 0.0f ? 255.0 * least / 2.0 : static_cast<double>(p.scale) / 2.0;
             const double error = std::fabs(static_cast<double>(v) - static_cast<double>(value));
             CAPTURE(v);
@@ -206,7 +211,8 @@ TEST_CASE("affine: the greatest floats neither overflow a scale nor decode to in
   const std::vector<float> x{-most, -most / 2, 0.0f, most / 3, most};
   for (int bits = 2; bits <= 8; ++bits) {
     for (const scale_storage storage : {scale_storage::f32, scale_storage::bf16})
-      for (const code_rule rule : {code_rule::symmetric, code_rule::symmetric_full, code_rule::mid_rise, code_rule::asymmetric}) {
+      for (const code_rule rule :
+           {code_rule::symmetric, code_rule::symmetric_full, code_rule::mid_rise, code_rule::asymmetric}) {
         CAPTURE(bits);
         CAPTURE(static_cast<int>(rule));
         CAPTURE(static_cast<int>(storage));
@@ -242,7 +248,8 @@ TEST_CASE("affine: the range need not hold zero for an offset, and must for a ze
   const group_params zero = fit(code_rule::asymmetric, 4, scale_storage::f32, x);
   CHECK(zero.zero == 0.0f);
   CHECK(zero.scale == doctest::Approx(11.0 / 15).epsilon(0.01));
-  const group_params negative = fit(code_rule::asymmetric, 4, scale_storage::f32, test::uniform(100, 5, -11.0f, -10.0f));
+  const group_params negative =
+      fit(code_rule::asymmetric, 4, scale_storage::f32, test::uniform(100, 5, -11.0f, -10.0f));
   CHECK(negative.zero == 15.0f);
 }
 
@@ -255,7 +262,9 @@ TEST_CASE("affine: a policy's format says what its template arguments say") {
   CHECK(f.group_size == 32);
   CHECK(f.scale == scale_storage::f16);
   CHECK(std::is_same_v<p::zero_type, half>);
-  CHECK(std::is_same_v<quant::affine<3, code_rule::asymmetric_offset, quant::grouped<32>, quant::double_quant>::zero_type, float>);
+  CHECK(
+      std::is_same_v<quant::affine<3, code_rule::asymmetric_offset, quant::grouped<32>, quant::double_quant>::zero_type,
+                     float>);
   CHECK(std::is_same_v<quant::affine<3, code_rule::asymmetric, quant::per_tensor>::zero_type, std::uint8_t>);
 }
 

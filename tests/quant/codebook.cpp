@@ -29,7 +29,8 @@ std::vector<float> floats(const std::uint32_t (&bits)[Size]) {
 
 /// Codes, scales and values of the policy, block by block, against the golden arrays.
 template <class P, std::size_t Blocks, std::size_t Size>
-void check_golden(const std::uint32_t (&absmax)[Blocks], const std::uint8_t (&codes)[Size], const std::uint32_t (&values)[Size]) {
+void check_golden(const std::uint32_t (&absmax)[Blocks], const std::uint8_t (&codes)[Size],
+                  const std::uint32_t (&values)[Size]) {
   const auto x = floats(golden_x);
   REQUIRE(x.size() == Size);
   REQUIRE((Size + 63) / 64 == Blocks);
@@ -126,7 +127,8 @@ TEST_CASE("codebook: a user's table in any order gives the nearest value, ties t
 }
 
 TEST_CASE("codebook: tables of the wrong size or with non-finite values are refused") {
-  const std::vector<float> seven(7, 1.0f), zeros(4, 0.0f), bad{0.0f, 1.0f, std::numeric_limits<float>::infinity(), 2.0f};
+  const std::vector<float> seven(7, 1.0f), zeros(4, 0.0f),
+      bad{0.0f, 1.0f, std::numeric_limits<float>::infinity(), 2.0f};
   CHECK_THROWS_AS(quant::run_time_table(seven, 3), error);
   CHECK_THROWS_AS(quant::run_time_table(zeros, 2), error);
   CHECK_THROWS_AS(quant::run_time_table(bad, 2), error);
@@ -135,7 +137,9 @@ TEST_CASE("codebook: tables of the wrong size or with non-finite values are refu
 
 TEST_CASE("codebook: Lloyd-Max scales by the root mean square, the others by the greatest magnitude") {
   const std::vector<float> x{3.0f, -4.0f, 0.0f, 5.0f};
-  CHECK(quant::codebook<quant::lloyd_max_table<4>, quant::grouped<4>>::fit(x).scale == static_cast<float>(std::sqrt(12.5)));
+  CHECK(quant::codebook<quant::lloyd_max_table<4>, quant::grouped<4>>::fit(x).scale ==
+        static_cast<float>(std::sqrt(12.5)));
   CHECK(quant::codebook<quant::nf4_table, quant::grouped<4>>::fit(x).scale == 5.0f);
-  CHECK(quant::codebook<quant::fp4_table, quant::grouped<4>, half>::fit(std::vector<float>{1.0f, 1.0002f}).scale == 1.0f);
+  CHECK(quant::codebook<quant::fp4_table, quant::grouped<4>, half>::fit(std::vector<float>{1.0f, 1.0002f}).scale ==
+        1.0f);
 }

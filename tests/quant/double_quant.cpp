@@ -14,7 +14,8 @@
 using namespace nibble;
 
 TEST_CASE("double_quant: the dynamic map equals the independent implementation in all 256 bits patterns") {
-  for (std::size_t i = 0; i < 256; ++i) CHECK(std::bit_cast<std::uint32_t>(quant::dynamic_map[i]) == golden_dynamic_map[i]);
+  for (std::size_t i = 0; i < 256; ++i)
+    CHECK(std::bit_cast<std::uint32_t>(quant::dynamic_map[i]) == golden_dynamic_map[i]);
 }
 
 TEST_CASE("double_quant: the dynamic map is what its definition gives") {
@@ -23,7 +24,8 @@ TEST_CASE("double_quant: the dynamic map is what its definition gives") {
     const int n = (1 << i) + 1;
     const float step = (1.0f - 0.1f) / static_cast<float>(n - 1);
     const auto point = [&](int k) {
-      return k < n / 2 ? std::fma(step, static_cast<float>(k), 0.1f) : std::fma(-step, static_cast<float>(n - 1 - k), 1.0f);
+      return k < n / 2 ? std::fma(step, static_cast<float>(k), 0.1f)
+                       : std::fma(-step, static_cast<float>(n - 1 - k), 1.0f);
     };
     const float power = static_cast<float>(std::pow(10.0, i - 6));
     for (int k = 0; k + 1 < n; ++k) {
@@ -55,7 +57,8 @@ TEST_CASE("double_quant: codes, maxima, offset and rebuilt scales equal the inde
   std::vector<float> super(quant::super_scale_count(count));
   REQUIRE(super.size() == std::size(golden_super_scales));
   quant::quantize_scales(scales.data(), count, codes.data(), super.data());
-  for (std::size_t i = 0; i < super.size(); ++i) CHECK(std::bit_cast<std::uint32_t>(super[i]) == golden_super_scales[i]);
+  for (std::size_t i = 0; i < super.size(); ++i)
+    CHECK(std::bit_cast<std::uint32_t>(super[i]) == golden_super_scales[i]);
   for (std::size_t i = 0; i < count; ++i) {
     CHECK(codes[i] == golden_scale_codes[i]);
     const float rebuilt = quant::double_quant_scale(codes[i], super[i / 256], super.back());
@@ -69,7 +72,8 @@ TEST_CASE("double_quant: equal scales come back exactly, zeros as zeros") {
     std::vector<std::uint8_t> codes(300);
     std::vector<float> super(quant::super_scale_count(300));
     quant::quantize_scales(scales.data(), 300, codes.data(), super.data());
-    for (std::size_t i = 0; i < 300; ++i) CHECK(quant::double_quant_scale(codes[i], super[i / 256], super.back()) == value);
+    for (std::size_t i = 0; i < 300; ++i)
+      CHECK(quant::double_quant_scale(codes[i], super[i / 256], super.back()) == value);
   }
 }
 

@@ -76,7 +76,8 @@ TEST_CASE("fit: percentile is the order statistic, for magnitudes and for two ta
 
 TEST_CASE("fit: percentile 1 is min-max") {
   const auto x = test::gaussian(333, 8);
-  for (const qtype type : {qtype::w4_channel, qtype::w4a_channel, qtype::w4o_channel, qtype::w4m_g128, qtype::nf4_g64}) {
+  for (const qtype type :
+       {qtype::w4_channel, qtype::w4a_channel, qtype::w4o_channel, qtype::w4m_g128, qtype::nf4_g64}) {
     const group_params a = fit(codec_of(type), x, {.method = fitter::percentile, .percentile = 1.0});
     const group_params b = fit(codec_of(type), x, {});
     CHECK(a.scale == b.scale);

@@ -46,8 +46,8 @@ TEST_CASE("qtype: the run-time entry of every format is its policy's") {
 TEST_CASE("qtype: every width has every affine rule, per channel and in groups") {
   for (int bits = 2; bits <= 8; ++bits) {
     const std::string width = "w" + std::to_string(bits);
-    for (const char* rest : {"_tensor", "_channel", "_g32", "_g64", "_g128", "f_channel", "m_channel", "m_g128", "a_channel",
-                             "a_g128", "o_channel", "o_g128"})
+    for (const char* rest : {"_tensor", "_channel", "_g32", "_g64", "_g128", "f_channel", "m_channel", "m_g128",
+                             "a_channel", "a_g128", "o_channel", "o_g128"})
       CHECK(quant::qtype_from_name(width + rest).has_value());
     CHECK(quant::qtype_from_name("lloyd" + std::to_string(bits) + "_channel").has_value());
   }

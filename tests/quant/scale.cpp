@@ -17,8 +17,10 @@ constexpr scale_storage storages[] = {scale_storage::f32, scale_storage::f16, sc
 TEST_CASE("scale: the neighbours of every positive half are the next halves") {
   for (std::uint16_t bits = 1; bits < 0x7bff; ++bits) {
     const float x = to_float(half{bits});
-    REQUIRE(quant::stored_neighbour(scale_storage::f16, x, true) == to_float(half{static_cast<std::uint16_t>(bits + 1)}));
-    REQUIRE(quant::stored_neighbour(scale_storage::f16, x, false) == to_float(half{static_cast<std::uint16_t>(bits - 1)}));
+    REQUIRE(quant::stored_neighbour(scale_storage::f16, x, true) ==
+            to_float(half{static_cast<std::uint16_t>(bits + 1)}));
+    REQUIRE(quant::stored_neighbour(scale_storage::f16, x, false) ==
+            to_float(half{static_cast<std::uint16_t>(bits - 1)}));
   }
   CHECK(quant::stored_neighbour(scale_storage::f32, 1.0f, true) == std::nextafter(1.0f, 2.0f));
   CHECK(quant::stored_neighbour(scale_storage::bf16, 1.0f, false) == 1.0f - 0x1p-8f);
@@ -52,7 +54,9 @@ TEST_CASE("scale: stored_at_most is the greatest stored value not above x") {
       if (!is_finite(r)) continue;
       REQUIRE(quant::as_stored(s, r) == r);
       // The next stored value above r is above x.
-      const float above = r == 0.0f   ? s == scale_storage::f16 ? 0x1p-24f : s == scale_storage::bf16 ? 0x1p-133f : 0x1p-149f
+      const float above = r == 0.0f  ? s == scale_storage::f16    ? 0x1p-24f
+                                       : s == scale_storage::bf16 ? 0x1p-133f
+                                                                  : 0x1p-149f
                           : r > 0.0f ? quant::stored_neighbour(s, r, true)
                                      : -quant::stored_neighbour(s, -r, false);
       REQUIRE(above > x);

@@ -26,9 +26,7 @@ class generator {
   }
   /// In (0, 1).
   double unit() { return (static_cast<double>(next() >> 11) + 0.5) * 0x1p-53; }
-  double gaussian() {
-    return std::sqrt(-2.0 * std::log(unit())) * std::cos(2.0 * std::numbers::pi * unit());
-  }
+  double gaussian() { return std::sqrt(-2.0 * std::log(unit())) * std::cos(2.0 * std::numbers::pi * unit()); }
   /// In [0, n).
   std::size_t below(std::size_t n) { return static_cast<std::size_t>(next() % n); }
 
@@ -75,7 +73,9 @@ inline std::vector<float> adversarial(std::size_t n, std::uint64_t seed) {
       switch (kind) {
         case 0: x.push_back(0.0f); break;
         case 1: x.push_back(-0.0f); break;
-        case 2: x.push_back(sign() * static_cast<float>(g.below(1000)) * std::numeric_limits<float>::denorm_min()); break;
+        case 2:
+          x.push_back(sign() * static_cast<float>(g.below(1000)) * std::numeric_limits<float>::denorm_min());
+          break;
         case 3: x.push_back(static_cast<float>(g.below(64)) * 0.5f - 16.0f); break;
         case 4: x.push_back(constant); break;
         case 5: x.push_back(static_cast<float>(100.0 + g.unit())); break;

@@ -43,8 +43,10 @@ std::vector<format_desc> all_formats() {
   for (int bits = 2; bits <= 8; ++bits)
     for (int rule = 0; rule <= static_cast<int>(code_rule::codebook); ++rule)
       for (int scale = 0; scale <= static_cast<int>(scale_storage::double_quant); ++scale)
-        for (const auto& [kind, size] : {std::pair{granularity_kind::per_tensor, 0u}, {granularity_kind::per_channel, 0u},
-                                         {granularity_kind::grouped, 12u}, {granularity_kind::flat, 24u}})
+        for (const auto& [kind, size] : {std::pair{granularity_kind::per_tensor, 0u},
+                                         {granularity_kind::per_channel, 0u},
+                                         {granularity_kind::grouped, 12u},
+                                         {granularity_kind::flat, 24u}})
           formats.push_back({static_cast<code_rule>(rule), static_cast<std::uint8_t>(bits), kind,
                              static_cast<scale_storage>(scale), size});
   return formats;
@@ -185,5 +187,7 @@ TEST_CASE("qmatrix: parameters are read as they were stored") {
   any_qmatrix u({code_rule::asymmetric, 4, granularity_kind::per_channel, scale_storage::bf16, 0}, 2, 8);
   u.zero_plane()[1] = std::byte{9};
   CHECK(quant::zero_at(u.view(), 1) == 9.0f);
-  CHECK(quant::zero_at(any_qmatrix({code_rule::symmetric, 4, granularity_kind::per_channel, scale_storage::f32, 0}, 1, 1).view(), 0) == 0.0f);
+  CHECK(quant::zero_at(
+            any_qmatrix({code_rule::symmetric, 4, granularity_kind::per_channel, scale_storage::f32, 0}, 1, 1).view(),
+            0) == 0.0f);
 }

@@ -35,8 +35,9 @@ std::vector<float> dequantized(const quantized_view& v, const context& ctx = {})
 bool same_planes(const any_qmatrix& a, const any_qmatrix& b) {
   return std::ranges::equal(a.codes(), b.codes()) && std::ranges::equal(a.scale_plane(), b.scale_plane()) &&
          std::ranges::equal(a.zero_plane(), b.zero_plane()) &&
-         std::ranges::equal(a.super_scales(), b.super_scales(),
-                            [](float x, float y) { return std::bit_cast<std::uint32_t>(x) == std::bit_cast<std::uint32_t>(y); });
+         std::ranges::equal(a.super_scales(), b.super_scales(), [](float x, float y) {
+           return std::bit_cast<std::uint32_t>(x) == std::bit_cast<std::uint32_t>(y);
+         });
 }
 
 /// A context that runs its slots on threads of its own.
@@ -57,15 +58,15 @@ std::vector<format_desc> affine_formats(std::uint32_t group) {
   std::vector<format_desc> out;
   for (int bits = 2; bits <= 8; ++bits)
     for (int rule = 0; rule < static_cast<int>(code_rule::codebook); ++rule)
-      for (const granularity_kind kind :
-           {granularity_kind::per_tensor, granularity_kind::per_channel, granularity_kind::grouped, granularity_kind::flat})
+      for (const granularity_kind kind : {granularity_kind::per_tensor, granularity_kind::per_channel,
+                                          granularity_kind::grouped, granularity_kind::flat})
         out.push_back({static_cast<code_rule>(rule), static_cast<std::uint8_t>(bits), kind, scale_storage::f16,
                        kind == granularity_kind::grouped || kind == granularity_kind::flat ? group : 0});
   return out;
 }
 
-errc raised(const format_desc& f, span2d<const float> W, const quantize_options& options, std::string* message = nullptr,
-            const context& ctx = {}) {
+errc raised(const format_desc& f, span2d<const float> W, const quantize_options& options,
+            std::string* message = nullptr, const context& ctx = {}) {
   try {
     quantize(f, W, options, ctx);
   } catch (const error& e) {
@@ -95,11 +96,13 @@ TEST_CASE("quantize: all rules, widths and granularities on every ragged K stay 
         REQUIRE(decode_at(q.view(), n, k) == y[i]);
         const quant::group_params p = quant::params_at(q.view(), quant::group_of(f, K, n, k));
         const double offset = f.rule == code_rule::asymmetric_offset ? static_cast<double>(p.zero) : 0.0;
-        const double size = std::max({std::fabs(static_cast<double>(w[i])), std::fabs(static_cast<double>(y[i])), std::fabs(offset)});
+        const double size =
+            std::max({std::fabs(static_cast<double>(w[i])), std::fabs(static_cast<double>(y[i])), std::fabs(offset)});
         const double step = p.scale == 0.0f ? 255.0 * 0x1p-24 : static_cast<double>(p.scale);
         CAPTURE(w[i]);
         CAPTURE(y[i]);
-        REQUIRE(std::fabs(static_cast<double>(w[i]) - static_cast<double>(y[i])) <= 0.5 * step + size * 0x1p-22 + 0x1p-148);
+        REQUIRE(std::fabs(static_cast<double>(w[i]) - static_cast<double>(y[i])) <=
+                0.5 * step + size * 0x1p-22 + 0x1p-148);
       }
     }
   }
@@ -149,8 +152,8 @@ TEST_CASE("quantize: the bits do not depend on the number of threads or on the r
   std::vector<float> strided(N * stride, not_a_number);  // what lies between the rows must not be read
   for (std::size_t n = 0; n < N; ++n) std::copy_n(dense.data() + n * K, K, strided.data() + n * stride);
   for (const fitter method : {fitter::min_max, fitter::mse_search, fitter::least_squares, fitter::percentile})
-    for (const qtype type : {qtype::w4_g32, qtype::w8_tensor, qtype::w3a_channel, qtype::nf4_flat64_dq, qtype::lloyd4_channel,
-                             qtype::fp4_flat64, qtype::w5o_g128}) {
+    for (const qtype type : {qtype::w4_g32, qtype::w8_tensor, qtype::w3a_channel, qtype::nf4_flat64_dq,
+                             qtype::lloyd4_channel, qtype::fp4_flat64, qtype::w5o_g128}) {
       CAPTURE(quant::name_of(type));
       const quantize_options options{.fit = {.method = method, .percentile = 0.99}};
       const any_qmatrix serial = quantize(type, matrix(dense, N, K), options);
@@ -174,7 +177,8 @@ TEST_CASE("quantize: codes, parameters and values hash to the same number everyw
       for (std::size_t i = 0; i < bytes; ++i) h = (h ^ static_cast<const std::uint8_t*>(data)[i]) * 0x100000001b3u;
     };
     for (std::size_t i = 0; i < quant::qtype_count; ++i) {
-      const any_qmatrix q = quantize(static_cast<qtype>(i), matrix(w, N, K), {.fit = {.method = method, .percentile = 0.99}});
+      const any_qmatrix q =
+          quantize(static_cast<qtype>(i), matrix(w, N, K), {.fit = {.method = method, .percentile = 0.99}});
       add(q.codes().data(), q.codes().size());
       add(q.scale_plane().data(), q.scale_plane().size());
       add(q.zero_plane().data(), q.zero_plane().size());
@@ -214,7 +218,8 @@ TEST_CASE("quantize: NF4 and FP4 in flat blocks equal the independent implementa
 TEST_CASE("quantize: double-quantized scales are those of quantize_scales over all groups") {
   const std::size_t N = 40, K = 640;  // 400 groups: two blocks of scales
   const auto w = test::gaussian(N * K, 31);
-  const any_qmatrix plain = quantize({code_rule::symmetric, 4, granularity_kind::grouped, scale_storage::f32, 64}, matrix(w, N, K));
+  const any_qmatrix plain =
+      quantize({code_rule::symmetric, 4, granularity_kind::grouped, scale_storage::f32, 64}, matrix(w, N, K));
   const any_qmatrix twice = quantize(qtype::w4_g64_dq, matrix(w, N, K));
   std::vector<std::uint8_t> codes(400);
   std::vector<float> super(3);
@@ -277,7 +282,8 @@ TEST_CASE("quantize: non-finite values can be zeroed or saturated instead") {
       float limit = 0.0f;
       const std::size_t g = quant::group_of(f, 37, places[i] / 37, places[i] % 37);
       for (std::size_t at = 0; at < w.size(); ++at)
-        if (quant::group_of(f, 37, at / 37, at % 37) == g && is_finite(w[at])) limit = std::fmax(limit, std::fabs(w[at]));
+        if (quant::group_of(f, 37, at / 37, at % 37) == g && is_finite(w[at]))
+          limit = std::fmax(limit, std::fabs(w[at]));
       saturated[places[i]] = values[i] != values[i] ? 0.0f : values[i] > 0 ? limit : -limit;
     }
     CAPTURE(static_cast<int>(f.rule));
@@ -302,7 +308,8 @@ TEST_CASE("quantize: a scale that overflows its storage type is an error that na
   CHECK(message.find("half") != std::string::npos);
   CHECK(raised(quant::w8_channel::format(), matrix(w, 4, 64), {}) == errc::ok);
   // No policy for non-finite values hides it.
-  CHECK(raised(quant::w8_g32::format(), matrix(w, 4, 64), {.non_finite = non_finite::saturate}) == errc::scale_overflow);
+  CHECK(raised(quant::w8_g32::format(), matrix(w, 4, 64), {.non_finite = non_finite::saturate}) ==
+        errc::scale_overflow);
   // The range of one group exceeds the greatest float.
   w[2 * 64 + 10] = std::numeric_limits<float>::max();
   w[2 * 64 + 11] = -std::numeric_limits<float>::max();
@@ -316,7 +323,8 @@ TEST_CASE("quantize: a user's table is sorted for encoding, copied, and found in
   const format_desc f{code_rule::codebook, 2, granularity_kind::per_channel, scale_storage::f32, 0};
   const any_qmatrix q = quantize(f, matrix(w, 6, 50), {.fit = {.method = fitter::mse_search}, .table = table.data()});
   using user = quant::codebook<quant::user_table<2>, quant::per_channel>;
-  const qmatrix<user> typed = quantize<user>(matrix(w, 6, 50), {.fit = {.method = fitter::mse_search}, .table = table.data()});
+  const qmatrix<user> typed =
+      quantize<user>(matrix(w, 6, 50), {.fit = {.method = fitter::mse_search}, .table = table.data()});
   CHECK(same_planes(q, typed));
   table.assign(4, 0.0f);
   for (std::size_t n = 0; n < 6; ++n)
@@ -355,7 +363,9 @@ TEST_CASE("quantize: bad arguments are refused") {
   CHECK(raised(f, make_span2d<const float>(w.data(), 3, 4, 3), {}) == errc::bad_shape);
   CHECK(raised(f, make_span2d<const float>(nullptr, 3, 4), {}) == errc::bad_value);
   CHECK(raised(f, matrix(w, 3, 4), {.fit = {.method = fitter::percentile, .percentile = 1.5}}) == errc::bad_value);
-  CHECK(raised(f, matrix(w, 3, 4), {.fit = {.method = fitter::percentile, .percentile = static_cast<double>(not_a_number)}}) == errc::bad_value);
+  CHECK(raised(f, matrix(w, 3, 4),
+               {.fit = {.method = fitter::percentile, .percentile = static_cast<double>(not_a_number)}}) ==
+        errc::bad_value);
   CHECK(raised(f, matrix(w, 3, 4), {.fit = {.method = fitter::mse_search, .clips = 1}}) == errc::bad_value);
   CHECK_THROWS_AS(quantize(static_cast<qtype>(60000), matrix(w, 3, 4)), error);
   CHECK_THROWS_AS(quantize(quant::nf4_channel::format(), quant::lloyd_max_table<3>::desc(), matrix(w, 3, 4)), error);
@@ -363,6 +373,18 @@ TEST_CASE("quantize: bad arguments are refused") {
   std::vector<float> y(12);
   CHECK_THROWS_AS(dequantize(q.view(), make_span2d(y.data(), 4, 3)), error);
   CHECK_THROWS_AS(dequantize(q.view(), make_span2d<float>(nullptr, 3, 4)), error);
+  // Views over memory of the caller's are checked as far as they can be.
+  const auto refused = [&](auto change) {
+    quantized_view v = q.view();
+    change(v);
+    CHECK_THROWS_AS(dequantize(v, make_span2d(y.data(), 3, 4)), error);
+  };
+  refused([](quantized_view& v) { v.codes = nullptr; });
+  refused([](quantized_view& v) { v.scales = nullptr; });
+  refused([](quantized_view& v) { v.row_stride_bytes = 1; });
+  refused([](quantized_view& v) { v.format.rule = code_rule::asymmetric; });
+  refused([](quantized_view& v) { v.format.rule = code_rule::codebook; });
+  refused([](quantized_view& v) { v.format.scale = scale_storage::double_quant; });
 }
 
 TEST_CASE("quantize: rows of a view can be dequantized alone, into a strided output") {

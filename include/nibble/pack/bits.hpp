@@ -56,7 +56,8 @@ namespace detail {
 template <int Bits>
 constexpr std::uint64_t compress8(std::uint64_t x) noexcept {
   if constexpr (Bits == 8) return x;
-  constexpr std::uint64_t one = (1u << Bits) - 1u, two = (std::uint64_t{1} << 2 * Bits) - 1, four = (std::uint64_t{1} << 4 * Bits) - 1;
+  constexpr std::uint64_t one = (1u << Bits) - 1u, two = (std::uint64_t{1} << 2 * Bits) - 1,
+                          four = (std::uint64_t{1} << 4 * Bits) - 1;
   constexpr std::uint64_t m1 = one * 0x0001000100010001u, m2 = two * 0x0000000100000001u;
   x = (x & m1) | ((x >> 8 & m1) << Bits);
   x = (x & m2) | ((x >> 16 & m2) << 2 * Bits);
@@ -67,7 +68,8 @@ constexpr std::uint64_t compress8(std::uint64_t x) noexcept {
 template <int Bits>
 constexpr std::uint64_t expand8(std::uint64_t x) noexcept {
   if constexpr (Bits == 8) return x;
-  constexpr std::uint64_t one = (1u << Bits) - 1u, two = (std::uint64_t{1} << 2 * Bits) - 1, four = (std::uint64_t{1} << 4 * Bits) - 1;
+  constexpr std::uint64_t one = (1u << Bits) - 1u, two = (std::uint64_t{1} << 2 * Bits) - 1,
+                          four = (std::uint64_t{1} << 4 * Bits) - 1;
   constexpr std::uint64_t m1 = one * 0x0001000100010001u, m2 = two * 0x0000000100000001u;
   x = (x & four) | ((x >> 4 * Bits & four) << 32);
   x = (x & m2) | ((x >> 2 * Bits & m2) << 16);

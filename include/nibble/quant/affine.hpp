@@ -46,8 +46,7 @@ constexpr step_bounds bounds_of(int bits, float zero) noexcept {
   if constexpr (Rule == code_rule::symmetric) return {static_cast<float>(1 - h), static_cast<float>(h - 1), h};
   if constexpr (Rule == code_rule::symmetric_full || Rule == code_rule::mid_rise)
     return {static_cast<float>(-h), static_cast<float>(h - 1), h};
-  if constexpr (Rule == code_rule::asymmetric)
-    return {-zero, static_cast<float>(top) - zero, static_cast<int>(zero)};
+  if constexpr (Rule == code_rule::asymmetric) return {-zero, static_cast<float>(top) - zero, static_cast<int>(zero)};
   return {0.0f, static_cast<float>(top), 0};
 }
 
@@ -96,7 +95,8 @@ namespace detail {
 constexpr float store_scale(scale_storage storage, float scale, float range, float reach, float steps) noexcept {
   float s = as_stored(storage, scale);
   if (s == 0.0f || !is_finite(s)) return s;
-  if (static_cast<double>(s) * static_cast<double>(reach) < static_cast<double>(range)) s = stored_neighbour(storage, s, true);
+  if (static_cast<double>(s) * static_cast<double>(reach) < static_cast<double>(range))
+    s = stored_neighbour(storage, s, true);
   while (is_finite(s) && !is_finite(s * steps)) s = stored_neighbour(storage, s, false);
   return s;
 }
@@ -159,10 +159,10 @@ struct affine : detail::per_element_blocks<affine<Bits, Rule, Granularity, Scale
   using granularity = Granularity;
   using scale_type = Scale;
   /// What the plane of zeros holds: u8 zero points, offsets in the scale's type (float for double_quant), or nothing.
-  using zero_type = std::conditional_t<
-      Rule == code_rule::asymmetric, std::uint8_t,
-      std::conditional_t<Rule != code_rule::asymmetric_offset, void,
-                         std::conditional_t<std::is_same_v<Scale, double_quant>, float, Scale>>>;
+  using zero_type =
+      std::conditional_t<Rule == code_rule::asymmetric, std::uint8_t,
+                         std::conditional_t<Rule != code_rule::asymmetric_offset, void,
+                                            std::conditional_t<std::is_same_v<Scale, double_quant>, float, Scale>>>;
   using params = group_params;
   static constexpr int bits = Bits;
   static constexpr code_rule rule = Rule;

@@ -32,11 +32,12 @@ enum class codebook_scaling : std::uint8_t {
 struct codebook_desc {
   int bits = 0;
   codebook_scaling scaling = codebook_scaling::absmax;
-  bool sign_magnitude = false;               ///< the top code bit is x < 0 and thresholds count on |v|
-  const float* values = nullptr;             ///< 2^bits values, by code
-  const float* thresholds = nullptr;         ///< ascending; 2^bits - 1, or 2^(bits-1) - 1 when sign_magnitude
-  const std::uint8_t* code_of_rank = nullptr;  ///< code by rank, the number of thresholds strictly below v; nullptr: equal
-  float greatest = 1.0f;                     ///< greatest |value|
+  bool sign_magnitude = false;        ///< the top code bit is x < 0 and thresholds count on |v|
+  const float* values = nullptr;      ///< 2^bits values, by code
+  const float* thresholds = nullptr;  ///< ascending; 2^bits - 1, or 2^(bits-1) - 1 when sign_magnitude
+  /// Code by rank, the number of thresholds strictly below v; nullptr: the same number.
+  const std::uint8_t* code_of_rank = nullptr;
+  float greatest = 1.0f;  ///< greatest |value|
 };
 
 inline namespace NIBBLE_ABI {
@@ -96,11 +97,12 @@ struct user_table {
   static constexpr int bits = Bits;
 };
 
+// clang-format off
 /// A type that names a table: one known at compile time, or the placeholder of a user's own.
 template <class T>
-concept codebook_table = requires {
-  { T::desc() } noexcept -> std::same_as<codebook_desc>;
-} || std::same_as<T, user_table<T::bits>>;
+concept codebook_table = requires { { T::desc() } noexcept -> std::same_as<codebook_desc>; } ||
+                         std::same_as<T, user_table<T::bits>>;
+// clang-format on
 
 /// A user's table made ready for encoding: sorts the values, keeps which code each has.
 class run_time_table {
@@ -108,7 +110,8 @@ class run_time_table {
   /// `values`: 2^bits finite values, not all zero, by code. Raises bad_shape or bad_value.
   run_time_table(std::span<const float> values, int bits) : bits_(bits) {
     if (bits < 2 || bits > 8 || values.size() != std::size_t{1} << bits)
-      core::fail(errc::bad_shape, "codebook: ", values.size(), " values for ", bits, " bits; 2^bits are needed, bits 2..8");
+      core::fail(errc::bad_shape, "codebook: ", values.size(), " values for ", bits,
+                 " bits; 2^bits are needed, bits 2..8");
     for (std::size_t i = 0; i < values.size(); ++i) {
       if (!is_finite(values[i])) core::fail(errc::bad_value, "codebook: value of code ", i, " is ", values[i]);
       values_[i] = values[i];

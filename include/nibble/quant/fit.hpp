@@ -5,7 +5,6 @@
 /// f(const float* x, size_t n), whose elements are finite and which may be walked several times: no copy of a group that
 /// spans a whole matrix is made.
 
-#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstddef>
@@ -46,7 +45,8 @@ template <class Source, class Key>
 std::uint32_t select_key(const Source& source, std::uint64_t k, Key key) {
   std::uint32_t prefix = 0;
   int shift = 32;
-  for (const int digit_bits : {11, 11, 10}) {
+  constexpr int digits[] = {11, 11, 10};
+  for (const int digit_bits : digits) {
     std::array<std::uint64_t, 2048> count{};
     const int known = shift;
     shift -= digit_bits;
@@ -81,14 +81,14 @@ value_range percentile_range(const group_codec& c, const Source& source, double 
   const auto cut = [&](double share) {  // values that may lie outside on one side
     return static_cast<std::uint64_t>(share * static_cast<double>(count));
   };
+  const auto lesser = [](std::uint64_t a, std::uint64_t b) { return a < b ? a : b; };
   if (!has_zeros(c.format)) {
-    const std::uint64_t outside = std::min<std::uint64_t>(cut(1.0 - p), count - 1);
-    const std::uint32_t a = select_key(source, count - 1 - outside, [](float x) {
-      return std::bit_cast<std::uint32_t>(x) & 0x7fffffffu;
-    });
+    const std::uint64_t outside = lesser(cut(1.0 - p), count - 1);
+    const std::uint32_t a =
+        select_key(source, count - 1 - outside, [](float x) { return std::bit_cast<std::uint32_t>(x) & 0x7fffffffu; });
     return {-std::bit_cast<float>(a), std::bit_cast<float>(a)};
   }
-  const std::uint64_t outside = std::min<std::uint64_t>(cut((1.0 - p) / 2.0), (count - 1) / 2);
+  const std::uint64_t outside = lesser(cut((1.0 - p) / 2.0), (count - 1) / 2);
   return {float_of_key(select_key(source, outside, float_key)),
           float_of_key(select_key(source, count - 1 - outside, float_key))};
 }
@@ -110,7 +110,7 @@ double squared_error(const group_codec& c, const Source& source, group_params p,
   bool open = true;
   source.for_each_run([&](const float* x, std::size_t n) {
     for (std::size_t i = 0; i < n && open; i += piece) {
-      add_squared_error(c, p, x + i, std::min(n - i, piece), sum);
+      add_squared_error(c, p, x + i, n - i < piece ? n - i : piece, sum);
       open = sum.total() < limit;
     }
   });
@@ -167,7 +167,7 @@ group_params least_squares_step(const group_codec& c, const Source& source, grou
     std::uint8_t codes[tile];
     float level[tile];
     for (std::size_t first = 0; first < n; first += tile) {
-      const std::size_t count = std::min(n - first, tile);
+      const std::size_t count = n - first < tile ? n - first : tile;
       encode_group(c, p, x + first, count, codes);
       levels_of(c, p, codes, count, level);
       for (std::size_t i = 0; i < count; ++i) {
@@ -227,7 +227,8 @@ struct contiguous_source {
 template <class Source>
 group_params fit_group(const group_codec& c, const Source& source, value_range range, const fit_options& options) {
   switch (options.method) {
-    case fitter::percentile: return detail::params_for_range(c, detail::percentile_range(c, source, options.percentile));
+    case fitter::percentile:
+      return detail::params_for_range(c, detail::percentile_range(c, source, options.percentile));
     case fitter::mse_search: return detail::fit_mse(c, source, range, options.clips);
     case fitter::least_squares: return detail::fit_least_squares(c, source, range);
     case fitter::min_max: break;

@@ -138,7 +138,8 @@ inline float level_shift(const format_desc& f, group_params p) noexcept {
 }
 
 /// The level of each code.
-inline void levels_of(const group_codec& c, group_params p, const std::uint8_t* codes, std::size_t n, float* level) noexcept {
+inline void levels_of(const group_codec& c, group_params p, const std::uint8_t* codes, std::size_t n,
+                      float* level) noexcept {
   if (c.format.rule == code_rule::codebook) {
     for (std::size_t i = 0; i < n; ++i) level[i] = c.book.values[codes[i]];
     return;
@@ -150,7 +151,8 @@ inline void levels_of(const group_codec& c, group_params p, const std::uint8_t* 
 }  // namespace detail
 
 /// Codes of x[0..n), one per byte; x finite, p as stored.
-inline void encode_group(const group_codec& c, group_params p, const float* x, std::size_t n, std::uint8_t* codes) noexcept {
+inline void encode_group(const group_codec& c, group_params p, const float* x, std::size_t n,
+                         std::uint8_t* codes) noexcept {
   const int bits = c.format.bits;
   switch (c.format.rule) {
     case code_rule::symmetric: return detail::encode_affine<code_rule::symmetric>(x, n, bits, p, codes);
@@ -163,15 +165,15 @@ inline void encode_group(const group_codec& c, group_params p, const float* x, s
 }
 
 /// Values of n codes.
-inline void decode_group(const group_codec& c, group_params p, const std::uint8_t* codes, std::size_t n, float* y) noexcept {
+inline void decode_group(const group_codec& c, group_params p, const std::uint8_t* codes, std::size_t n,
+                         float* y) noexcept {
   switch (c.format.rule) {
     case code_rule::codebook:
       for (std::size_t i = 0; i < n; ++i) y[i] = p.scale * c.book.values[codes[i]];
       return;
     case code_rule::asymmetric_offset:
-      return detail::for_each_lane(n, [=](std::size_t i) {
-        y[i] = fused_multiply_add(p.scale, static_cast<float>(codes[i]), p.zero);
-      });
+      return detail::for_each_lane(
+          n, [=](std::size_t i) { y[i] = fused_multiply_add(p.scale, static_cast<float>(codes[i]), p.zero); });
     default: break;
   }
   const float shift = detail::level_shift(c.format, p);
@@ -180,7 +182,8 @@ inline void decode_group(const group_codec& c, group_params p, const std::uint8_
 
 /// Adds the squared errors of coding x[0..n) with parameters p. The error of one element is the exact difference to
 /// scale * level (+ offset), rounded to float, so that its square is exact in double.
-inline void add_squared_error(const group_codec& c, group_params p, const float* x, std::size_t n, lane_sum& sum) noexcept {
+inline void add_squared_error(const group_codec& c, group_params p, const float* x, std::size_t n,
+                              lane_sum& sum) noexcept {
   constexpr std::size_t tile = 256;
   std::uint8_t codes[tile];
   float error[tile];
@@ -191,7 +194,8 @@ inline void add_squared_error(const group_codec& c, group_params p, const float*
     encode_group(c, p, x + first, count, codes);
     detail::levels_of(c, p, codes, count, error);
     detail::for_each_lane(count, [&, x, first](std::size_t i) {
-      error[i] = static_cast<float>((static_cast<double>(x[first + i]) - offset) - scale * static_cast<double>(error[i]));
+      error[i] =
+          static_cast<float>((static_cast<double>(x[first + i]) - offset) - scale * static_cast<double>(error[i]));
     });
     sum.add(error, count, [](float e) { return static_cast<double>(e) * static_cast<double>(e); });
   }

@@ -38,10 +38,14 @@ struct group_block {
   std::conditional_t<GroupSize == 0, std::vector<std::uint8_t>, std::array<std::uint8_t, GroupSize>> codes{};
 };
 
+// clang-format 14 does not know compound requirements.
+// clang-format off
+
 /// The general contract: values to a block and back. `x` and `y` hold at most `block_elements` values (0: any number).
 /// encode_block raises bad_value for NaN and infinities.
 template <class P>
-concept block_codec = requires(std::span<const float> x, std::span<float> y, typename P::block& b, const typename P::block& cb) {
+concept block_codec = requires(std::span<const float> x, std::span<float> y, typename P::block& b,
+                               const typename P::block& cb) {
   { P::block_elements } -> std::convertible_to<std::size_t>;
   P::encode_block(x, b);
   P::decode_block(cb, y);
@@ -58,19 +62,21 @@ concept matrix_format = requires {
   { P::rule } -> std::convertible_to<code_rule>;
 };
 
-/// A format that encodes element by element. encode gives the stored unsigned code u in [0, 2^bits); x must be finite, and
-/// the parameters are the values as stored (params_as_stored). fit is the format's own rule for finding parameters, and
-/// its result is as stored. Scale 0 encodes everything as the code of value 0.
+/// A format that encodes element by element. encode gives the stored unsigned code u in [0, 2^bits); x must be finite,
+/// and the parameters are the values as stored (params_as_stored). fit is the format's own rule for finding parameters,
+/// and its result is as stored. Scale 0 encodes everything as the code of value 0.
 template <class P>
 concept policy = block_codec<P> && matrix_format<P> &&
                  requires(float x, int u, group_params p, std::span<const float> group) {
-                   typename P::zero_type;
-                   requires std::same_as<typename P::params, group_params>;
-                   { P::encode(x, p) } noexcept -> std::same_as<int>;
-                   { P::decode(u, p) } noexcept -> std::same_as<float>;
-                   { P::fit(group) } -> std::same_as<group_params>;
-                   { P::params_as_stored(p) } noexcept -> std::same_as<group_params>;
-                 };
+  typename P::zero_type;
+  requires std::same_as<typename P::params, group_params>;
+  { P::encode(x, p) } noexcept -> std::same_as<int>;
+  { P::decode(u, p) } noexcept -> std::same_as<float>;
+  { P::fit(group) } noexcept -> std::same_as<group_params>;
+  { P::params_as_stored(p) } noexcept -> std::same_as<group_params>;
+};
+
+// clang-format on
 
 namespace detail {
 

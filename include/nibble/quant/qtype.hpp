@@ -29,42 +29,42 @@
 #include <nibble/quant/scale.hpp>
 
 /// X(name, policy type...) for each format of one width.
-#define NIBBLE_QTYPES_OF_WIDTH(X, b)                                       \
-  X(w##b##_tensor, affine<b, code_rule::symmetric, per_tensor>)            \
-  X(w##b##_channel, affine<b, code_rule::symmetric, per_channel>)          \
-  X(w##b##_g32, affine<b, code_rule::symmetric, grouped<32>, half>)        \
-  X(w##b##_g64, affine<b, code_rule::symmetric, grouped<64>, half>)        \
-  X(w##b##_g128, affine<b, code_rule::symmetric, grouped<128>, half>)      \
-  X(w##b##f_channel, affine<b, code_rule::symmetric_full, per_channel>)    \
-  X(w##b##m_channel, affine<b, code_rule::mid_rise, per_channel>)          \
-  X(w##b##m_g128, affine<b, code_rule::mid_rise, grouped<128>, half>)      \
-  X(w##b##a_channel, affine<b, code_rule::asymmetric, per_channel>)        \
-  X(w##b##a_g128, affine<b, code_rule::asymmetric, grouped<128>, half>)    \
-  X(w##b##o_channel, affine<b, code_rule::asymmetric_offset, per_channel>) \
+#define NIBBLE_QTYPES_OF_WIDTH(X, b)                                           \
+  X(w##b##_tensor, affine<b, code_rule::symmetric, per_tensor>)                \
+  X(w##b##_channel, affine<b, code_rule::symmetric, per_channel>)              \
+  X(w##b##_g32, affine<b, code_rule::symmetric, grouped<32>, half>)            \
+  X(w##b##_g64, affine<b, code_rule::symmetric, grouped<64>, half>)            \
+  X(w##b##_g128, affine<b, code_rule::symmetric, grouped<128>, half>)          \
+  X(w##b##f_channel, affine<b, code_rule::symmetric_full, per_channel>)        \
+  X(w##b##m_channel, affine<b, code_rule::mid_rise, per_channel>)              \
+  X(w##b##m_g128, affine<b, code_rule::mid_rise, grouped<128>, half>)          \
+  X(w##b##a_channel, affine<b, code_rule::asymmetric, per_channel>)            \
+  X(w##b##a_g128, affine<b, code_rule::asymmetric, grouped<128>, half>)        \
+  X(w##b##o_channel, affine<b, code_rule::asymmetric_offset, per_channel>)     \
   X(w##b##o_g128, affine<b, code_rule::asymmetric_offset, grouped<128>, half>) \
-  X(lloyd##b##_channel, codebook<lloyd_max_table<b>, per_channel>)         \
+  X(lloyd##b##_channel, codebook<lloyd_max_table<b>, per_channel>)             \
   X(lloyd##b##_g128, codebook<lloyd_max_table<b>, grouped<128>, half>)
 
 /// X(name, policy type...) for every format of the list.
-#define NIBBLE_QTYPES(X)                                                         \
-  NIBBLE_QTYPES_OF_WIDTH(X, 2)                                                   \
-  NIBBLE_QTYPES_OF_WIDTH(X, 3)                                                   \
-  NIBBLE_QTYPES_OF_WIDTH(X, 4)                                                   \
-  NIBBLE_QTYPES_OF_WIDTH(X, 5)                                                   \
-  NIBBLE_QTYPES_OF_WIDTH(X, 6)                                                   \
-  NIBBLE_QTYPES_OF_WIDTH(X, 7)                                                   \
-  NIBBLE_QTYPES_OF_WIDTH(X, 8)                                                   \
-  X(w4a_g32, affine<4, code_rule::asymmetric, grouped<32>, half>)                \
-  X(w4o_g32, affine<4, code_rule::asymmetric_offset, grouped<32>, half>)         \
-  X(w4_g128_bf16, affine<4, code_rule::symmetric, grouped<128>, bfloat16>)       \
-  X(w8_g128_bf16, affine<8, code_rule::symmetric, grouped<128>, bfloat16>)       \
-  X(w4_g64_dq, affine<4, code_rule::symmetric, grouped<64>, double_quant>)       \
-  X(nf4_channel, codebook<nf4_table, per_channel>)                               \
-  X(nf4_g64, codebook<nf4_table, grouped<64>, half>)                             \
-  X(nf4_flat64, codebook<nf4_table, flat<64>>)                                   \
-  X(nf4_flat64_dq, codebook<nf4_table, flat<64>, double_quant>)                  \
-  X(fp4_g64, codebook<fp4_table, grouped<64>, half>)                             \
-  X(fp4_flat64, codebook<fp4_table, flat<64>>)                                   \
+#define NIBBLE_QTYPES(X)                                                   \
+  NIBBLE_QTYPES_OF_WIDTH(X, 2)                                             \
+  NIBBLE_QTYPES_OF_WIDTH(X, 3)                                             \
+  NIBBLE_QTYPES_OF_WIDTH(X, 4)                                             \
+  NIBBLE_QTYPES_OF_WIDTH(X, 5)                                             \
+  NIBBLE_QTYPES_OF_WIDTH(X, 6)                                             \
+  NIBBLE_QTYPES_OF_WIDTH(X, 7)                                             \
+  NIBBLE_QTYPES_OF_WIDTH(X, 8)                                             \
+  X(w4a_g32, affine<4, code_rule::asymmetric, grouped<32>, half>)          \
+  X(w4o_g32, affine<4, code_rule::asymmetric_offset, grouped<32>, half>)   \
+  X(w4_g128_bf16, affine<4, code_rule::symmetric, grouped<128>, bfloat16>) \
+  X(w8_g128_bf16, affine<8, code_rule::symmetric, grouped<128>, bfloat16>) \
+  X(w4_g64_dq, affine<4, code_rule::symmetric, grouped<64>, double_quant>) \
+  X(nf4_channel, codebook<nf4_table, per_channel>)                         \
+  X(nf4_g64, codebook<nf4_table, grouped<64>, half>)                       \
+  X(nf4_flat64, codebook<nf4_table, flat<64>>)                             \
+  X(nf4_flat64_dq, codebook<nf4_table, flat<64>, double_quant>)            \
+  X(fp4_g64, codebook<fp4_table, grouped<64>, half>)                       \
+  X(fp4_flat64, codebook<fp4_table, flat<64>>)                             \
   X(fp4_flat64_dq, codebook<fp4_table, flat<64>, double_quant>)
 
 namespace nibble {

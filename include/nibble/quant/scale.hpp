@@ -22,8 +22,8 @@ namespace quant {
 struct double_quant {};
 
 template <class T>
-concept scale_type = std::same_as<T, float> || std::same_as<T, half> || std::same_as<T, bfloat16> ||
-                     std::same_as<T, double_quant>;
+concept scale_type =
+    std::same_as<T, float> || std::same_as<T, half> || std::same_as<T, bfloat16> || std::same_as<T, double_quant>;
 
 template <scale_type T>
 inline constexpr scale_storage storage_of = std::is_same_v<T, float>      ? scale_storage::f32

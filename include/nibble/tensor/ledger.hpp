@@ -47,8 +47,7 @@ constexpr byte_ledger canonical_ledger(const format_desc& f, std::size_t N, std:
                                        std::size_t table_bytes = 0) noexcept {
   byte_ledger l;
   l.payload = pack::packed_bytes(N * K, f.bits);
-  const std::size_t stored =
-      f.granularity == granularity_kind::flat ? l.payload : N * pack::packed_bytes(K, f.bits);
+  const std::size_t stored = f.granularity == granularity_kind::flat ? l.payload : N * pack::packed_bytes(K, f.bits);
   l.padding = stored - l.payload;
   const std::size_t groups = quant::scale_count(f, N, K);
   l.scales = groups * quant::scale_bytes(f.scale);

@@ -4,7 +4,6 @@
 /// Quantized matrices in canonical form: portable, row-major, codes and parameters in planes of their own.
 /// `any_qmatrix` has its format at run time, so the layers of one model may differ; `qmatrix<Policy>` has it in the type.
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -47,8 +46,8 @@ class any_qmatrix {
   any_qmatrix(const format_desc& format, std::size_t N, std::size_t K, std::span<const float> values)
       : format_(format), N_(N), K_(K) {
     if (format.rule != code_rule::codebook || format.bits > 8 || values.size() != std::size_t{1} << format.bits)
-      core::fail(errc::bad_shape, "any_qmatrix: a table of ", values.size(), " values for a format of ", int{format.bits},
-                 " bits; codebook formats take 2^bits values, others none");
+      core::fail(errc::bad_shape, "any_qmatrix: a table of ", values.size(), " values for a format of ",
+                 int{format.bits}, " bits; codebook formats take 2^bits values, others none");
     own_table_.assign(values.begin(), values.end());
     allocate();
   }
@@ -126,10 +125,11 @@ class qmatrix {
  public:
   using policy = Policy;
 
-  /// Zeroed planes for W[N, K]. Formats with a user's table are made from an any_qmatrix instead. Raises bad_shape.
-  qmatrix(std::size_t N, std::size_t K)
-    requires(Policy::rule != code_rule::codebook || requires { Policy::table::desc(); })
-      : erased_(Policy::format(), N, K, outer_table()) {}
+  /// Zeroed planes for W[N, K]. Raises bad_shape.
+  qmatrix(std::size_t N, std::size_t K) : erased_(Policy::format(), N, K, outer_table()) {
+    static_assert(Policy::rule != code_rule::codebook || outer_table() != nullptr,
+                  "qmatrix(N, K): a user's table has no values yet; make an any_qmatrix with the values and wrap it");
+  }
 
   /// Takes a run-time matrix over. Raises unsupported_format when its format is not Policy's.
   explicit qmatrix(any_qmatrix erased) : erased_(std::move(erased)) {
@@ -137,8 +137,10 @@ class qmatrix {
       core::fail(errc::unsupported_format, "qmatrix: the run-time matrix has another format (",
                  int{erased_.format().bits}, " bits) than the type (", int{Policy::bits}, " bits)");
     if (const float* table = outer_table(); table != nullptr)
-      if (!std::equal(table, table + (1 << Policy::bits), erased_.view().table))
-        core::fail(errc::unsupported_format, "qmatrix: the run-time matrix has another table than the type");
+      for (std::size_t u = 0; u < std::size_t{1} << Policy::bits; ++u)
+        if (erased_.view().table[u] != table[u])
+          core::fail(errc::unsupported_format, "qmatrix: the run-time matrix has another value of code ", u, " (",
+                     erased_.view().table[u], ") than the type (", table[u], ")");
   }
 
   quantized_view view() const noexcept { return erased_.view(); }
@@ -185,7 +187,9 @@ inline float zero_at(const quantized_view& v, std::size_t g) noexcept {
   return static_cast<const float*>(v.zeros)[g];
 }
 
-inline group_params params_at(const quantized_view& v, std::size_t g) noexcept { return {scale_at(v, g), zero_at(v, g)}; }
+inline group_params params_at(const quantized_view& v, std::size_t g) noexcept {
+  return {scale_at(v, g), zero_at(v, g)};
+}
 
 }  // namespace quant
 }  // namespace NIBBLE_ABI

@@ -29,6 +29,7 @@
 #include <nibble/quant/qtype.hpp>
 #include <nibble/quant/range.hpp>
 #include <nibble/quant/scale.hpp>
+#include <nibble/tensor/check_view.hpp>
 #include <nibble/tensor/qmatrix.hpp>
 
 namespace nibble {
@@ -113,8 +114,7 @@ struct matrix_source {
 /// Lowers `least` to `value`.
 inline void lower(std::atomic<std::size_t>& least, std::size_t value) noexcept {
   for (std::size_t seen = least.load(std::memory_order_relaxed);
-       value < seen && !least.compare_exchange_weak(seen, value, std::memory_order_relaxed);) {
-  }
+       value < seen && !least.compare_exchange_weak(seen, value, std::memory_order_relaxed);) {}
 }
 
 inline void store_group(any_qmatrix& m, std::size_t g, quant::group_params p) noexcept {
@@ -140,7 +140,8 @@ inline void store_group(any_qmatrix& m, std::size_t g, quant::group_params p) no
 /// One run of the quantizer over a matrix.
 class quantize_job {
  public:
-  quantize_job(const quant::group_codec& codec, span2d<const float> W, const quantize_options& options, any_qmatrix& out)
+  quantize_job(const quant::group_codec& codec, span2d<const float> W, const quantize_options& options,
+               any_qmatrix& out)
       : codec_(codec), W_(W), options_(options), out_(out), view_(out.view()) {
     by_range_ = options.non_finite == non_finite::error && options.fit.method == fitter::min_max &&
                 !(codec.format.rule == code_rule::codebook && codec.book.scaling == codebook_scaling::rms);
@@ -231,7 +232,8 @@ class quantize_job {
       for (std::size_t g = c.first_group; g < c.end_group; ++g) fit_group(g, extent_of(g));
       return;
     }
-    const std::size_t K = W_.cols, size = codec_.format.granularity == granularity_kind::grouped ? codec_.format.group_size : K;
+    const std::size_t K = W_.cols;
+    const std::size_t size = codec_.format.granularity == granularity_kind::grouped ? codec_.format.group_size : K;
     for (std::size_t g = c.first_group, k = 0; g < c.end_group; ++g, k += size)
       fit_group(g, {c.row, k, K - k < size ? K - k : size});
   }
@@ -338,8 +340,8 @@ class quantize_job {
   span2d<const float> W_;
   const quantize_options& options_;
   any_qmatrix& out_;
-  quantized_view view_;  // of out_
-  bool by_range_;        // the range of a group alone decides its parameters
+  quantized_view view_;        // of out_
+  bool by_range_;              // the range of a group alone decides its parameters
   std::vector<float> fitted_;  // double quantization: the scales before they are quantized themselves
   std::atomic<std::size_t> first_failed_{no_group};
 };
@@ -366,9 +368,9 @@ inline any_qmatrix quantize_with(const quant::group_codec& codec, any_qmatrix ou
 
 }  // namespace detail
 
-/// Quantizes W[N, K] to a format known at run time. `book` describes the table of a codebook format and must outlive the
-/// result, which refers to its values. Raises bad_shape, bad_value (NaN, infinities, options), scale_overflow or
-/// unsupported_format.
+/// Quantizes W[N, K] to a format known at run time, rows in parallel (a per_tensor scale is fitted on the calling thread).
+/// `book` describes the table of a codebook format and must outlive the result, which refers to its values. Raises
+/// bad_shape, bad_value (NaN, infinities, options), scale_overflow or unsupported_format.
 inline any_qmatrix quantize(const format_desc& format, const codebook_desc& book, span2d<const float> W,
                             const quantize_options& options = {}, const context& ctx = {}) {
   detail::check_matrix(W, "quantize");
@@ -377,7 +379,8 @@ inline any_qmatrix quantize(const format_desc& format, const codebook_desc& book
   if (format.rule != code_rule::codebook)
     return detail::quantize_with({format, {}}, any_qmatrix(format, W.rows, W.cols), W, options, ctx);
   if (book.bits != format.bits || book.values == nullptr)
-    core::fail(errc::bad_value, "quantize: a codebook of ", book.bits, " bits for a format of ", int{format.bits}, " bits");
+    core::fail(errc::bad_value, "quantize: a codebook of ", book.bits, " bits for a format of ", int{format.bits},
+               " bits");
   return detail::quantize_with({format, book}, any_qmatrix(format, W.rows, W.cols, book.values), W, options, ctx);
 }
 
@@ -389,7 +392,8 @@ inline any_qmatrix quantize(const format_desc& format, span2d<const float> W, co
   detail::check_options(options);
   quant::check_format(format, "quantize");
   if (options.table == nullptr)
-    core::fail(errc::bad_value, "quantize: a codebook format needs quantize_options::table, 2^", int{format.bits}, " values");
+    core::fail(errc::bad_value, "quantize: a codebook format needs quantize_options::table, 2^", int{format.bits},
+               " values");
   const std::span<const float> values(options.table, std::size_t{1} << format.bits);
   const quant::run_time_table table(values, format.bits);
   return detail::quantize_with({format, table.desc()}, any_qmatrix(format, W.rows, W.cols, values), W, options, ctx);
@@ -399,7 +403,8 @@ inline any_qmatrix quantize(const format_desc& format, span2d<const float> W, co
 inline any_qmatrix quantize(qtype type, span2d<const float> W, const quantize_options& options = {},
                             const context& ctx = {}) {
   if (static_cast<std::size_t>(type) >= quant::qtype_count)
-    core::fail(errc::unsupported_format, "quantize: qtype ", static_cast<std::size_t>(type), " of ", quant::qtype_count);
+    core::fail(errc::unsupported_format, "quantize: qtype ", static_cast<std::size_t>(type), " of ",
+               quant::qtype_count);
   const quant::qtype_info& info = quant::info_of(type);
   return quantize(info.format, info.book, W, options, ctx);
 }
@@ -409,14 +414,14 @@ template <quant::matrix_format P>
 qmatrix<P> quantize(span2d<const float> W, const quantize_options& options = {}, const context& ctx = {}) {
   if constexpr (requires { P::table::desc(); })
     return qmatrix<P>(quantize(P::format(), P::table::desc(), W, options, ctx));
-  else
-    return qmatrix<P>(quantize(P::format(), W, options, ctx));
+  else return qmatrix<P>(quantize(P::format(), W, options, ctx));
 }
 
 /// The value of element (n, k); n < N, k < K.
 inline float decode_at(const quantized_view& v, std::size_t n, std::size_t k) noexcept {
-  const std::size_t at = v.format.granularity == granularity_kind::flat ? n * v.K + k : k;
-  const std::uint8_t code = static_cast<std::uint8_t>(pack::get(v.codes + n * v.row_stride_bytes, at, v.format.bits));
+  const bool flat = v.format.granularity == granularity_kind::flat;
+  const std::byte* const packed = flat ? v.codes : v.codes + n * v.row_stride_bytes;
+  const auto code = static_cast<std::uint8_t>(pack::get(packed, flat ? n * v.K + k : k, v.format.bits));
   float value = 0.0f;
   quant::decode_group({v.format, {.bits = v.format.bits, .values = v.table}},
                       quant::params_at(v, quant::group_of(v.format, v.K, n, k)), &code, 1, &value);
@@ -433,7 +438,7 @@ inline void dequantize_rows(const quantized_view& v, std::size_t first, span2d<f
   const std::size_t size = flat || v.format.granularity == granularity_kind::grouped ? v.format.group_size : v.K;
   for (std::size_t i = 0; i < out.rows; ++i) {
     const std::size_t n = first + i, base = flat ? n * v.K : 0;
-    const std::byte* packed = v.codes + n * v.row_stride_bytes;
+    const std::byte* const packed = flat ? v.codes : v.codes + n * v.row_stride_bytes;
     std::size_t g = quant::group_of(v.format, v.K, n, 0), group_end = size - base % size;
     quant::group_params p = quant::params_at(v, g);
     for (std::size_t t = 0; t < v.K; t += tile) {
@@ -454,7 +459,7 @@ inline void dequantize_rows(const quantized_view& v, std::size_t first, span2d<f
 
 /// Writes all values of a quantized matrix to out[N, K], rows in parallel. Raises bad_shape when the extents differ.
 inline void dequantize(const quantized_view& v, span2d<float> out, const context& ctx = {}) {
-  quant::check_format(v.format, "dequantize");
+  check_view(v, "dequantize");
   detail::check_matrix(out, "dequantize");
   if (out.rows != v.N || out.cols != v.K)
     core::fail(errc::bad_shape, "dequantize: W is ", v.N, " x ", v.K, ", the output ", out.rows, " x ", out.cols);
