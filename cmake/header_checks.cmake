@@ -24,7 +24,7 @@ foreach(header IN LISTS checked)
 endforeach()
 
 add_custom_target(nibble-check-headers)
-foreach(isa IN LISTS NIBBLE_ISAS)
+foreach(isa IN LISTS NIBBLE_TEST_ISAS)
   add_library(nibble_headers_${isa} OBJECT EXCLUDE_FROM_ALL ${units})
   # A template that nobody uses generates no code, and -O0 -g0 does the rest: a unit costs what parsing it costs.
   target_compile_options(nibble_headers_${isa} PRIVATE ${NIBBLE_ISA_FLAGS_${isa}} -O0 -g0 -Werror)
