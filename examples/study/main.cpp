@@ -7,6 +7,7 @@
 #include <exception>
 #include <iostream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <CLI/CLI.hpp>
@@ -14,6 +15,7 @@
 #include <nibble/core/thread_pool.hpp>
 #include <nibble/study/claims.hpp>
 #include <nibble/study/memory_table.hpp>
+#include <nibble/study/outliers.hpp>
 #include <nibble/study/r2_exact.hpp>
 
 #include "study.hpp"
@@ -32,11 +34,14 @@ nibble::study::study_table memory() {
           nibble::study::memory_findings()};
 }
 
-nibble::study::study_table claims() {
+nibble::study::study_table claims(const options& o, progress& say) {
+  std::vector<nibble::study::finding> rows = nibble::study::claims_findings();
+  say("claims: R3's outlier experiment");
+  for (nibble::study::finding& f : nibble::study::outlier_findings(o.ctx)) rows.push_back(std::move(f));
   return {"claims", "Claims that the reports' own figures, arithmetic or a bound decide",
           "Each row states its test. A claim with >= or <= gives the claimed bound under 'reported' and is contradicted when ours "
           "lies on the other side.",
-          nibble::study::claims_findings()};
+          std::move(rows)};
 }
 
 namespace {
@@ -99,7 +104,7 @@ int run(int argc, char** argv) {
   add("scaling", [&] { return scaling(o, say); });
   add("row_length", [&] { return row_length(o, say); });
   add("memory", [&] { return memory(); });
-  add("claims", [&] { return claims(); });
+  add("claims", [&] { return claims(o, say); });
   if (!o.weights_file.empty()) {
     say("weights of " + o.weights_file + " ...");
     tables.push_back(weights_file(o, say));

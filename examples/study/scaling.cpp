@@ -164,32 +164,36 @@ nibble::study::study_table scaling(const options& o, progress& say) {
       if (formats[f].name == format) return f;
     return formats.size();
   };
-  plot kl_plot{"scaling_kl", "KL divergence from the float model against size", "bits per weight (codes, scales, zero points)",
-               "KL, nats per token", false, true, {}};
+  plot kl_plot{"scaling_kl", "Every format on every model: KL from the float model against size",
+               "bits per weight (codes, scales, zero points)", "KL, nats per token", false, true, {}};
+  plot law_plot{"scaling_kl_distortion", "KL is proportional to the weight error", "D = |w - q|^2 / |w|^2 of the block matrices",
+                "KL, nats per token", false, true, {}};
+  law_plot.extra = "set logscale x 10\nset format x '10^{%T}'\n";
   for (const model_result& m : models) {
     text_grid g{m.name + ": d = " + std::to_string(m.d_model) + ", " + std::to_string(m.n_layers) + (m.n_layers == 1 ? " block, " : " blocks, ") +
-                    std::to_string(m.cells[0].weights.parameters()) + " block parameters, " + format_fixed(m.nll.value, 4) +
+                    std::to_string(m.cells[0].weights.ledger.parameters()) + " block parameters, " + format_fixed(m.nll.value, 4) +
                     " nats per byte on its own samples" +
                     (m.text_nll ? ", " + format_fixed(m.text_nll->value, 4) + " (perplexity " + format_fixed(std::exp(m.text_nll->value), 3) + ") on the text" : ""),
                 {"format", "bits/weight", "bytes", "ratio", "cos mean", "cos least", "SQNR dB", "output error", "KL nats", "+-", "top-1"}, {}};
     if (m.text_nll) g.headings.insert(g.headings.end(), {"text nats", "+-", "perplexity"});
-    plot_series curve{m.name, false, {}, {}, {}};
+    plot_series curve{m.name, false, {}, {}, {}}, law{m.name, false, {}, {}, {}}, slope_one{"", true, {}, {}, {}};
+    std::vector<double> log_sensitivity;
     for (std::size_t f = 0; f < formats.size(); ++f) {
       const cell& c = m.cells[f];
       const estimate kl = c.kl(), agree = c.sampled.mean(c.sampled.agree);
       const double D = c.distortion();
-      std::vector<std::string> row{formats[f].name, format_fixed(c.weights.bits_per_weight(), 3), format_fixed(c.weights.bytes(), 0),
-                                   format_fixed(c.weights.ratio(), 2), format_fixed(c.weights.metrics.mean_cosine(), 5),
+      std::vector<std::string> row{formats[f].name, format_fixed(c.weights.ledger.bits_per_weight(), 3), std::to_string(c.weights.ledger.bytes()),
+                                   format_fixed(c.weights.ledger.ratio_to_fp16(), 2), format_fixed(c.weights.metrics.mean_cosine(), 5),
                                    format_fixed(c.weights.metrics.least_cosine(), 5), format_fixed(-10.0 * std::log10(D), 2),
                                    format_fixed(c.sampled.relative_output_error(), 4), exponent(kl.value), exponent(kl.standard_error),
                                    percent(agree.value)};
       finding row_finding{.name = m.name + ", " + formats[f].name, .ours = kl.value, .unit = "nats", .decimals = 6,
                           .basis = "measured: KL of the quantized from the float model; R2 measured no trained model"};
       row_finding.labels = {{"model", m.name}, {"format", formats[f].name}};
-      row_finding.details = {{"parameters", static_cast<double>(c.weights.parameters())},
-                             {"bytes", c.weights.bytes()},
-                             {"bits_per_weight", c.weights.bits_per_weight()},
-                             {"ratio_to_fp16", c.weights.ratio()},
+      row_finding.details = {{"parameters", static_cast<double>(c.weights.ledger.parameters())},
+                             {"bytes", static_cast<double>(c.weights.ledger.bytes())},
+                             {"bits_per_weight", c.weights.ledger.bits_per_weight()},
+                             {"ratio_to_fp16", c.weights.ledger.ratio_to_fp16()},
                              {"theoretical_ratio", theoretical_ratio(formats[f].format())},
                              {"weight_cosine", c.weights.metrics.mean_cosine()},
                              {"least_weight_cosine", c.weights.metrics.least_cosine()},
@@ -211,14 +215,25 @@ nibble::study::study_table scaling(const options& o, progress& say) {
       }
       t.rows.push_back(std::move(row_finding));
       g.cells.push_back(std::move(row));
-      curve.x.push_back(c.weights.bits_per_weight());
+      curve.x.push_back(c.weights.ledger.bits_per_weight());
       curve.y.push_back(kl.value);
       curve.y_error.push_back(kl.standard_error);
+      law.x.push_back(D);
+      law.y.push_back(kl.value);
+      law.y_error.push_back(kl.standard_error);
+      if (D < 3e-3) log_sensitivity.push_back(std::log(kl.value / D));
+    }
+    for (const double D : {3e-5, 1.0}) {
+      slope_one.x.push_back(D);
+      slope_one.y.push_back(D * std::exp(mean_of(log_sensitivity).value));
     }
     t.grids.push_back(std::move(g));
     kl_plot.series.push_back(std::move(curve));
+    law_plot.series.push_back(std::move(law));
+    law_plot.series.push_back(std::move(slope_one));
   }
   t.plots.push_back(std::move(kl_plot));
+  t.plots.push_back(std::move(law_plot));
 
   // Checks of the evaluation itself.
   std::vector<finding> checks;
@@ -263,7 +278,7 @@ nibble::study::study_table scaling(const options& o, progress& say) {
   std::vector<finding> answers;
   const std::size_t ternary = index_of("w2f_channel"), ternary_g32 = index_of("w2_g32"), int8 = index_of("w8_channel"), clipped = index_of("w2m_channel+mse");
   const auto cosine = [&](std::size_t model, std::size_t f) { return models[model].cells[f].weights.metrics.mean_cosine(); };
-  const auto ratio = [&](std::size_t model, std::size_t f) { return models[model].cells[f].weights.ratio(); };
+  const auto ratio = [&](std::size_t model, std::size_t f) { return models[model].cells[f].weights.ledger.ratio_to_fp16(); };
   for (std::size_t s = 0; s < 3; ++s) {
     answers.push_back({.name = std::string("ratio of INT2, ") + r2_reports[s].name, .reported = r2_reports[s].ratio2, .ours = ratio(s, ternary),
                        .tolerance = 0.05, .unit = "x", .decimals = 2, .basis = "bytes of the block: packed codes, FP32 row scales, FP16 biases and norms",
@@ -325,6 +340,22 @@ nibble::study::study_table scaling(const options& o, progress& say) {
     f.details = {{"fixed_seconds", fit.intercept}, {"fixed_seconds_error", fit.intercept_error}, {"slope_error", 1e9 * fit.slope_error}, {"r_squared", fit.r_squared}};
     answers.push_back(std::move(f));
   }
+
+  plot cosine_plot{"scaling_two_bit", "2-bit weight cosine against the size of the model (trained weights)", "block parameters", "cosine", true, false, {}};
+  cosine_plot.extra = "set logscale x 10\nset format x '10^{%T}'\n";
+  for (const auto& [format, label] : {std::pair{ternary, "ternary absmax, row (R2)"}, {ternary_g32, "ternary absmax, groups of 32"},
+                                      {clipped, "four levels, MSE clip, row"}}) {
+    plot_series line{label, true, {}, {}, {}}, points{"", false, {}, {}, {}};
+    for (std::size_t s = 0; s < 3; ++s) {
+      line.x.push_back(static_cast<double>(models[s].cells[format].weights.ledger.parameters()));
+      line.y.push_back(cosine(s, format));
+    }
+    points.x = line.x;
+    points.y = line.y;
+    cosine_plot.series.push_back(std::move(line));
+    cosine_plot.series.push_back(std::move(points));
+  }
+  t.plots.push_back(std::move(cosine_plot));
 
   text_grid check_grid = findings_grid(checks), answer_grid = findings_grid(answers);
   check_grid.caption = "checks of the evaluation itself";

@@ -37,7 +37,7 @@ nibble::study::study_table row_length(const options& o, progress& say);
 nibble::study::study_table r2_answered(const options& o, progress& say);
 nibble::study::study_table scaling(const options& o, progress& say);
 nibble::study::study_table memory();
-nibble::study::study_table claims();
+nibble::study::study_table claims(const options& o, progress& say);
 nibble::study::study_table weights_file(const options& o, progress& say);
 
 /// Writes report.md, report.json and, for each plot, .dat, .gp and (with gnuplot) .svg into o.out_dir, which is created.

@@ -58,8 +58,8 @@ TEST_CASE("r2_exact: nibble::quantize equals the report's quantizer, element by 
 
 TEST_CASE("r2_exact: the ledger of packed codes") {
   const r2_measurement m = measure_r2<2>(512);
-  CHECK(m.code_bytes == 2'752'512 / 4);
-  CHECK(m.scale_bytes == 3584 * 4);
+  CHECK(m.ledger.matrices.payload == 2'752'512 / 4);
+  CHECK(m.ledger.matrices.scales == 3584 * 4);
 }
 
 TEST_CASE("r2_exact: 8.12x is contradicted as packing, and the accuracies flip when perturbed") {

@@ -107,10 +107,10 @@ TEST_CASE("scaling: the blocks of a model count their own bytes only") {
   const nn::model m = tiny_model();
   const block_weights_error e = measure_blocks(m, qtype::w4_channel, {}, {});
   // q 32x32, k and v 16x32, o 32x32, up 64x32, down 32x64: 7168 weights in 192 rows; two norms of 32.
-  CHECK(e.matrix_weights == 7168);
-  CHECK(e.vector_weights == 64);
-  CHECK(e.bytes() == 7168 / 2 + 192 * 4 + 128);
-  CHECK(e.ratio() == doctest::Approx(2.0 * 7232 / 4480.0));
+  CHECK(e.ledger.weights == 7168);
+  CHECK(e.ledger.fp16_parameters == 64);
+  CHECK(e.ledger.bytes() == 7168 / 2 + 192 * 4 + 128);
+  CHECK(e.ledger.ratio_to_fp16() == doctest::Approx(2.0 * 7232 / 4480.0));
   CHECK(e.metrics.tensors() == 6);
   CHECK(e.metrics.least_cosine() <= e.metrics.mean_cosine());
 }

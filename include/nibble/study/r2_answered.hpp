@@ -21,6 +21,7 @@
 #include <nibble/quant/fit.hpp>
 #include <nibble/quant/format.hpp>
 #include <nibble/quant/qtype.hpp>
+#include <nibble/study/byte_ledger.hpp>
 #include <nibble/study/closed_forms.hpp>
 #include <nibble/study/error_metrics.hpp>
 #include <nibble/study/gaussian.hpp>
@@ -197,7 +198,7 @@ struct r2_answered_options {
 /// The figures of one format on one chain.
 struct chain_measurement {
   std::array<batched_errors, 3> matrices;  ///< batches: seeds, times four row blocks where scales are not shared by rows
-  byte_ledger ledger;                      ///< of the three matrices together
+  model_ledger ledger;                     ///< of the three matrices together
 
   /// Mean over the three matrices of the cosine of all batches, jackknifed over them.
   estimate mean_cosine() const { return jackknifed([](const error_sums& s) { return s.cosine(); }); }
@@ -230,13 +231,7 @@ std::vector<chain_measurement> measure_chain(std::size_t h, const r2_answered_op
   for (std::size_t f = 0; f < result.size(); ++f) {
     const bool shared = o.formats[f].format().granularity == granularity_kind::per_tensor;
     for (batched_errors& m : result[f].matrices) m.batches.resize(o.seeds * (shared ? 1 : blocks));
-    for (const auto& [N, K] : shapes) {
-      const byte_ledger l = canonical_ledger(o.formats[f].format(), N, K);
-      result[f].ledger.payload += l.payload;
-      result[f].ledger.scales += l.scales;
-      result[f].ledger.zero_points += l.zero_points;
-      result[f].ledger.padding += l.padding;
-    }
+    for (const auto& [N, K] : shapes) result[f].ledger.add(canonical_ledger(o.formats[f].format(), N, K), N * K);
   }
   say("r2_answered: h = " + std::to_string(h) + ", " + std::to_string(o.seeds) + " seeds, " + std::to_string(o.formats.size()) + " formats");
   parallel_items(ctx, o.seeds, [&](std::size_t seed) {
@@ -301,7 +296,19 @@ study_table r2_answered_table(const r2_answered_options& o, const context& ctx, 
   std::size_t predicted_rows = 0, marked = 0;
   plot p{"r2_answered_gap", "Distance to the Shannon limit, Large chain (h = 512)", "bits per weight (codes, scales, zero points)",
          "10 log10(D 4^R), dB", false, false, {}};
-  std::vector<std::pair<std::string, plot_series>> series;
+  struct family {
+    std::string prefix, suffix;
+    plot_series curve;
+  };
+  std::vector<family> curves;
+  for (const auto& [prefix, suffix, label] : {std::array<const char*, 3>{"w", "_channel", "symmetric absmax, row"},
+                                              {"w", "_g128", "symmetric absmax, 128"},
+                                              {"w", "_g32", "symmetric absmax, 32"},
+                                              {"w", "o_channel", "min-max offset, row"},
+                                              {"w", "m_channel+mse", "mid-rise, MSE clip, row"},
+                                              {"lloyd", "_channel+ls", "Lloyd-Max, row"},
+                                              {"nf", "_flat64_dq", "NF4, 64, double quant"}})
+    curves.push_back({prefix, suffix, {label, std::string(prefix) != "nf", {}, {}, {}}});
   for (int bits = 2; bits <= 8; ++bits) {
     text_grid grid{std::to_string(bits) + " bits",
                    {"format", "bits/weight", "cos Small", "Medium", "Large", "SQNR dB", "gap dB", "predicted Large", "z Small", "Medium", "Large"},
@@ -315,8 +322,7 @@ study_table r2_answered_table(const r2_answered_options& o, const context& ctx, 
       for (std::size_t s = 0; s < 3; ++s) {
         const chain_measurement& m = measured[s][f];
         const estimate c = m.mean_cosine(), d = m.mean_distortion();
-        const double weights = 10.5 * static_cast<double>(r2_widths[s] * r2_widths[s]);
-        const double rate = 8.0 * static_cast<double>(total_bytes(m.ledger)) / weights;
+        const double rate = m.ledger.bits_per_weight();
         const double gap = gap_to_shannon_db(d.value, rate);
         if (gap < least_gap) least_gap = gap, least_gap_name = format.name + ", " + sizes[s];
         error_sums pooled;
@@ -358,21 +364,11 @@ study_table r2_answered_table(const r2_answered_options& o, const context& ctx, 
           cells.insert(cells.begin() + 1, format_fixed(rate, 3));
           sqnr = format_fixed(-10.0 * std::log10(d.value), 2);
           gap_text = format_fixed(gap, 2);
-          // One curve a family: the name without its width.
-          std::string family;
-          for (const char ch : format.name)
-            if (!(ch >= '2' && ch <= '8' && family.find('_') == std::string::npos)) family += ch;
-          if (family == "w_channel" || family == "wo_channel" || family == "wm_channel+mse" || family == "lloyd_channel+ls" ||
-              family == "w_g" + std::string("32") || family == "w_g128") {
-            auto it = std::find_if(series.begin(), series.end(), [&](const auto& entry) { return entry.first == family; });
-            if (it == series.end()) {
-              series.push_back({family, {"w<b>" + family.substr(1), true, {}, {}, {}}});
-              if (family.starts_with("lloyd")) series.back().second.label = "lloyd<b>" + family.substr(5);
-              it = series.end() - 1;
+          for (auto& [prefix, suffix, curve] : curves)
+            if (format.name == prefix + std::to_string(bits) + suffix) {
+              curve.x.push_back(rate);
+              curve.y.push_back(gap);
             }
-            it->second.x.push_back(rate);
-            it->second.y.push_back(gap);
-          }
         }
         for (const two_bit_reference& r : two_bit_references)
           if (r.format == format.name)
@@ -398,7 +394,7 @@ study_table r2_answered_table(const r2_answered_options& o, const context& ctx, 
   t.remarks.push_back(std::to_string(predicted_rows) + " rows have a closed form; " + std::to_string(marked) +
                       " lie beyond four standard errors (marked !), the largest deviation where the closed form is exact is " +
                       format_fixed(worst, 1) + " standard errors.");
-  for (auto& [family, s] : series) p.series.push_back(std::move(s));
+  for (family& f : curves) p.series.push_back(std::move(f.curve));
   t.plots.push_back(std::move(p));
   return t;
 }

@@ -51,7 +51,7 @@ struct text_grid {
 
 /// One curve or set of points of a plot; y_error empty: none.
 struct plot_series {
-  std::string label;
+  std::string label;  ///< empty: not in the key, and in the colour of the series before
   bool line = true;  ///< false: points
   std::vector<double> x, y, y_error;
 };
@@ -299,15 +299,18 @@ inline std::string gnuplot_script(const plot& p) {
     return s + "'";
   };
   static constexpr std::array<const char*, 8> colours{"#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999"};
-  std::string s = "set terminal svg size 860,540 dynamic font 'Helvetica,14' background '#ffffff'\n";
+  std::string s = "set terminal svg size 860,520 dynamic font 'Helvetica,14' background '#ffffff'\n";
   s += "set output " + quoted(p.name + ".svg") + "\n";
   s += "set title " + quoted(p.title) + " noenhanced\nset xlabel " + quoted(p.x_label) + " noenhanced\nset ylabel " + quoted(p.y_label) + " noenhanced\n";
   if (p.log_x) s += "set logscale x 2\nset format x '%.0f'\n";
   if (p.log_y) s += "set logscale y\nset format y '10^{%T}'\n";
-  s += "set grid lc rgb '#dddddd'\nset border lc rgb '#666666'\nset key outside right top noenhanced spacing 1.1\n" + p.extra + "plot ";
+  s += "set grid lc rgb '#dddddd'\nset border lc rgb '#666666'\nset key outside right top noenhanced spacing 1.1\n";
+  s += "set offsets graph 0.02, graph 0.02, graph 0.02, graph 0.02\n" + p.extra + "plot ";
+  std::size_t labels = 0;
   for (std::size_t i = 0; i < p.series.size(); ++i) {
     const plot_series& series = p.series[i];
-    const std::string colour = colours[i % colours.size()];
+    labels += series.label.empty() && i != 0 ? 0 : 1;
+    const std::string colour = colours[(labels - 1) % colours.size()];
     s += (i == 0 ? "" : ", \\\n     ") + quoted(p.name + ".dat") + " index " + std::to_string(i) + " using 1:2" +
          (series.y_error.empty() ? "" : ":3") + " with " +
          (series.line ? "lines lw 2" : series.y_error.empty() ? "points pt 7 ps 0.7" : "yerrorbars pt 7 ps 0.6 lw 1.5") + " lc rgb '" + colour +

@@ -26,10 +26,10 @@
 #include <nibble/nn/model.hpp>
 #include <nibble/nn/sampling.hpp>
 #include <nibble/nn/transformer.hpp>
+#include <nibble/study/byte_ledger.hpp>
 #include <nibble/study/error_metrics.hpp>
 #include <nibble/study/parallel.hpp>
 #include <nibble/study/statistics.hpp>
-#include <nibble/tensor/ledger.hpp>
 #include <nibble/tensor/quantize.hpp>
 
 namespace nibble {
@@ -225,18 +225,10 @@ inline fidelity compare(nn::transformer<>& t, const token_sequences& text, const
   return f;
 }
 
-/// Weight errors and bytes of the block matrices of a model in one format.
+/// Weight errors and bytes of the blocks of a model in one format; biases and norms of the blocks are kept in FP16.
 struct block_weights_error {
   metric_summary metrics;
-  byte_ledger ledger;            ///< of the matrices
-  std::size_t matrix_weights = 0;
-  std::size_t vector_weights = 0;  ///< biases and norms of the blocks, kept in FP16
-
-  std::size_t parameters() const noexcept { return matrix_weights + vector_weights; }
-  double bytes() const noexcept { return static_cast<double>(total_bytes(ledger) + 2 * vector_weights); }
-  /// FP16 bytes of the blocks over theirs.
-  double ratio() const noexcept { return 2.0 * static_cast<double>(parameters()) / bytes(); }
-  double bits_per_weight() const noexcept { return 8.0 * static_cast<double>(total_bytes(ledger)) / static_cast<double>(matrix_weights); }
+  model_ledger ledger;
 };
 
 /// Quantizes the matrices of all blocks; embedding, head and final norm are no part of a block.
@@ -250,18 +242,12 @@ inline block_weights_error measure_blocks(const nn::model& m, qtype type, const 
     error_sums sums;
     sums.add(l.weight, values);
     e.metrics.add(sums);
-    const byte_ledger one = q.ledger();
-    e.ledger.payload += one.payload;
-    e.ledger.scales += one.scales;
-    e.ledger.zero_points += one.zero_points;
-    e.ledger.padding += one.padding;
-    e.ledger.container += one.container;
-    e.matrix_weights += l.weight.size();
-    e.vector_weights += l.bias.size();
+    e.ledger.add(q.ledger(), l.weight.size());
+    e.ledger.fp16_parameters += l.bias.size();
   });
   for (const nn::block_weights& b : m.blocks)
-    e.vector_weights += b.attn_norm.weight.size() + b.attn_norm.bias.size() + b.mlp_norm.weight.size() + b.mlp_norm.bias.size() +
-                        b.q_norm.size() + b.k_norm.size();
+    e.ledger.fp16_parameters += b.attn_norm.weight.size() + b.attn_norm.bias.size() + b.mlp_norm.weight.size() +
+                                b.mlp_norm.bias.size() + b.q_norm.size() + b.k_norm.size();
   return e;
 }
 
