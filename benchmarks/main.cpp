@@ -8,7 +8,7 @@
 #include <map>
 #include <random>
 
-#include <nibble/nibble.hpp>
+#include <nibble/gemm/cpu.hpp>
 
 #include "bench.hpp"
 #include "roofs.hpp"
