@@ -42,32 +42,45 @@ missing_packages() {
   done
 }
 
+# may_install: sets as_root to the words that make a command run as root; fails when this user has no such rights.
+may_install() {
+  as_root=()
+  [ "$(id -u)" -eq 0 ] && return
+  as_root=(sudo -n)
+  command -v sudo >/dev/null && sudo -n true 2>/dev/null
+}
+
+# apt_install <package...>
+apt_install() {
+  local apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300)
+  say "installing $*"
+  "${apt[@]}" update </dev/null || say "apt-get update failed; trying with the package lists that are there"
+  "${apt[@]}" install -y --no-install-recommends "$@" </dev/null
+}
+
 # setup [package...]: makes sure that the packages above and the named ones are there.
 setup() {
-  command -v dpkg-query >/dev/null && command -v apt-get >/dev/null || die "this script knows apt only. Install g++ >= 12 \
-(or clang >= 14), CMake >= 3.25, ninja, gnuplot and the development files of doctest, Google Benchmark, xsimd, Eigen, \
-nlohmann/json and CLI11 in this system's way, then use the CMake presets: see CONTRIBUTING.md"
+  if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
+    die "this script knows apt only. Install g++ >= 12 (or clang >= 14), CMake >= 3.25, ninja, gnuplot and the development \
+files of doctest, Google Benchmark, xsimd, Eigen, nlohmann/json and CLI11 in this system's way, then use the CMake presets: \
+see CONTRIBUTING.md"
+  fi
   local missing
   mapfile -t missing < <(missing_packages "$@")
   if [ ${#missing[@]} -eq 0 ]; then
     say "all packages are there"
     return
   fi
-  local as_root=()
-  if [ "$(id -u)" -ne 0 ]; then
-    if command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
-      as_root=(sudo -n)
-    else
-      die "packages are missing, and this user may not install them. Run as root:
+  may_install || die "packages are missing, and this user may not install them. Run as root:
   apt-get update && apt-get install --no-install-recommends ${missing[*]}"
-    fi
-  fi
-  say "installing ${missing[*]}"
-  local apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300)
-  "${apt[@]}" update </dev/null || say "apt-get update failed; trying with the package lists that are there"
-  "${apt[@]}" install -y --no-install-recommends "${missing[@]}" </dev/null \
-    || die "apt-get could not install: ${missing[*]}"
-  cmake_is_new_enough || die "CMake $(cmake --version | sed -n '1s/[^0-9]*//p') is too old: 3.25 or later is needed"
+  apt_install "${missing[@]}" || die "apt-get could not install: ${missing[*]}"
+  cmake_is_new_enough || die "CMake 3.25 or later is needed, this system has $(cmake --version | head -n 1)"
+}
+
+# OpenBLAS adds a line to the benchmark's tables; without it, or the rights to install it, the line is missing.
+setup_openblas() {
+  installed libopenblas-dev && return
+  if ! may_install || ! apt_install libopenblas-dev; then say "going on without libopenblas-dev"; fi
 }
 
 # build <preset> [target...]
@@ -105,6 +118,7 @@ case $command in
     ;;
   bench)
     setup
+    setup_openblas
     build release nibble-bench
     run_program nibble-bench "$@"
     ;;
