@@ -28,20 +28,22 @@ void progress::operator()(const std::string& what) {
 }
 
 nibble::study::study_table memory() {
-  return {"memory", "Memory figures from architectures",
-          "One planner adds weights, KV cache and labelled constants. Constants marked (fitted) were chosen to meet the figures: "
-          "R4 has three for eight cells, R1 two for four, R0 one for two; R3 and R2 have none.",
-          nibble::study::memory_findings()};
+  return {
+      "memory", "Memory figures from architectures",
+      "One planner adds weights, KV cache and labelled constants. Constants marked (fitted) were chosen to meet the figures: "
+      "R4 has three for eight cells, R1 two for four, R0 one for two; R3 and R2 have none.",
+      nibble::study::memory_findings()};
 }
 
 nibble::study::study_table claims(const options& o, progress& say) {
   std::vector<nibble::study::finding> rows = nibble::study::claims_findings();
   say("claims: R3's outlier experiment");
   for (nibble::study::finding& f : nibble::study::outlier_findings(o.ctx)) rows.push_back(std::move(f));
-  return {"claims", "Claims that the reports' own figures, arithmetic or a bound decide",
-          "Each row states its test. A claim with >= or <= gives the claimed bound under 'reported' and is contradicted when ours "
-          "lies on the other side.",
-          std::move(rows)};
+  return {
+      "claims", "Claims that the reports' own figures, arithmetic or a bound decide",
+      "Each row states its test. A claim with >= or <= gives the claimed bound under 'reported' and is contradicted when ours "
+      "lies on the other side.",
+      std::move(rows)};
 }
 
 namespace {
@@ -64,19 +66,32 @@ int run(int argc, char** argv) {
   std::size_t threads = nibble::available_concurrency();
   o.models_dir = NIBBLE_SOURCE_DIR "/examples/models";
   std::string ids;
-  for (const table_entry& e : table_list) ids += std::string("\n  ") + e.id + std::string(14 - std::string(e.id).size(), ' ') + e.what;
+  for (const table_entry& e : table_list)
+    ids += std::string("\n  ") + e.id + std::string(14 - std::string(e.id).size(), ' ') + e.what;
 
-  CLI::App app{"nibble-study: measures low-bit number formats and reproduces the figures of the reference reports.\n\nTables:" + ids};
-  app.add_option("--only", o.only, "Run this table only; may be repeated")->type_name("ID")->check([](const std::string& id) {
-    for (const table_entry& e : table_list)
-      if (id == e.id) return std::string();
-    return "unknown table '" + id + "'";
-  });
-  app.add_option("--weights", o.weights_file, "Measure every 2-D tensor of this safetensors file (alone: only that table)")
-      ->type_name("FILE")->check(CLI::ExistingFile);
-  app.add_option("--text", o.text_file, "Text for perplexity in the table scaling")->type_name("FILE")->check(CLI::ExistingFile);
-  app.add_option("--models", o.models_dir, "Folder with small, medium, large and deep .safetensors")->type_name("DIR")->capture_default_str();
-  app.add_option("--out", o.out_dir, "Folder of the report, created when missing")->type_name("DIR")->capture_default_str();
+  CLI::App app{
+      "nibble-study: measures low-bit number formats and reproduces the figures of the reference reports.\n\nTables:" +
+      ids};
+  app.add_option("--only", o.only, "Run this table only; may be repeated")
+      ->type_name("ID")
+      ->check([](const std::string& id) {
+        for (const table_entry& e : table_list)
+          if (id == e.id) return std::string();
+        return "unknown table '" + id + "'";
+      });
+  app.add_option("--weights", o.weights_file,
+                 "Measure every 2-D tensor of this safetensors file (alone: only that table)")
+      ->type_name("FILE")
+      ->check(CLI::ExistingFile);
+  app.add_option("--text", o.text_file, "Text for perplexity in the table scaling")
+      ->type_name("FILE")
+      ->check(CLI::ExistingFile);
+  app.add_option("--models", o.models_dir, "Folder with small, medium, large and deep .safetensors")
+      ->type_name("DIR")
+      ->capture_default_str();
+  app.add_option("--out", o.out_dir, "Folder of the report, created when missing")
+      ->type_name("DIR")
+      ->capture_default_str();
   app.add_option("--threads", threads, "Threads")->check(CLI::Range(1, 1024))->capture_default_str();
   app.add_flag("--quick", o.quick, "Short version: fewer seeds, rows and positions, wider error bars");
   try {

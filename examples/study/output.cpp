@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT
 // Writes the report: Markdown, JSON, and the plots through gnuplot where it is installed.
 
+#include <sys/wait.h>
+#include <unistd.h>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <nibble/core/error.hpp>
 
@@ -23,8 +23,7 @@ void write_file(const fs::path& path, const std::string& text) {
   std::ofstream file(path, std::ios::binary);
   file << text;
   file.close();
-  if (!file)
-    nibble::core::fail(nibble::errc::io_failed, "cannot write '", path.string(), "': ", std::strerror(errno));
+  if (!file) nibble::core::fail(nibble::errc::io_failed, "cannot write '", path.string(), "': ", std::strerror(errno));
 }
 
 /// The first executable `name` on PATH, or an empty path.
@@ -46,7 +45,8 @@ bool run_in(const fs::path& folder, const fs::path& program, const std::string& 
   const pid_t child = fork();
   if (child < 0) return false;
   if (child == 0) {
-    if (chdir(folder.c_str()) == 0) execl(program.c_str(), program.c_str(), script.c_str(), static_cast<char*>(nullptr));
+    if (chdir(folder.c_str()) == 0)
+      execl(program.c_str(), program.c_str(), script.c_str(), static_cast<char*>(nullptr));
     _exit(127);
   }
   int status = 0;
@@ -81,13 +81,15 @@ std::vector<std::string> write_report(const options& o, const std::vector<study:
   if (gnuplot.empty() && plots != 0)
     notes.push_back("gnuplot was not found on PATH: the plots' .dat and .gp files are written, not the SVGs");
 
-  std::string md = "# nibble study\n\nReported figures of the reference reports R0..R4 against ours. A verdict is computed from "
-                   "difference and tolerance; the same rows, with reasons, are in [report.json](report.json).\n\n";
+  std::string md =
+      "# nibble study\n\nReported figures of the reference reports R0..R4 against ours. A verdict is computed from "
+      "difference and tolerance; the same rows, with reasons, are in [report.json](report.json).\n\n";
   study::text_grid summary{"", {"table", "rows", "reproduced", "differs", "contradicted", "not testable"}, {}};
   for (const study::study_table& t : tables) {
-    std::vector<std::string> row{"[" + t.id + "](#" + t.id + ")", t.missing.empty() ? std::to_string(t.rows.size()) : "missing"};
-    for (const nibble::verdict v : {nibble::verdict::reproduced, nibble::verdict::differs, nibble::verdict::contradicted,
-                                    nibble::verdict::not_testable})
+    std::vector<std::string> row{"[" + t.id + "](#" + t.id + ")",
+                                 t.missing.empty() ? std::to_string(t.rows.size()) : "missing"};
+    for (const nibble::verdict v : {nibble::verdict::reproduced, nibble::verdict::differs,
+                                    nibble::verdict::contradicted, nibble::verdict::not_testable})
       row.push_back(t.missing.empty() ? std::to_string(t.count(v)) : "");
     summary.cells.push_back(std::move(row));
   }

@@ -15,13 +15,13 @@ namespace study_program {
 
 /// The command line, checked.
 struct options {
-  std::vector<std::string> only;     ///< ids of the tables to run; empty: all
-  std::string weights_file;          ///< --weights: adds the table `weights`
-  std::string text_file;             ///< --text: perplexity in `scaling`
+  std::vector<std::string> only;  ///< ids of the tables to run; empty: all
+  std::string weights_file;       ///< --weights: adds the table `weights`
+  std::string text_file;          ///< --text: perplexity in `scaling`
   std::string models_dir;
   std::string out_dir = "nibble-report";
-  bool quick = false;                ///< fewer seeds, rows and positions
-  nibble::context ctx;               ///< the threads of --threads
+  bool quick = false;   ///< fewer seeds, rows and positions
+  nibble::context ctx;  ///< the threads of --threads
 };
 
 /// Progress lines on standard error, each with the seconds since the start.

@@ -44,11 +44,13 @@ std::string tail_of(const std::string& name) {
 nibble::study::study_table weights_file(const options& o, progress& say) {
   const io::safetensors_reader file(o.weights_file);
   const std::vector<measured_format> formats = weights_formats(o.quick);
-  study_table t{"weights", "Weights of " + o.weights_file,
-                "Every 2-D tensor of float type, quantized and read back: cosine by format (w8 and w4: one scale a row, nf4_dq: blocks of 64, "
-                "double quantization). Excess kurtosis is 0 for Gaussian weights; the last column is the SQNR of w4 above what Gaussian "
-                "rows of this length give.",
-                {}};
+  study_table t{
+      "weights",
+      "Weights of " + o.weights_file,
+      "Every 2-D tensor of float type, quantized and read back: cosine by format (w8 and w4: one scale a row, nf4_dq: blocks of 64, "
+      "double quantization). Excess kurtosis is 0 for Gaussian weights; the last column is the SQNR of w4 above what Gaussian "
+      "rows of this length give.",
+      {}};
   text_grid g{"", {"tensor", "shape", "kurtosis"}, {}};
   for (const measured_format& f : formats) g.headings.push_back(short_name(f.name));
   g.headings.push_back("w4 dB");
@@ -59,7 +61,8 @@ nibble::study::study_table weights_file(const options& o, progress& say) {
   for (const io::tensor_info& info : file.tensors()) {
     std::string reason;
     if (!io::safetensors_reader::is_float(info)) reason = "its type is not F32, F16 or BF16";
-    else if (info.shape.size() != 2) reason = std::to_string(info.shape.size()) + " dimensions; only matrices are quantized";
+    else if (info.shape.size() != 2)
+      reason = std::to_string(info.shape.size()) + " dimensions; only matrices are quantized";
     else if (info.elements == 0) reason = "it is empty";
     if (reason.empty()) {
       say("weights: " + io::printable(info.name));
@@ -84,29 +87,40 @@ nibble::study::study_table weights_file(const options& o, progress& say) {
         const double count = static_cast<double>(w.size());
         const double kurtosis = second == 0.0 ? 0.0 : fourth * count / (second * second) - 3.0;
         weights += count;
-        std::vector<std::string> row{tail_of(io::printable(info.name)), io::shape_text(info.shape), format_fixed(kurtosis, 2)};
+        std::vector<std::string> row{tail_of(io::printable(info.name)), io::shape_text(info.shape),
+                                     format_fixed(kurtosis, 2)};
         std::string gaussian_text = "n/a";
         std::vector<float> q(w.size());
         for (std::size_t f = 0; f < formats.size(); ++f) {
-          const any_qmatrix m = quantize(formats[f].type, make_span2d<const float>(w.data(), N, K), formats[f].options, o.ctx);
+          const any_qmatrix m =
+              quantize(formats[f].type, make_span2d<const float>(w.data(), N, K), formats[f].options, o.ctx);
           dequantize(m.view(), make_span2d(q.data(), N, K), o.ctx);
           error_sums sums;
           sums.add(w, q);
           totals[f].add(sums);
           const double rate = bits_per_weight(m.ledger(), N, K);
           bits[f] += rate * count;
-          finding row_finding{.name = io::printable(info.name) + ", " + formats[f].name, .ours = sums.cosine(), .decimals = 6,
+          finding row_finding{.name = io::printable(info.name) + ", " + formats[f].name,
+                              .ours = sums.cosine(),
+                              .decimals = 6,
                               .basis = "measured on the file's weights; there is no reported figure"};
           row_finding.labels = {{"tensor", info.name}, {"format", formats[f].name}};
-          row_finding.details = {{"N", static_cast<double>(N)}, {"K", static_cast<double>(K)}, {"bits_per_weight", rate},
-                                 {"ratio_to_fp16", ratio_to_fp16(m.ledger(), N, K)}, {"mse", sums.mse()}, {"sqnr_db", sums.sqnr_db()},
-                                 {"largest_error", sums.largest}, {"distortion", sums.distortion()},
-                                 {"gap_to_shannon_db", gap_to_shannon_db(sums.distortion(), rate)}, {"excess_kurtosis", kurtosis}};
+          row_finding.details = {{"N", static_cast<double>(N)},
+                                 {"K", static_cast<double>(K)},
+                                 {"bits_per_weight", rate},
+                                 {"ratio_to_fp16", ratio_to_fp16(m.ledger(), N, K)},
+                                 {"mse", sums.mse()},
+                                 {"sqnr_db", sums.sqnr_db()},
+                                 {"largest_error", sums.largest},
+                                 {"distortion", sums.distortion()},
+                                 {"gap_to_shannon_db", gap_to_shannon_db(sums.distortion(), rate)},
+                                 {"excess_kurtosis", kurtosis}};
           const std::optional<format_prediction> p =
               K >= 4 ? predict(formats[f], group_length(formats[f].format(), N, K)) : std::nullopt;
           if (p) {
             row_finding.details.push_back({"gaussian_cosine", p->cosine});
-            if (formats[f].name == "w4_channel") gaussian_text = format_fixed(sums.sqnr_db() + 10.0 * std::log10(p->distortion), 2);
+            if (formats[f].name == "w4_channel")
+              gaussian_text = format_fixed(sums.sqnr_db() + 10.0 * std::log10(p->distortion), 2);
           }
           row.push_back(format_fixed(sums.cosine(), formats[f].format().bits >= 6 ? 6 : 4));
           t.rows.push_back(std::move(row_finding));
@@ -115,10 +129,13 @@ nibble::study::study_table weights_file(const options& o, progress& say) {
         g.cells.push_back(std::move(row));
       }
     }
-    if (!reason.empty()) skipped.cells.push_back({io::printable(info.name), std::string(io::name_of(info.type)), io::shape_text(info.shape), reason});
+    if (!reason.empty())
+      skipped.cells.push_back(
+          {io::printable(info.name), std::string(io::name_of(info.type)), io::shape_text(info.shape), reason});
   }
   if (!g.cells.empty()) {
-    std::vector<std::string> least{"least cosine", "", ""}, mean{"element-weighted mean", "", ""}, rate{"bits per weight", "", ""};
+    std::vector<std::string> least{"least cosine", "", ""}, mean{"element-weighted mean", "", ""},
+        rate{"bits per weight", "", ""};
     for (std::size_t f = 0; f < formats.size(); ++f) {
       const int decimals = formats[f].format().bits >= 6 ? 6 : 4;
       least.push_back(format_fixed(totals[f].least_cosine(), decimals));

@@ -15,7 +15,9 @@ TEST_CASE("config: the inline namespace is named from the API version, the ISA m
   const std::string version =
       "v" + std::to_string(NIBBLE_VERSION_MAJOR) + "_" + std::to_string(NIBBLE_VERSION_MINOR) + "_";
   CHECK(name.starts_with(version));
-  const auto has = [&](std::string_view piece) { return (name + "_").find(std::string(piece) + "_") != std::string::npos; };
+  const auto has = [&](std::string_view piece) {
+    return (name + "_").find(std::string(piece) + "_") != std::string::npos;
+  };
   CHECK(has("_assert") == (NIBBLE_ENABLE_ASSERT != 0));
   CHECK(has("_xsimd") == (NIBBLE_HAS_XSIMD != 0));
 #if defined(__x86_64__) && !defined(__SSE3__)

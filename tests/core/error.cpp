@@ -12,9 +12,19 @@ using nibble::errc;
 
 namespace {
 constexpr errc all_codes[] = {
-    errc::ok,          errc::bad_shape,         errc::bad_value,     errc::scale_overflow, errc::unsupported_format,
-    errc::unsupported_layout, errc::unsupported_isa, errc::scratch_too_small, errc::bad_alignment, errc::aliasing,
-    errc::bad_file,    errc::io_failed,         errc::out_of_memory,
+    errc::ok,
+    errc::bad_shape,
+    errc::bad_value,
+    errc::scale_overflow,
+    errc::unsupported_format,
+    errc::unsupported_layout,
+    errc::unsupported_isa,
+    errc::scratch_too_small,
+    errc::bad_alignment,
+    errc::aliasing,
+    errc::bad_file,
+    errc::io_failed,
+    errc::out_of_memory,
 };
 }
 

@@ -70,7 +70,8 @@ void products(hasher& h) {
     const nibble::packed_matrix packed = nibble::pack_matrix(q.view());
     nibble::gemm_options options;
     options.computation = nibble::computation::integer;
-    nibble::multiply(nibble::make_span2d<const float>(x.data(), M, K), packed, nibble::make_span2d(y.data(), M, N), options);
+    nibble::multiply(nibble::make_span2d<const float>(x.data(), M, K), packed, nibble::make_span2d(y.data(), M, N),
+                     options);
     h.bytes(y.data(), y.size() * sizeof(float));
   }
 }

@@ -7,9 +7,9 @@
 #include <cstdint>
 
 struct unit_report {
-  char abi[128];            ///< NIBBLE_ABI_NAME of the unit
-  std::uint64_t digest;     ///< of every integer-law result below
-  std::size_t results;      ///< how many numbers went into it
+  char abi[128];         ///< NIBBLE_ABI_NAME of the unit
+  std::uint64_t digest;  ///< of every integer-law result below
+  std::size_t results;   ///< how many numbers went into it
 };
 
 extern "C" void run_baseline(unit_report* report);

@@ -23,9 +23,9 @@ TEST_CASE("outliers: Paley's matrix is orthogonal with entries of one magnitude"
 TEST_CASE("outliers: what hides outliers beats what does not, and the 8-bit floors are met") {
   // 2 (127 + 1) = 256 channels.
   const auto r = run_outliers({.tokens = 64, .outputs = 64, .q = 127, .outliers = 2}, {});
-  CHECK(r[1].first < r[0].first);   // per token and channel
-  CHECK(r[3].first < r[1].first);   // SmoothQuant
-  CHECK(r[4].first < r[1].first);   // Hadamard
+  CHECK(r[1].first < r[0].first);    // per token and channel
+  CHECK(r[3].first < r[1].first);    // SmoothQuant
+  CHECK(r[4].first < r[1].first);    // Hadamard
   CHECK(r[6].second < r[5].second);  // LLM.int8 keeps the outliers exact
   // Weight-only, rows of 256: D = E[A^2] / (12 * 127^2) = 9.40 / 193548.
   CHECK(r[5].first == doctest::Approx(std::sqrt(9.40 / 193'548.0)).epsilon(0.15));

@@ -16,7 +16,8 @@ TEST_CASE("r2_answered: every format of the list is measured, under names that d
   std::set<std::string> names;
   for (const measured_format& f : all) names.insert(f.name);
   CHECK(names.size() == all.size());
-  for (std::size_t i = 0; i < quant::qtype_count; ++i) CHECK(names.contains(std::string(quant::name_of(static_cast<qtype>(i)))));
+  for (std::size_t i = 0; i < quant::qtype_count; ++i)
+    CHECK(names.contains(std::string(quant::name_of(static_cast<qtype>(i)))));
   CHECK(names.contains("w2m_channel+mse"));
   CHECK_THROWS_AS(format_by_name("w9_channel"), error);
 }
@@ -38,7 +39,8 @@ TEST_CASE("r2_answered: predictions of the 2-bit grids equal the reference table
 }
 
 TEST_CASE("r2_answered: the reference distortions of NF4 and Q8_0-like blocks") {
-  CHECK(predict(format_by_name("nf4_flat64"), 64)->distortion == doctest::Approx(reference::nf4_block64).epsilon(0.003));
+  CHECK(predict(format_by_name("nf4_flat64"), 64)->distortion ==
+        doctest::Approx(reference::nf4_block64).epsilon(0.003));
   CHECK(predict(format_by_name("w8_g32"), 32)->distortion == doctest::Approx(2.85e-5).epsilon(0.01));
 }
 
@@ -68,8 +70,8 @@ TEST_CASE("r2_answered: a small run meets its closed forms, and no row passes th
   o.seeds = 4;
   o.large_rows = 32;
   o.searched_rows = 64;
-  o.formats = {format_by_name("w2f_channel"), format_by_name("w2a_channel"), format_by_name("w4_g32"), format_by_name("nf4_flat64"),
-               format_by_name("lloyd2_channel", fitter::least_squares)};
+  o.formats = {format_by_name("w2f_channel"), format_by_name("w2a_channel"), format_by_name("w4_g32"),
+               format_by_name("nf4_flat64"), format_by_name("lloyd2_channel", fitter::least_squares)};
   const study_table t = r2_answered_table(o, {}, [](const std::string&) {});
   std::size_t predicted = 0;
   for (const finding& f : t.rows) {

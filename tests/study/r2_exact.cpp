@@ -46,7 +46,8 @@ TEST_CASE("r2_exact: nibble::quantize equals the report's quantizer, element by 
     const auto q = quantize<r2_format<2>>(make_span2d(layer.weight.data(), layer.out, layer.in));
     for (std::size_t n = 0; n < layer.out; ++n) {
       float greatest = 0.0f;
-      for (std::size_t k = 0; k < layer.in; ++k) greatest = std::max(greatest, std::fabs(layer.weight[n * layer.in + k]));
+      for (std::size_t k = 0; k < layer.in; ++k)
+        greatest = std::max(greatest, std::fabs(layer.weight[n * layer.in + k]));
       for (std::size_t k = 0; k < layer.in; ++k) {
         const float x = layer.weight[n * layer.in + k];
         const int code = std::clamp(round_half_even(x / greatest), -2, 1);
@@ -82,8 +83,8 @@ TEST_CASE("r2_exact: 8.12x is contradicted as packing, and the accuracies flip w
 }
 
 TEST_CASE("r2_exact: the LZ model counts tokens, offsets and literals") {
-  CHECK(lz_bytes(std::vector<std::uint8_t>{}, 1) == 1);                      // an empty last token
-  CHECK(lz_bytes(std::vector<std::uint8_t>(10, 7), 1) == 11);                // too short for a match: token and literals
+  CHECK(lz_bytes(std::vector<std::uint8_t>{}, 1) == 1);        // an empty last token
+  CHECK(lz_bytes(std::vector<std::uint8_t>(10, 7), 1) == 11);  // too short for a match: token and literals
   // One literal, a match of 994 bytes (token 1, literal 1, offset 2, 4 length bytes), then a token and 5 literals.
   CHECK(lz_bytes(std::vector<std::uint8_t>(1000, 7), 1) == 8 + 6);
 }

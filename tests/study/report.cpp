@@ -15,8 +15,15 @@ using namespace nibble::study;
 namespace {
 study_table example() {
   study_table t{"memory", "Title", "Intro.", {}};
-  t.rows.push_back({.name = "a", .reported = 1.0, .ours = 1.5, .tolerance = 0.1, .unit = "MiB", .basis = "basis", .explanation = "cause",
-                    .details = {{"bits", 2.0}, {"bad", std::nan("")}}, .labels = {{"grid", "absmax"}}});
+  t.rows.push_back({.name = "a",
+                    .reported = 1.0,
+                    .ours = 1.5,
+                    .tolerance = 0.1,
+                    .unit = "MiB",
+                    .basis = "basis",
+                    .explanation = "cause",
+                    .details = {{"bits", 2.0}, {"bad", std::nan("")}},
+                    .labels = {{"grid", "absmax"}}});
   t.rows.push_back({.name = "b | c", .basis = "nothing to compare"});
   return t;
 }
@@ -28,7 +35,8 @@ TEST_CASE("report: JSON rows carry the required keys and the computed verdict") 
   const auto& table = json["tables"][0];
   CHECK(table["id"] == "memory");
   const auto& row = table["rows"][0];
-  for (const char* key : {"name", "reported", "ours", "difference", "tolerance", "verdict", "reason"}) CHECK_MESSAGE(row.contains(key), key);
+  for (const char* key : {"name", "reported", "ours", "difference", "tolerance", "verdict", "reason"})
+    CHECK_MESSAGE(row.contains(key), key);
   CHECK(row["difference"] == 0.5);
   CHECK(row["verdict"] == "differs");
   CHECK(row["reason"] == "basis; cause");

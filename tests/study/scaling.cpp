@@ -44,7 +44,8 @@ constexpr std::array<nn::token, 2> first{1, 2};
 TEST_CASE("scaling: sampled sequences do not depend on the number of threads") {
   const nn::model m = tiny_model();
   thread_pool pool(3);
-  const token_sequences a = sample_sequences(m, 7, 16, first, 5, {}), b = sample_sequences(m, 7, 16, first, 5, pool.context());
+  const token_sequences a = sample_sequences(m, 7, 16, first, 5, {}),
+                        b = sample_sequences(m, 7, 16, first, 5, pool.context());
   CHECK(a.tokens == b.tokens);
   CHECK(a.positions() == 112);
   CHECK(a.inputs(1)[0] == 2);

@@ -39,7 +39,9 @@ struct model_ledger {
     return 8.0 * static_cast<double>(total_bytes(matrices)) / static_cast<double>(weights);
   }
   /// FP16 bytes of all parameters over theirs.
-  double ratio_to_fp16() const noexcept { return 2.0 * static_cast<double>(parameters()) / static_cast<double>(bytes()); }
+  double ratio_to_fp16() const noexcept {
+    return 2.0 * static_cast<double>(parameters()) / static_cast<double>(bytes());
+  }
 };
 
 /// True when codes of this width can give the ratio to FP16: at most 16 / bits, unless an entropy codec is named.
@@ -57,12 +59,14 @@ struct named_ledger {
 /// Bytes by purpose, bits per weight, ratio and theoretical ratio.
 inline text_grid ledger_grid(std::string caption, const std::vector<named_ledger>& rows) {
   text_grid g{std::move(caption),
-              {"", "codes", "scales", "zero points", "padding", "container", "FP16 kept", "total bytes", "bits/weight", "ratio", "16 / bits"},
+              {"", "codes", "scales", "zero points", "padding", "container", "FP16 kept", "total bytes", "bits/weight",
+               "ratio", "16 / bits"},
               {}};
   for (const named_ledger& r : rows) {
     const byte_ledger& l = r.ledger.matrices;
     std::vector<std::string> cells{r.name};
-    for (const std::size_t bytes : {l.payload, l.scales, l.zero_points, l.padding, l.container, 2 * r.ledger.fp16_parameters, r.ledger.bytes()})
+    for (const std::size_t bytes :
+         {l.payload, l.scales, l.zero_points, l.padding, l.container, 2 * r.ledger.fp16_parameters, r.ledger.bytes()})
       cells.push_back(std::to_string(bytes));
     cells.push_back(format_fixed(r.ledger.bits_per_weight(), 3));
     cells.push_back(format_fixed(r.ledger.ratio_to_fp16(), 2));

@@ -86,7 +86,8 @@ inline quadrature absmax_nodes() { return gauss_legendre(0.0, largest_normal, 16
 inline double expected_absmax_squared(std::size_t n) {
   const quadrature q = closed_form_detail::absmax_nodes();
   double sum = 0.0;
-  for (std::size_t i = 0; i < q.nodes.size(); ++i) sum += q.weights[i] * absmax_density(q.nodes[i], n) * q.nodes[i] * q.nodes[i];
+  for (std::size_t i = 0; i < q.nodes.size(); ++i)
+    sum += q.weights[i] * absmax_density(q.nodes[i], n) * q.nodes[i] * q.nodes[i];
   return sum;
 }
 
@@ -94,7 +95,8 @@ inline double expected_absmax_squared(std::size_t n) {
 /// row's own largest value). Covers every symmetric, mid-rise and codebook grid with absmax scaling. n >= 2.
 inline expected_error absmax_row_error(std::size_t n, std::span<const double> unit_levels) {
   if (n < 2 || unit_levels.empty())
-    core::fail(errc::bad_shape, "absmax_row_error: n = ", n, " with ", unit_levels.size(), " levels, needs n >= 2 and a level");
+    core::fail(errc::bad_shape, "absmax_row_error: n = ", n, " with ", unit_levels.size(),
+               " levels, needs n >= 2 and a level");
   const quadrature q = closed_form_detail::absmax_nodes();
   const double top = nearest_level(unit_levels, 1.0), bottom = nearest_level(unit_levels, -1.0);
   std::vector<double> levels(unit_levels.size());
@@ -206,7 +208,8 @@ inline expected_error rms_row_error(std::size_t n, std::span<const double> level
   expected_error sum;
   double mass = 0.0;
   std::vector<double> thresholds{-edge};
-  for (std::size_t j = 0; j + 1 < levels.size(); ++j) thresholds.push_back(std::clamp(0.5 * (levels[j] + levels[j + 1]), -edge, edge));
+  for (std::size_t j = 0; j + 1 < levels.size(); ++j)
+    thresholds.push_back(std::clamp(0.5 * (levels[j] + levels[j + 1]), -edge, edge));
   thresholds.push_back(edge);
   const std::size_t panels = std::max<std::size_t>(2, 96 / levels.size());
   for (std::size_t j = 0; j < levels.size(); ++j) {  // panel borders at the thresholds: the integrand is smooth inside
@@ -223,8 +226,8 @@ inline expected_error rms_row_error(std::size_t n, std::span<const double> level
 
 /// A fixed set of levels on an unbounded Gaussian source with a scale that is the best for long rows.
 struct scaled_levels {
-  double scale = 0.0;       ///< the best multiplier of the levels
-  double distortion = 0.0;  ///< D at that scale for n -> infinity
+  double scale = 0.0;         ///< the best multiplier of the levels
+  double distortion = 0.0;    ///< D at that scale for n -> infinity
   double gain_per_row = 0.0;  ///< D of rows of n with the scale fitted to each row is D - gain_per_row / n (+ O(n^-2))
 };
 
@@ -234,7 +237,8 @@ inline scaled_levels best_scale(std::span<const double> levels) {
   const auto at = [&](double s) {
     std::vector<double> scaled(levels.begin(), levels.end());
     for (double& l : scaled) l *= s;
-    return truncated_normal_error(scaled, -closed_form_detail::largest_normal, closed_form_detail::largest_normal).distortion();
+    return truncated_normal_error(scaled, -closed_form_detail::largest_normal, closed_form_detail::largest_normal)
+        .distortion();
   };
   const double widest = std::fmax(std::fabs(levels.front()), std::fabs(levels.back()));
   double a = 0.2 / widest, b = 6.0 / widest;
@@ -264,11 +268,14 @@ inline scaled_levels best_scale(std::span<const double> levels) {
 /// Reference distortions on a Gaussian source, index = bits (0 and, where no value is tabulated, 1 unused).
 namespace reference {
 /// Optimal scalar quantizer (Lloyd-Max).
-inline constexpr std::array<double, 9> lloyd_max{0, .36338, .117482, .034548, .0095010, .0025047, .00064424, .00016348, .000041267};
+inline constexpr std::array<double, 9> lloyd_max{0,        .36338,    .117482,   .034548,   .0095010,
+                                                 .0025047, .00064424, .00016348, .000041267};
 /// MSE-optimal uniform quantizer, 2^bits mid-rise levels.
-inline constexpr std::array<double, 9> uniform{0, 0, .118846, .037440, .011543, .0034952, .00104005, .00030433, .000087686};
+inline constexpr std::array<double, 9> uniform{0,        0,         .118846,   .037440,   .011543,
+                                               .0034952, .00104005, .00030433, .000087686};
 /// Uniform quantizer with entropy coding at an entropy of `bits`.
-inline constexpr std::array<double, 9> entropy_coded{0, 0, .08894, .022239, .0055597, .0013899, .00034748, .000086871, .000021718};
+inline constexpr std::array<double, 9> entropy_coded{0,        0,         .08894,     .022239,   .0055597,
+                                                     .0013899, .00034748, .000086871, .000021718};
 /// NF4 with absmax blocks of 64.
 inline constexpr double nf4_block64 = .00844;
 }  // namespace reference

@@ -72,7 +72,9 @@ inline double gap_to_shannon_db(double distortion, double bits_per_weight) noexc
 }
 
 /// The cosine no code of R bits per weight exceeds on Gaussian weights: sqrt(1 - 4^-R).
-inline double shannon_cosine(double bits_per_weight) noexcept { return std::sqrt(1.0 - std::pow(4.0, -bits_per_weight)); }
+inline double shannon_cosine(double bits_per_weight) noexcept {
+  return std::sqrt(1.0 - std::pow(4.0, -bits_per_weight));
+}
 
 /// |Y - Yq| / |Y|: relative output error of a layer, from the sums over its outputs.
 inline double relative_output_error(const error_sums& outputs) noexcept { return std::sqrt(outputs.distortion()); }

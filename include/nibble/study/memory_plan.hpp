@@ -17,7 +17,19 @@
 namespace nibble {
 
 /// What a tensor does, as far as formats are chosen by it.
-enum class tensor_role : int { token_embedding, output, attn_q, attn_k, attn_v, attn_o, mlp_gate, mlp_up, mlp_down, bias, norm };
+enum class tensor_role : int {
+  token_embedding,
+  output,
+  attn_q,
+  attn_k,
+  attn_v,
+  attn_o,
+  mlp_gate,
+  mlp_up,
+  mlp_down,
+  bias,
+  norm
+};
 
 inline namespace NIBBLE_ABI {
 namespace study {
@@ -26,10 +38,10 @@ namespace study {
 struct architecture {
   std::string name;
   std::size_t n_layers = 0, d_model = 0, d_ff = 0, n_heads = 0, n_kv_heads = 0, head_dim = 0, vocab_size = 0;
-  bool gated = true;        ///< three MLP matrices instead of two
-  bool biases = false;      ///< every linear layer and every norm has one
-  bool tied_head = false;   ///< the output matrix is the embedding
-  bool qk_norm = false;     ///< two norms of head_dim a layer
+  bool gated = true;       ///< three MLP matrices instead of two
+  bool biases = false;     ///< every linear layer and every norm has one
+  bool tied_head = false;  ///< the output matrix is the embedding
+  bool qk_norm = false;    ///< two norms of head_dim a layer
 
   std::size_t kv_width() const noexcept { return n_kv_heads * head_dim; }
   std::size_t q_width() const noexcept { return n_heads * head_dim; }
@@ -100,13 +112,13 @@ struct weight_storage {
 namespace storage {
 inline constexpr weight_storage f32{1, 4, 0};
 inline constexpr weight_storage f16{1, 2, 0};
-inline constexpr weight_storage int8_row{1, 1, 4};          ///< one FP32 scale a row
-inline constexpr weight_storage int2_row{4, 1, 4};          ///< packed 2-bit codes, one FP32 scale a row
-inline constexpr weight_storage int8_bare{1, 1, 0};         ///< codes only
+inline constexpr weight_storage int8_row{1, 1, 4};           ///< one FP32 scale a row
+inline constexpr weight_storage int2_row{4, 1, 4};           ///< packed 2-bit codes, one FP32 scale a row
+inline constexpr weight_storage int8_bare{1, 1, 0};          ///< codes only
 inline constexpr weight_storage nf4_block64{64, 32 + 4, 0};  ///< FP32 scale for 64 codes
 /// NF4 with double quantization: 64 codes and an 8-bit scale, one FP32 for 256 such scales: 4.127 bits.
 inline constexpr weight_storage nf4_double_quant{64 * 256, 256 * (32 + 1) + 4, 0};
-inline constexpr weight_storage q8_0{32, 34, 0};            ///< GGUF block formats
+inline constexpr weight_storage q8_0{32, 34, 0};  ///< GGUF block formats
 inline constexpr weight_storage q4_k{256, 144, 0};
 inline constexpr weight_storage q6_k{256, 210, 0};
 }  // namespace storage
@@ -120,7 +132,8 @@ std::uint64_t weight_bytes(const architecture& a, Assign&& assign) {
 }
 
 /// Bytes of keys and values of one sequence: 2 * layers * tokens * kv_width * bytes_per_value.
-inline std::uint64_t kv_cache_bytes(const architecture& a, std::uint64_t tokens, std::uint64_t bytes_per_value) noexcept {
+inline std::uint64_t kv_cache_bytes(const architecture& a, std::uint64_t tokens,
+                                    std::uint64_t bytes_per_value) noexcept {
   return 2 * std::uint64_t{a.n_layers} * tokens * a.kv_width() * bytes_per_value;
 }
 
@@ -157,19 +170,47 @@ inline constexpr double MiB = 1048576.0, GiB = 1073741824.0, GB = 1e9, MB = 1e6;
 /// Presets of the models the reference reports use.
 namespace preset {
 inline architecture qwen3_0_6b(bool tied = true) {
-  return {.name = "Qwen3-0.6B", .n_layers = 28, .d_model = 1024, .d_ff = 3072, .n_heads = 16, .n_kv_heads = 8, .head_dim = 128,
-          .vocab_size = 151'936, .tied_head = tied, .qk_norm = true};
+  return {.name = "Qwen3-0.6B",
+          .n_layers = 28,
+          .d_model = 1024,
+          .d_ff = 3072,
+          .n_heads = 16,
+          .n_kv_heads = 8,
+          .head_dim = 128,
+          .vocab_size = 151'936,
+          .tied_head = tied,
+          .qk_norm = true};
 }
 inline architecture pythia_2_8b() {
-  return {.name = "Pythia-2.8B", .n_layers = 32, .d_model = 2560, .d_ff = 10'240, .n_heads = 32, .n_kv_heads = 32, .head_dim = 80,
-          .vocab_size = 50'304, .gated = false, .biases = true};
+  return {.name = "Pythia-2.8B",
+          .n_layers = 32,
+          .d_model = 2560,
+          .d_ff = 10'240,
+          .n_heads = 32,
+          .n_kv_heads = 32,
+          .head_dim = 80,
+          .vocab_size = 50'304,
+          .gated = false,
+          .biases = true};
 }
 inline architecture llama_7b(std::size_t vocab_size = 32'000) {
-  return {.name = "LLaMA-7B", .n_layers = 32, .d_model = 4096, .d_ff = 11'008, .n_heads = 32, .n_kv_heads = 32, .head_dim = 128,
+  return {.name = "LLaMA-7B",
+          .n_layers = 32,
+          .d_model = 4096,
+          .d_ff = 11'008,
+          .n_heads = 32,
+          .n_kv_heads = 32,
+          .head_dim = 128,
           .vocab_size = vocab_size};
 }
 inline architecture llama_13b() {
-  return {.name = "LLaMA-13B", .n_layers = 40, .d_model = 5120, .d_ff = 13'824, .n_heads = 40, .n_kv_heads = 40, .head_dim = 128,
+  return {.name = "LLaMA-13B",
+          .n_layers = 40,
+          .d_model = 5120,
+          .d_ff = 13'824,
+          .n_heads = 40,
+          .n_kv_heads = 40,
+          .head_dim = 128,
           .vocab_size = 32'000};
 }
 }  // namespace preset

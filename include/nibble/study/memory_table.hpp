@@ -18,12 +18,13 @@ namespace study {
 /// The constants that no architecture gives. Each was fitted to the figures of one report, and the rows that use one say
 /// so: a fitted constant explains nothing by itself, only the figures beyond the number of constants test the model.
 namespace fitted {
-inline constexpr double r1_workspace_gib = 0.071;          ///< R1: activations and library workspace
-inline constexpr std::uint64_t r1_baseline_tokens = 590;   ///< R1: tokens the dense cache holds beyond the 260 of the window
-inline constexpr double r4_base_mib = 980.0;               ///< R4: CUDA context, libraries, workspace
-inline constexpr double r4_sequence_mib = 2.0;             ///< R4: state of a sequence beside its KV cache
-inline constexpr std::uint64_t r4_tokens = 2056;           ///< R4: cached tokens of a sequence
-inline constexpr double r0_metadata_mib = 5.68;            ///< R0: tokenizer and metadata of the GGUF file
+inline constexpr double r1_workspace_gib = 0.071;  ///< R1: activations and library workspace
+inline constexpr std::uint64_t r1_baseline_tokens =
+    590;                                          ///< R1: tokens the dense cache holds beyond the 260 of the window
+inline constexpr double r4_base_mib = 980.0;      ///< R4: CUDA context, libraries, workspace
+inline constexpr double r4_sequence_mib = 2.0;    ///< R4: state of a sequence beside its KV cache
+inline constexpr std::uint64_t r4_tokens = 2056;  ///< R4: cached tokens of a sequence
+inline constexpr double r0_metadata_mib = 5.68;   ///< R0: tokenizer and metadata of the GGUF file
 }  // namespace fitted
 
 /// R4: a 7B LLaMA with vocabulary 49,954 on a server whose KV cache is FP16 or INT8 (bytes_per_value 2 or 1).
@@ -44,7 +45,8 @@ inline memory_plan r1_plan(const weight_storage& linear, std::uint64_t extra_tok
                     {"KV of 260 tokens", static_cast<double>(kv_cache_bytes(a, 260, 2))},
                     {"workspace", fitted::r1_workspace_gib * GiB, true}}};
   if (extra_tokens != 0)
-    plan.items.push_back({"KV of " + std::to_string(extra_tokens) + " more", static_cast<double>(kv_cache_bytes(a, extra_tokens, 2)), true});
+    plan.items.push_back({"KV of " + std::to_string(extra_tokens) + " more",
+                          static_cast<double>(kv_cache_bytes(a, extra_tokens, 2)), true});
   return plan;
 }
 
@@ -96,10 +98,12 @@ inline std::vector<finding> memory_findings() {
            .tolerance = 1.0,
            .unit = "MiB",
            .decimals = 2,
-           .basis = plan.text(MiB, "MiB", 2) + ", " + std::to_string(fitted::r4_tokens) + " cached tokens (fitted); the report counts whole MiB",
-           .explanation = "the other seven cells lie on 14113 + 1030 b (fp16) and 14113 + 516 b (int8) MiB to less than 1 MiB; "
-                          "this one alone is a whole 16 MiB lower, a granule no constant of the plan can express without "
-                          "moving the others, so it stays a miss"},
+           .basis = plan.text(MiB, "MiB", 2) + ", " + std::to_string(fitted::r4_tokens) +
+                    " cached tokens (fitted); the report counts whole MiB",
+           .explanation =
+               "the other seven cells lie on 14113 + 1030 b (fp16) and 14113 + 516 b (int8) MiB to less than 1 MiB; "
+               "this one alone is a whole 16 MiB lower, a granule no constant of the plan can express without "
+               "moving the others, so it stays a miss"},
           &plan, MiB);
     }
   }
@@ -128,21 +132,38 @@ inline std::vector<finding> memory_findings() {
          .tolerance = 0.01,
          .unit = "GiB",
          .decimals = 3,
-         .basis = plan.text(GiB, "GiB", 4) + "; tolerance: one unit of the last printed digit (printed as GB, the unit is GiB)",
+         .basis = plan.text(GiB, "GiB", 4) +
+                  "; tolerance: one unit of the last printed digit (printed as GB, the unit is GiB)",
          .explanation = c.explanation},
         &plan, GiB);
   }
 
   // R0.
   const memory_plan q8 = r0_q8_0_plan(), q4 = r0_q4_k_m_plan(true), q4_standard = r0_q4_k_m_plan(false);
-  add({.name = "R0 q8_0 file", .reported = 767.0, .ours = q8.total_bytes() / MiB, .tolerance = 0.5, .unit = "MiB", .decimals = 2,
+  add({.name = "R0 q8_0 file",
+       .reported = 767.0,
+       .ours = q8.total_bytes() / MiB,
+       .tolerance = 0.5,
+       .unit = "MiB",
+       .decimals = 2,
        .basis = q8.text(MiB, "MiB", 3) + "; output matrix not tied; the report prints whole MiB"},
       &q8, MiB);
-  add({.name = "R0 q4_k_m tensors", .reported = 492.75, .ours = q4.total_bytes() / MiB, .tolerance = 0.005, .unit = "MiB", .decimals = 3,
-       .basis = "embedding Q4_K, output Q6_K, attn_v F16, ffn_down Q6_K in 14 layers, rest Q4_K: a tensor total, unlike the file size of q8_0"},
+  add({.name = "R0 q4_k_m tensors",
+       .reported = 492.75,
+       .ours = q4.total_bytes() / MiB,
+       .tolerance = 0.005,
+       .unit = "MiB",
+       .decimals = 3,
+       .basis =
+           "embedding Q4_K, output Q6_K, attn_v F16, ffn_down Q6_K in 14 layers, rest Q4_K: a tensor total, unlike the file size of q8_0"},
       &q4, MiB);
-  add({.name = "R0 q4_k_m, the standard mix", .reported = 492.75, .ours = q4_standard.total_bytes() / MiB, .tolerance = 0.005,
-       .unit = "MiB", .decimals = 3, .basis = "attn_v in Q4_K and Q6_K as llama.cpp assigns them",
+  add({.name = "R0 q4_k_m, the standard mix",
+       .reported = 492.75,
+       .ours = q4_standard.total_bytes() / MiB,
+       .tolerance = 0.005,
+       .unit = "MiB",
+       .decimals = 3,
+       .basis = "attn_v in Q4_K and Q6_K as llama.cpp assigns them",
        .explanation = "36.6 MiB less than reported: the reported file keeps attn_v in F16"},
       &q4_standard, MiB);
 
@@ -158,9 +179,15 @@ inline std::vector<finding> memory_findings() {
                                    {"R3 LLaMA-13B FP16", preset::llama_13b(), storage::f16, 26.0},
                                    {"R3 LLaMA-13B INT8", preset::llama_13b(), storage::int8_row, 13.0}}};
   for (const r3_cell& c : r3) {
-    const memory_plan plan{{{"weights", static_cast<double>(weight_bytes(
-                                            c.a, [&](const planned_tensor& t) { return t.matrix() ? c.s : storage::f16; }))}}};
-    add({.name = c.name, .reported = c.reported, .ours = plan.total_bytes() / GB, .tolerance = 0.5, .unit = "GB", .decimals = 2,
+    const memory_plan plan{{{"weights", static_cast<double>(weight_bytes(c.a, [&](const planned_tensor& t) {
+                               return t.matrix() ? c.s : storage::f16;
+                             }))}}};
+    add({.name = c.name,
+         .reported = c.reported,
+         .ours = plan.total_bytes() / GB,
+         .tolerance = 0.5,
+         .unit = "GB",
+         .decimals = 2,
          .basis = std::to_string(parameters_of(c.a)) + " parameters; the report prints whole GB",
          .explanation = "the report multiplies the nominal 7e9 parameters by two bytes; the model has 6.74e9"},
         &plan, GB);
@@ -179,10 +206,17 @@ inline std::vector<finding> memory_findings() {
                                              {"R2 nominal 7B INT8", 7e9, 8, 7.0, comparison::derived},
                                              {"R2 nominal 7B INT2", 7e9, 2, 1.72, comparison::at_most}}};
   for (const nominal_cell& c : nominal)
-    add({.name = c.name, .how = c.how, .reported = c.reported, .ours = c.parameters * c.bits / 8.0 / GB, .tolerance = 0.005, .unit = "GB",
-         .decimals = 3, .basis = "bytes of the packed codes alone, without any scale",
-         .explanation = "not even the bare codes fit: the report scaled its toy model's 8.12x, which a lossless compressor "
-                        "made out of wasted codes"},
+    add({.name = c.name,
+         .how = c.how,
+         .reported = c.reported,
+         .ours = c.parameters * c.bits / 8.0 / GB,
+         .tolerance = 0.005,
+         .unit = "GB",
+         .decimals = 3,
+         .basis = "bytes of the packed codes alone, without any scale",
+         .explanation =
+             "not even the bare codes fit: the report scaled its toy model's 8.12x, which a lossless compressor "
+             "made out of wasted codes"},
         nullptr, GB);
   struct r2_cell {
     const char* name;
@@ -201,9 +235,14 @@ inline std::vector<finding> memory_findings() {
     const memory_plan plan{{{"weights", static_cast<double>(weight_bytes(c.a, [&](const planned_tensor& t) {
                                return t.matrix() ? c.matrices : storage::f16;
                              }))}}};
-    add({.name = c.name, .reported = c.reported, .ours = plan.total_bytes() / GB, .tolerance = c.tolerance, .unit = "GB",
+    add({.name = c.name,
+         .reported = c.reported,
+         .ours = plan.total_bytes() / GB,
+         .tolerance = c.tolerance,
+         .unit = "GB",
          .decimals = c.decimals,
-         .basis = std::to_string(parameters_of(c.a)) + " parameters, every matrix quantized with an FP32 scale a row, vectors FP16",
+         .basis = std::to_string(parameters_of(c.a)) +
+                  " parameters, every matrix quantized with an FP32 scale a row, vectors FP16",
          .explanation = "the report multiplies the nominal 7e9 parameters; the model has 6.74e9"},
         &plan, GB);
   }
@@ -211,14 +250,25 @@ inline std::vector<finding> memory_findings() {
     // The usual practice keeps embeddings in FP16; then the promised ratio is far away.
     const architecture a = preset::qwen3_0_6b();
     const double full = static_cast<double>(weight_bytes(a, [](const planned_tensor&) { return storage::f16; }));
-    const double all = static_cast<double>(weight_bytes(a, [](const planned_tensor& t) { return t.matrix() ? storage::int2_row : storage::f16; }));
+    const double all = static_cast<double>(
+        weight_bytes(a, [](const planned_tensor& t) { return t.matrix() ? storage::int2_row : storage::f16; }));
     const double blocks = static_cast<double>(
         weight_bytes(a, [](const planned_tensor& t) { return t.block_matrix() ? storage::int2_row : storage::f16; }));
-    add({.name = "R2 Qwen3-0.6B INT2 ratio, every matrix 2-bit", .reported = 7.85, .ours = full / all, .tolerance = 0.06, .unit = "x", .decimals = 2,
+    add({.name = "R2 Qwen3-0.6B INT2 ratio, every matrix 2-bit",
+         .reported = 7.85,
+         .ours = full / all,
+         .tolerance = 0.06,
+         .unit = "x",
+         .decimals = 2,
          .basis = "reported 7.8 to 7.9"},
         nullptr, GB);
-    add({.name = "R2 Qwen3-0.6B INT2 ratio, embedding FP16", .reported = 7.85, .ours = full / blocks, .tolerance = 0.06, .unit = "x",
-         .decimals = 2, .basis = "embedding (26 % of the parameters, tied to the output) kept in FP16, as post-training tools do",
+    add({.name = "R2 Qwen3-0.6B INT2 ratio, embedding FP16",
+         .reported = 7.85,
+         .ours = full / blocks,
+         .tolerance = 0.06,
+         .unit = "x",
+         .decimals = 2,
+         .basis = "embedding (26 % of the parameters, tied to the output) kept in FP16, as post-training tools do",
          .explanation = "the ratio holds only when the embedding is cut to 2 bits as well"},
         nullptr, GB);
   }

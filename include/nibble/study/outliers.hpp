@@ -87,10 +87,13 @@ struct outlier_experiment {
 };
 
 /// Relative output errors by scheme, in the order of outlier_schemes; second: against the energy without the outliers.
-inline constexpr std::array<const char*, 7> outlier_schemes{
-    "W8A8 per tensor / per tensor",        "W8A8 per token / per channel", "SmoothQuant 0.5, per tensor / per tensor",
-    "SmoothQuant 0.5, per token / channel", "random Hadamard, per token / channel", "weight-only INT8 per channel",
-    "LLM.int8, threshold 6"};
+inline constexpr std::array<const char*, 7> outlier_schemes{"W8A8 per tensor / per tensor",
+                                                            "W8A8 per token / per channel",
+                                                            "SmoothQuant 0.5, per tensor / per tensor",
+                                                            "SmoothQuant 0.5, per token / channel",
+                                                            "random Hadamard, per token / channel",
+                                                            "weight-only INT8 per channel",
+                                                            "LLM.int8, threshold 6"};
 
 inline std::array<std::pair<double, double>, 7> run_outliers(const outlier_experiment& e, const context& ctx) {
   const std::size_t K = e.channels();
@@ -108,7 +111,8 @@ inline std::array<std::pair<double, double>, 7> run_outliers(const outlier_exper
   }
   const dense_matrix Y = product(X, W, ctx);
   double plain_energy = 0.0;
-  for (const float y : product(plain, W, ctx).values) plain_energy = std::fma(static_cast<double>(y), static_cast<double>(y), plain_energy);
+  for (const float y : product(plain, W, ctx).values)
+    plain_energy = std::fma(static_cast<double>(y), static_cast<double>(y), plain_energy);
   const auto errors = [&](const dense_matrix& A, const dense_matrix& B, const dense_matrix* added = nullptr) {
     dense_matrix out = product(A, B, ctx);
     if (added != nullptr)
@@ -158,15 +162,21 @@ inline std::array<std::pair<double, double>, 7> run_outliers(const outlier_exper
 
 /// The report's figures against ours, one row a scheme.
 inline std::vector<finding> outlier_findings(const context& ctx) {
-  constexpr std::array<std::pair<double, double>, 7> reported{{{.234, .78}, {.108, .36}, {.036, .121}, {.0159, .053}, {.0102, .034}, {.0087, .029}, {.0037, .012}}};
+  constexpr std::array<std::pair<double, double>, 7> reported{
+      {{.234, .78}, {.108, .36}, {.036, .121}, {.0159, .053}, {.0102, .034}, {.0087, .029}, {.0037, .012}}};
   const auto ours = run_outliers({}, ctx);
   std::vector<finding> rows;
   for (std::size_t i = 0; i < ours.size(); ++i)
-    rows.push_back({.name = std::string("R3 outliers: ") + outlier_schemes[i], .reported = reported[i].first, .ours = ours[i].first,
-                    .tolerance = 0.1 * reported[i].first, .decimals = 4,
-                    .basis = "relative output error; 512 tokens, 4000 channels (4 of them x100), 1024 outputs; tolerance 10 % for another draw",
-                    .explanation = "beyond what another draw of the inputs explains",
-                    .details = {{"error_over_plain_energy", ours[i].second}, {"reported_over_plain_energy", reported[i].second}}});
+    rows.push_back(
+        {.name = std::string("R3 outliers: ") + outlier_schemes[i],
+         .reported = reported[i].first,
+         .ours = ours[i].first,
+         .tolerance = 0.1 * reported[i].first,
+         .decimals = 4,
+         .basis =
+             "relative output error; 512 tokens, 4000 channels (4 of them x100), 1024 outputs; tolerance 10 % for another draw",
+         .explanation = "beyond what another draw of the inputs explains",
+         .details = {{"error_over_plain_energy", ours[i].second}, {"reported_over_plain_energy", reported[i].second}}});
   return rows;
 }
 

@@ -143,8 +143,8 @@ inline std::optional<format_prediction> predict(const measured_format& f, std::s
 
 /// The closed forms of all formats on the three chains (means over the three matrices), result[size][format]. Formats that
 /// differ only in how they are stored share one integral.
-inline std::vector<std::vector<std::optional<format_prediction>>> predict_chains(const std::vector<measured_format>& formats,
-                                                                                const context& ctx) {
+inline std::vector<std::vector<std::optional<format_prediction>>> predict_chains(
+    const std::vector<measured_format>& formats, const context& ctx) {
   struct task {
     const measured_format* format;
     std::size_t n;
@@ -155,7 +155,8 @@ inline std::vector<std::vector<std::optional<format_prediction>>> predict_chains
     for (std::size_t i = 0; i < tasks.size(); ++i) {
       const measured_format& g = *tasks[i].format;
       if (tasks[i].n == n && g.format().rule == f.format().rule && g.format().bits == f.format().bits &&
-          g.format().scale == f.format().scale && g.book().values == f.book().values && g.options.fit.method == f.options.fit.method)
+          g.format().scale == f.format().scale && g.book().values == f.book().values &&
+          g.options.fit.method == f.options.fit.method)
         return i;
     }
     tasks.push_back({&f, n, {}});
@@ -190,20 +191,25 @@ inline std::vector<std::vector<std::optional<format_prediction>>> predict_chains
 
 struct r2_answered_options {
   std::size_t seeds = 16;
-  std::size_t large_rows = 1;      ///< measure one row of this many of the Large chain
-  std::size_t searched_rows = 8;   ///< the same for formats that search their scales, which take 50 times as long
+  std::size_t large_rows = 1;     ///< measure one row of this many of the Large chain
+  std::size_t searched_rows = 8;  ///< the same for formats that search their scales, which take 50 times as long
   std::vector<measured_format> formats = all_measured_formats();
 };
 
 /// The figures of one format on one chain.
 struct chain_measurement {
-  std::array<batched_errors, 3> matrices;  ///< batches: seeds, times four row blocks where scales are not shared by rows
-  model_ledger ledger;                     ///< of the three matrices together
+  std::array<batched_errors, 3>
+      matrices;         ///< batches: seeds, times four row blocks where scales are not shared by rows
+  model_ledger ledger;  ///< of the three matrices together
 
   /// Mean over the three matrices of the cosine of all batches, jackknifed over them.
-  estimate mean_cosine() const { return jackknifed([](const error_sums& s) { return s.cosine(); }); }
+  estimate mean_cosine() const {
+    return jackknifed([](const error_sums& s) { return s.cosine(); });
+  }
   /// Mean of D over the three matrices.
-  estimate mean_distortion() const { return jackknifed([](const error_sums& s) { return s.distortion(); }); }
+  estimate mean_distortion() const {
+    return jackknifed([](const error_sums& s) { return s.distortion(); });
+  }
 
  private:
   template <class Metric>
@@ -224,7 +230,8 @@ struct chain_measurement {
 
 /// Quantizes the chain of width h with every format for `seeds` seeds. result[format].
 template <class Say>
-std::vector<chain_measurement> measure_chain(std::size_t h, const r2_answered_options& o, const context& ctx, Say&& say) {
+std::vector<chain_measurement> measure_chain(std::size_t h, const r2_answered_options& o, const context& ctx,
+                                             Say&& say) {
   constexpr std::size_t blocks = 4;
   const auto shapes = r2_shapes(h);
   std::vector<chain_measurement> result(o.formats.size());
@@ -233,7 +240,8 @@ std::vector<chain_measurement> measure_chain(std::size_t h, const r2_answered_op
     for (batched_errors& m : result[f].matrices) m.batches.resize(o.seeds * (shared ? 1 : blocks));
     for (const auto& [N, K] : shapes) result[f].ledger.add(canonical_ledger(o.formats[f].format(), N, K), N * K);
   }
-  say("r2_answered: h = " + std::to_string(h) + ", " + std::to_string(o.seeds) + " seeds, " + std::to_string(o.formats.size()) + " formats");
+  say("r2_answered: h = " + std::to_string(h) + ", " + std::to_string(o.seeds) + " seeds, " +
+      std::to_string(o.formats.size()) + " formats");
   parallel_items(ctx, o.seeds, [&](std::size_t seed) {
     normal_source normals(7'000'000 + 1000 * h + seed);
     for (std::size_t i = 0; i < 3; ++i) {
@@ -243,7 +251,9 @@ std::vector<chain_measurement> measure_chain(std::size_t h, const r2_answered_op
       for (std::size_t f = 0; f < o.formats.size(); ++f) {
         const measured_format& format = o.formats[f];
         const bool shared = format.format().granularity == granularity_kind::per_tensor;
-        const std::size_t share = h < r2_widths.back() || shared ? 1 : format.searched() ? o.searched_rows : o.large_rows;
+        const std::size_t share = h < r2_widths.back() || shared ? 1
+                                  : format.searched()            ? o.searched_rows
+                                                                 : o.large_rows;
         const std::size_t rows = std::max(blocks, N / share);
         const any_qmatrix m = quantize(format.type, make_span2d<const float>(w.data(), rows, K), format.options);
         dequantize(m.view(), make_span2d(q.data(), rows, K));
@@ -276,13 +286,16 @@ inline constexpr std::array<two_bit_reference, 5> two_bit_references{{
 /// The table `r2_answered`.
 template <class Say>
 study_table r2_answered_table(const r2_answered_options& o, const context& ctx, Say&& say) {
-  study_table t{"r2_answered", "R2's shapes, true normals, every format",
-                "The three chains with " + std::to_string(o.seeds) +
-                    " seeds of true normals. Cosine: mean over the three weight matrices, jackknifed; z: difference to the closed form in "
-                    "standard errors (n/a: no closed form). Bits per weight from the byte ledger, gap to Shannon at that rate for Large. "
-                    "+mse: 64 clips searched, +ls: least-squares scale" +
-                    (o.searched_rows > 1 ? ", both on one row of " + std::to_string(o.searched_rows) + " of Large." : std::string(".")),
-                {}};
+  study_table t{
+      "r2_answered",
+      "R2's shapes, true normals, every format",
+      "The three chains with " + std::to_string(o.seeds) +
+          " seeds of true normals. Cosine: mean over the three weight matrices, jackknifed; z: difference to the closed form in "
+          "standard errors (n/a: no closed form). Bits per weight from the byte ledger, gap to Shannon at that rate for Large. "
+          "+mse: 64 clips searched, +ls: least-squares scale" +
+          (o.searched_rows > 1 ? ", both on one row of " + std::to_string(o.searched_rows) + " of Large."
+                               : std::string(".")),
+      {}};
   constexpr std::array<const char*, 3> sizes{"Small", "Medium", "Large"};
   say("r2_answered: closed forms");
   const auto predictions = predict_chains(o.formats, ctx);
@@ -294,8 +307,13 @@ study_table r2_answered_table(const r2_answered_options& o, const context& ctx, 
   double least_gap = 1e9, worst = 0.0;
   std::string least_gap_name;
   std::size_t predicted_rows = 0, marked = 0;
-  plot p{"r2_answered_gap", "Distance to the Shannon limit, Large chain (h = 512)", "bits per weight (codes, scales, zero points)",
-         "10 log10(D 4^R), dB", false, false, {}};
+  plot p{"r2_answered_gap",
+         "Distance to the Shannon limit, Large chain (h = 512)",
+         "bits per weight (codes, scales, zero points)",
+         "10 log10(D 4^R), dB",
+         false,
+         false,
+         {}};
   struct family {
     std::string prefix, suffix;
     plot_series curve;
@@ -311,7 +329,8 @@ study_table r2_answered_table(const r2_answered_options& o, const context& ctx, 
     curves.push_back({prefix, suffix, {label, std::string(prefix) != "nf", {}, {}, {}}});
   for (int bits = 2; bits <= 8; ++bits) {
     text_grid grid{std::to_string(bits) + " bits",
-                   {"format", "bits/weight", "cos Small", "Medium", "Large", "SQNR dB", "gap dB", "predicted Large", "z Small", "Medium", "Large"},
+                   {"format", "bits/weight", "cos Small", "Medium", "Large", "SQNR dB", "gap dB", "predicted Large",
+                    "z Small", "Medium", "Large"},
                    {}};
     const int digits = bits <= 3 ? 4 : bits <= 5 ? 5 : bits <= 7 ? 6 : 7;
     for (std::size_t f = 0; f < o.formats.size(); ++f) {
@@ -334,9 +353,15 @@ study_table r2_answered_table(const r2_answered_options& o, const context& ctx, 
           pooled.merge(sum);
         }
         finding row{.name = format.name + ", " + sizes[s], .ours = c.value, .decimals = 7};
-        row.details = {{"bits_per_weight", rate}, {"code_bits", static_cast<double>(bits)}, {"standard_error", c.standard_error},
-                       {"distortion", d.value}, {"sqnr_db", -10.0 * std::log10(d.value)}, {"gap_to_shannon_db", gap},
-                       {"least_cosine", least_cosine}, {"pooled_cosine", pooled.cosine()}, {"largest_error", pooled.largest},
+        row.details = {{"bits_per_weight", rate},
+                       {"code_bits", static_cast<double>(bits)},
+                       {"standard_error", c.standard_error},
+                       {"distortion", d.value},
+                       {"sqnr_db", -10.0 * std::log10(d.value)},
+                       {"gap_to_shannon_db", gap},
+                       {"least_cosine", least_cosine},
+                       {"pooled_cosine", pooled.cosine()},
+                       {"largest_error", pooled.largest},
                        {"weights_measured", static_cast<double>(pooled.count)}};
         const std::optional<format_prediction>& e = predictions[s][f];
         std::string z_text = "n/a";
@@ -372,10 +397,15 @@ study_table r2_answered_table(const r2_answered_options& o, const context& ctx, 
         }
         for (const two_bit_reference& r : two_bit_references)
           if (r.format == format.name)
-            grid_rows.push_back({.name = std::string("2-bit grid: ") + r.grid + ", " + sizes[s], .reported = r.cosine[s], .ours = c.value,
-                                 .tolerance = 4.0 * c.standard_error + 5e-4, .decimals = 4,
-                                 .basis = "reported = reference table, simulated with few seeds: 0.0005 on top of our 4 standard errors",
-                                 .explanation = "beyond the reference table's own uncertainty"});
+            grid_rows.push_back(
+                {.name = std::string("2-bit grid: ") + r.grid + ", " + sizes[s],
+                 .reported = r.cosine[s],
+                 .ours = c.value,
+                 .tolerance = 4.0 * c.standard_error + 5e-4,
+                 .decimals = 4,
+                 .basis =
+                     "reported = reference table, simulated with few seeds: 0.0005 on top of our 4 standard errors",
+                 .explanation = "beyond the reference table's own uncertainty"});
         t.rows.push_back(std::move(row));
       }
       cells.insert(cells.end(), {sqnr, gap_text, expected_text});
@@ -388,12 +418,19 @@ study_table r2_answered_table(const r2_answered_options& o, const context& ctx, 
   references.caption = "the reference table of 2-bit grids";
   t.grids.push_back(std::move(references));
   t.rows.insert(t.rows.end(), grid_rows.begin(), grid_rows.end());
-  t.rows.push_back({.name = "least gap to Shannon over all rows", .how = comparison::at_least, .reported = 0.0, .ours = least_gap, .tolerance = 0.02,
-                    .unit = "dB", .decimals = 2, .basis = "a code below the Gaussian rate-distortion bound would be a bug; least: " + least_gap_name,
+  t.rows.push_back({.name = "least gap to Shannon over all rows",
+                    .how = comparison::at_least,
+                    .reported = 0.0,
+                    .ours = least_gap,
+                    .tolerance = 0.02,
+                    .unit = "dB",
+                    .decimals = 2,
+                    .basis = "a code below the Gaussian rate-distortion bound would be a bug; least: " + least_gap_name,
                     .explanation = "below the bound"});
-  t.remarks.push_back(std::to_string(predicted_rows) + " rows have a closed form; " + std::to_string(marked) +
-                      " lie beyond four standard errors (marked !), the largest deviation where the closed form is exact is " +
-                      format_fixed(worst, 1) + " standard errors.");
+  t.remarks.push_back(
+      std::to_string(predicted_rows) + " rows have a closed form; " + std::to_string(marked) +
+      " lie beyond four standard errors (marked !), the largest deviation where the closed form is exact is " +
+      format_fixed(worst, 1) + " standard errors.");
   for (family& f : curves) p.series.push_back(std::move(f.curve));
   t.plots.push_back(std::move(p));
   return t;

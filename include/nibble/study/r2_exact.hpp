@@ -40,8 +40,8 @@ using r2_format = quant::affine<Bits, code_rule::symmetric_full, quant::per_chan
 inline std::size_t lz_bytes(std::span<const std::uint8_t> data, std::size_t candidates) {
   constexpr std::size_t none = ~std::size_t{0}, window = 65535, end_literals = 12;
   const auto slot_of = [&](std::size_t i) {
-    const std::uint32_t w = std::uint32_t{data[i]} | std::uint32_t{data[i + 1]} << 8 | std::uint32_t{data[i + 2]} << 16 |
-                            std::uint32_t{data[i + 3]} << 24;
+    const std::uint32_t w = std::uint32_t{data[i]} | std::uint32_t{data[i + 1]} << 8 |
+                            std::uint32_t{data[i + 2]} << 16 | std::uint32_t{data[i + 3]} << 24;
     return std::size_t{(w * 2654435761u) >> 16};
   };
   const auto length_bytes = [](std::size_t length, std::size_t in_token) {
@@ -93,7 +93,7 @@ struct r2_measurement {
   double weight_cosine = 0.0;  ///< mean cosine of the three weight matrices
   double entropy = 0.0;        ///< bits a code
   double lz_bytes_per_code = 0.0;
-  model_ledger ledger;         ///< biases in FP16
+  model_ledger ledger;  ///< biases in FP16
 };
 
 /// Quantizes the chain of width h with the report's quantizer through nibble::quantize.
@@ -142,7 +142,8 @@ inline estimate r2_layer_cosine(std::size_t h, std::size_t layer_index) {
     error_sums sum;
     for (std::size_t b = 0; b < blocks; ++b) {
       const std::size_t first = layer.out * b / blocks * layer.in, last = layer.out * (b + 1) / blocks * layer.in;
-      if (b != leave_out) sum.add(std::span(layer.weight).subspan(first, last - first), std::span(values).subspan(first, last - first));
+      if (b != leave_out)
+        sum.add(std::span(layer.weight).subspan(first, last - first), std::span(values).subspan(first, last - first));
     }
     return sum.cosine();
   });
@@ -163,7 +164,8 @@ struct r2_reported {
 inline constexpr std::array<r2_reported, 3> r2_reports{{
     {"Small", 32, .9999931, .9142272, 24'378, 17'259, 10'193, 1.41, 2.39, .8284, .9099, .0025, .9999929, .99, 2.54},
     {"Medium", 128, .9999896, .8713320, 348'158, 183'320, 60'597, 1.90, 5.75, .7427, .8707, .0015, .9999896, .74, 6.40},
-    {"Large", 512, .9999857, .8357275, 5'516'278, 2'781'120, 679'307, 1.98, 8.12, .6714, .8314, .0008, .9999862, .54, 7.70},
+    {"Large", 512, .9999857, .8357275, 5'516'278, 2'781'120, 679'307, 1.98, 8.12, .6714, .8314, .0008, .9999862, .54,
+     7.70},
 }};
 
 /// R2's metric expected for true normals: (3 + c(2h) + c(h) + c(h/2)) / 6 for row cosines c.
@@ -174,22 +176,29 @@ double r2_expected_accuracy(std::size_t h, RowCosine&& c) {
 
 /// The table `r2_exact`.
 inline study_table r2_exact_table(const context& ctx = {}) {
-  study_table t{"r2_exact", "R2 with its own inputs, quantizer and metric",
-                "Three chains of dense layers (4h x 2h, 2h x h, h x h/2; h = 32, 128, 512) drawn from the report's generator, "
-                "quantized by nibble with one scale a row. The report's \"accuracy\" averages the cosine of six tensors of which "
-                "three, the biases, are returned unchanged; the honest figure is the mean of the three weight matrices.",
-                {}};
-  text_grid accuracy{"accuracy", {"", "parameters", "INT8 reported", "ours", "INT2 reported", "ours", "true normals", "INT2 weights only",
-                                  "entropy, bit/code"}, {}};
-  text_grid bytes{"the report's files against the ledger: the files add a container, and the INT2 codes are a compressed byte stream",
-                  {"", "FP16 file", "2 P", "INT8 file", "ledger", "INT2 file", "ledger", "ratio INT2", "packed at best", "stream B/code",
-                   "LZ simulated"}, {}};
+  study_table t{
+      "r2_exact",
+      "R2 with its own inputs, quantizer and metric",
+      "Three chains of dense layers (4h x 2h, 2h x h, h x h/2; h = 32, 128, 512) drawn from the report's generator, "
+      "quantized by nibble with one scale a row. The report's \"accuracy\" averages the cosine of six tensors of which "
+      "three, the biases, are returned unchanged; the honest figure is the mean of the three weight matrices.",
+      {}};
+  text_grid accuracy{"accuracy",
+                     {"", "parameters", "INT8 reported", "ours", "INT2 reported", "ours", "true normals",
+                      "INT2 weights only", "entropy, bit/code"},
+                     {}};
+  text_grid bytes{
+      "the report's files against the ledger: the files add a container, and the INT2 codes are a compressed byte stream",
+      {"", "FP16 file", "2 P", "INT8 file", "ledger", "INT2 file", "ledger", "ratio INT2", "packed at best",
+       "stream B/code", "LZ simulated"},
+      {}};
   std::vector<finding> sizes, streams;
   std::vector<named_ledger> ledgers;
   for (const r2_reported& r : r2_reports) {
     const std::string size = std::string(", ") + r.name;
     const r2_measurement m2 = measure_r2<2>(r.h, ctx), m8 = measure_r2<8>(r.h, ctx);
-    const double biases = 2.0 * static_cast<double>(m2.ledger.fp16_parameters), weights = static_cast<double>(m2.ledger.weights);
+    const double biases = 2.0 * static_cast<double>(m2.ledger.fp16_parameters),
+                 weights = static_cast<double>(m2.ledger.weights);
     const double plain16 = 2.0 * static_cast<double>(r2_parameters(r.h));
     const double ledger8 = static_cast<double>(m8.ledger.bytes());
     const double ledger2 = static_cast<double>(m2.ledger.bytes());
@@ -198,18 +207,38 @@ inline study_table r2_exact_table(const context& ctx = {}) {
     const double expected8 =
         r2_expected_accuracy(r.h, [](std::size_t n) { return absmax_row_error(n, symmetric_levels(8)).cosine(); });
 
-    t.rows.push_back({.name = "INT2 accuracy" + size, .reported = r.accuracy2, .ours = m2.accuracy, .tolerance = 2e-5, .decimals = 7,
+    t.rows.push_back({.name = "INT2 accuracy" + size,
+                      .reported = r.accuracy2,
+                      .ours = m2.accuracy,
+                      .tolerance = 2e-5,
+                      .decimals = 7,
                       .basis = "the report's generator (11-bit uniforms, binary16), quantizer and six-tensor mean"});
-    t.rows.push_back({.name = "INT8 accuracy" + size, .reported = r.accuracy8, .ours = m8.accuracy, .tolerance = 2e-6, .decimals = 7,
+    t.rows.push_back({.name = "INT8 accuracy" + size,
+                      .reported = r.accuracy8,
+                      .ours = m8.accuracy,
+                      .tolerance = 2e-6,
+                      .decimals = 7,
                       .basis = "the same chain and metric at 8 bits"});
-    t.rows.push_back({.name = "INT2 cosine, weights only" + size, .reported = r.weight_cosine2, .ours = m2.weight_cosine,
-                      .tolerance = 5e-5, .decimals = 5,
+    t.rows.push_back({.name = "INT2 cosine, weights only" + size,
+                      .reported = r.weight_cosine2,
+                      .ours = m2.weight_cosine,
+                      .tolerance = 5e-5,
+                      .decimals = 5,
                       .basis = "mean over the three weight matrices; reported = reference table, four printed digits"});
-    t.rows.push_back({.name = "INT2 accuracy, true normals" + size, .reported = r.expected2, .ours = expected2,
-                      .tolerance = r.expected2_sd, .decimals = 4,
-                      .basis = "closed form (3 + sum c(n)) / 6; reported = reference mean over seeds, tolerance its standard deviation"});
-    t.rows.push_back({.name = "INT8 accuracy, true normals" + size, .reported = r.expected8, .ours = expected8, .tolerance = 1e-7,
-                      .decimals = 7, .basis = "closed form at 8 bits; one unit of the last printed digit"});
+    t.rows.push_back(
+        {.name = "INT2 accuracy, true normals" + size,
+         .reported = r.expected2,
+         .ours = expected2,
+         .tolerance = r.expected2_sd,
+         .decimals = 4,
+         .basis =
+             "closed form (3 + sum c(n)) / 6; reported = reference mean over seeds, tolerance its standard deviation"});
+    t.rows.push_back({.name = "INT8 accuracy, true normals" + size,
+                      .reported = r.expected8,
+                      .ours = expected8,
+                      .tolerance = 1e-7,
+                      .decimals = 7,
+                      .basis = "closed form at 8 bits; one unit of the last printed digit"});
 
     ledgers.push_back({std::string(r.name) + " INT8", r2_format<8>::format(), m8.ledger});
     ledgers.push_back({std::string(r.name) + " INT2", r2_format<2>::format(), m2.ledger});
@@ -217,72 +246,142 @@ inline study_table r2_exact_table(const context& ctx = {}) {
     // The reported files hold the same planes in a container; its share is what the INT8 file has beyond them.
     const double container = r.bytes8 - ledger8;
     const std::string container_text = "the file's container takes " + format_number(container, 0) + " bytes";
-    sizes.push_back({.name = "FP16 bytes" + size, .reported = r.bytes16, .ours = plain16, .tolerance = 0.005 * r.bytes16, .unit = "B",
-                     .decimals = 0, .basis = "2 bytes a parameter; tolerance 0.5 %",
-                     .explanation = "the file's container takes the other " + format_number(r.bytes16 - plain16, 0) + " bytes"});
-    sizes.push_back({.name = "INT8 bytes" + size, .reported = r.bytes8, .ours = ledger8, .tolerance = 0.005 * r.bytes8, .unit = "B",
-                     .decimals = 0, .basis = "ledger: codes, FP32 scale a row, FP16 biases; tolerance 0.5 %",
+    sizes.push_back(
+        {.name = "FP16 bytes" + size,
+         .reported = r.bytes16,
+         .ours = plain16,
+         .tolerance = 0.005 * r.bytes16,
+         .unit = "B",
+         .decimals = 0,
+         .basis = "2 bytes a parameter; tolerance 0.5 %",
+         .explanation = "the file's container takes the other " + format_number(r.bytes16 - plain16, 0) + " bytes"});
+    sizes.push_back({.name = "INT8 bytes" + size,
+                     .reported = r.bytes8,
+                     .ours = ledger8,
+                     .tolerance = 0.005 * r.bytes8,
+                     .unit = "B",
+                     .decimals = 0,
+                     .basis = "ledger: codes, FP32 scale a row, FP16 biases; tolerance 0.5 %",
                      .explanation = container_text + " more"});
     const double rho = (r.bytes2 - container - biases - static_cast<double>(m2.ledger.matrices.scales)) / weights;
-    sizes.push_back({.name = "INT2 bytes" + size, .reported = r.bytes2, .ours = ledger2, .tolerance = 0.005 * r.bytes2, .unit = "B",
-                     .decimals = 0, .basis = "ledger: packed 2-bit codes, FP32 scale a row, FP16 biases; tolerance 0.5 %",
-                     .explanation = container_text + " and the codes are no packed 2-bit codes (0.25 byte each) but a stream of " +
+    sizes.push_back({.name = "INT2 bytes" + size,
+                     .reported = r.bytes2,
+                     .ours = ledger2,
+                     .tolerance = 0.005 * r.bytes2,
+                     .unit = "B",
+                     .decimals = 0,
+                     .basis = "ledger: packed 2-bit codes, FP32 scale a row, FP16 biases; tolerance 0.5 %",
+                     .explanation = container_text +
+                                    " and the codes are no packed 2-bit codes (0.25 byte each) but a stream of " +
                                     format_number(rho, 3) + " byte each"});
-    sizes.push_back({.name = "INT8 ratio" + size, .reported = r.ratio8, .ours = plain16 / ledger8, .tolerance = 0.01, .unit = "x",
-                     .decimals = 2, .basis = "ledger, without any container", .explanation = "the container weighs on small files"});
-    sizes.push_back({.name = "INT2 ratio" + size, .reported = r.ratio2, .ours = plain16 / ledger2, .tolerance = 0.01, .unit = "x",
-                     .decimals = 2, .basis = "ledger of packed codes, without any container",
-                     .explanation = r.h == 512 ? "more than packing can give: a lossless compressor worked on wasted codes"
-                                               : "the container weighs on small files"});
-    sizes.push_back({.name = "INT2 ratio of packed codes in that container" + size, .reported = r.packed_ratio2,
-                     .ours = r.bytes16 / (ledger2 + container), .tolerance = 0.02, .unit = "x", .decimals = 2,
-                     .basis = "FP16 file / (ledger + the INT8 file's container); reported = reference table",
-                     .explanation = "the reference figure implies about 400 bytes more container than the INT8 file has"});
-    streams.push_back({.name = "INT2 stream, bytes a code" + size, .reported = rho, .ours = m2.lz_bytes_per_code, .tolerance = 0.1 * rho,
-                       .unit = "B", .decimals = 3,
-                       .basis = "reported = (file - container - 6 B a row) / weights; ours = one byte a code through an LZ compressor "
-                                "with 16 match candidates (fitted: the report names no compressor); tolerance 10 %",
-                       .details = {{"packed", 0.25}, {"entropy_bytes", m2.entropy / 8.0}}});
-    streams.push_back({.name = "INT2 code entropy" + size, .reported = r.entropy2, .ours = m2.entropy, .tolerance = 0.03, .unit = "bit",
-                       .decimals = 3, .basis = "histogram over all codes of the chain; reported = reference table, tolerance 0.03"});
+    sizes.push_back({.name = "INT8 ratio" + size,
+                     .reported = r.ratio8,
+                     .ours = plain16 / ledger8,
+                     .tolerance = 0.01,
+                     .unit = "x",
+                     .decimals = 2,
+                     .basis = "ledger, without any container",
+                     .explanation = "the container weighs on small files"});
+    sizes.push_back({.name = "INT2 ratio" + size,
+                     .reported = r.ratio2,
+                     .ours = plain16 / ledger2,
+                     .tolerance = 0.01,
+                     .unit = "x",
+                     .decimals = 2,
+                     .basis = "ledger of packed codes, without any container",
+                     .explanation = r.h == 512
+                                        ? "more than packing can give: a lossless compressor worked on wasted codes"
+                                        : "the container weighs on small files"});
+    sizes.push_back(
+        {.name = "INT2 ratio of packed codes in that container" + size,
+         .reported = r.packed_ratio2,
+         .ours = r.bytes16 / (ledger2 + container),
+         .tolerance = 0.02,
+         .unit = "x",
+         .decimals = 2,
+         .basis = "FP16 file / (ledger + the INT8 file's container); reported = reference table",
+         .explanation = "the reference figure implies about 400 bytes more container than the INT8 file has"});
+    streams.push_back(
+        {.name = "INT2 stream, bytes a code" + size,
+         .reported = rho,
+         .ours = m2.lz_bytes_per_code,
+         .tolerance = 0.1 * rho,
+         .unit = "B",
+         .decimals = 3,
+         .basis =
+             "reported = (file - container - 6 B a row) / weights; ours = one byte a code through an LZ compressor "
+             "with 16 match candidates (fitted: the report names no compressor); tolerance 10 %",
+         .details = {{"packed", 0.25}, {"entropy_bytes", m2.entropy / 8.0}}});
+    streams.push_back({.name = "INT2 code entropy" + size,
+                       .reported = r.entropy2,
+                       .ours = m2.entropy,
+                       .tolerance = 0.03,
+                       .unit = "bit",
+                       .decimals = 3,
+                       .basis = "histogram over all codes of the chain; reported = reference table, tolerance 0.03"});
     if (r.h == 512)
-      streams.push_back({.name = "INT2 ratio 8.12x as packing", .how = comparison::at_least, .reported = r.ratio2,
-                         .ours = r.bytes16 / ledger2, .tolerance = 0.005, .unit = "x", .decimals = 2,
-                         .basis = "claim tested: packed 2-bit codes with their scales can reach the ratio, the container counted in "
-                                  "the FP16 file and forgotten in ours",
-                         .explanation = "packed 2-bit codes alone end at 8.00x, with one FP32 scale a row at " +
-                                        format_number(plain16 / ledger2, 2) + "x; 8.12x needs a lossless compressor, and that "
-                                        "works only because the codes carry " + format_number(m2.entropy, 2) +
-                                        " bit each: a ternary grid at absmax wastes the fourth level and most of the outer two"});
+      streams.push_back(
+          {.name = "INT2 ratio 8.12x as packing",
+           .how = comparison::at_least,
+           .reported = r.ratio2,
+           .ours = r.bytes16 / ledger2,
+           .tolerance = 0.005,
+           .unit = "x",
+           .decimals = 2,
+           .basis = "claim tested: packed 2-bit codes with their scales can reach the ratio, the container counted in "
+                    "the FP16 file and forgotten in ours",
+           .explanation = "packed 2-bit codes alone end at 8.00x, with one FP32 scale a row at " +
+                          format_number(plain16 / ledger2, 2) +
+                          "x; 8.12x needs a lossless compressor, and that "
+                          "works only because the codes carry " +
+                          format_number(m2.entropy, 2) +
+                          " bit each: a ternary grid at absmax wastes the fourth level and most of the outer two"});
 
-    accuracy.cells.push_back({r.name, std::to_string(r2_parameters(r.h)), format_number(r.accuracy8, 7), format_number(m8.accuracy, 7),
-                              format_number(r.accuracy2, 7), format_number(m2.accuracy, 7), format_number(expected2, 4),
+    accuracy.cells.push_back({r.name, std::to_string(r2_parameters(r.h)), format_number(r.accuracy8, 7),
+                              format_number(m8.accuracy, 7), format_number(r.accuracy2, 7),
+                              format_number(m2.accuracy, 7), format_number(expected2, 4),
                               format_number(m2.weight_cosine, 4), format_number(m2.entropy, 3)});
     bytes.cells.push_back({r.name, format_number(r.bytes16, 0), format_number(plain16, 0), format_number(r.bytes8, 0),
-                           format_number(ledger8, 0), format_number(r.bytes2, 0), format_number(ledger2, 0), format_number(r.ratio2, 2),
-                           format_number(plain16 / ledger2, 2), format_number(rho, 3), format_number(m2.lz_bytes_per_code, 3)});
+                           format_number(ledger8, 0), format_number(r.bytes2, 0), format_number(ledger2, 0),
+                           format_number(r.ratio2, 2), format_number(plain16 / ledger2, 2), format_number(rho, 3),
+                           format_number(m2.lz_bytes_per_code, 3)});
   }
   {
     // One shape, 128 x 64, occurs in two chains: as the first layer of Small and as the last of Medium.
     const estimate in_small = r2_layer_cosine(32, 0), in_medium = r2_layer_cosine(128, 2);
-    t.rows.push_back({.name = "INT2 cosine of a 128 x 64 matrix, Small (first) and Medium (last)", .reported = in_small.value,
-                      .ours = in_medium.value, .tolerance = 4.0 * std::hypot(in_small.standard_error, in_medium.standard_error),
-                      .decimals = 4,
-                      .basis = "reported = the report's layer in Small, ours = the one in Medium; tolerance 4 standard errors: neither the "
-                               "size of the model nor the layers before enter the metric"});
+    t.rows.push_back(
+        {.name = "INT2 cosine of a 128 x 64 matrix, Small (first) and Medium (last)",
+         .reported = in_small.value,
+         .ours = in_medium.value,
+         .tolerance = 4.0 * std::hypot(in_small.standard_error, in_medium.standard_error),
+         .decimals = 4,
+         .basis =
+             "reported = the report's layer in Small, ours = the one in Medium; tolerance 4 standard errors: neither the "
+             "size of the model nor the layers before enter the metric"});
   }
   t.rows.insert(t.rows.end(), sizes.begin(), sizes.end());
   t.rows.insert(t.rows.end(), streams.begin(), streams.end());
 
   constexpr std::array<double, 9> reference_c{.8584, .8201, .7811, .7416, .7021, .6630, .6246, .587, .551};
-  plot p{"r2_row_cosine", "Why INT2 \"accuracy\" falls with size: cosine of one ternary row", "row length n", "cosine", true, false, {}};
+  plot p{"r2_row_cosine",
+         "Why INT2 \"accuracy\" falls with size: cosine of one ternary row",
+         "row length n",
+         "cosine",
+         true,
+         false,
+         {}};
   plot_series curve{"c(n), integrated", true, {}, {}, {}}, points{"reference", false, {}, {}, {}};
   for (std::size_t i = 0; i < reference_c.size(); ++i) {
     const std::size_t n = std::size_t{16} << i;
     const double c = absmax_row_error(n, symmetric_levels(2)).cosine();
-    t.rows.push_back({.name = "c(" + std::to_string(n) + ")", .reported = reference_c[i], .ours = c,
-                      .tolerance = i < 7 ? 6e-5 : 6e-4, .decimals = 5,
-                      .basis = "E[A(A+(n-1)m1)] / sqrt(n E[A^2(1+(n-1)p1)]), integrated over the row maximum A; reported = reference table"});
+    t.rows.push_back(
+        {.name = "c(" + std::to_string(n) + ")",
+         .reported = reference_c[i],
+         .ours = c,
+         .tolerance = i < 7 ? 6e-5 : 6e-4,
+         .decimals = 5,
+         .basis =
+             "E[A(A+(n-1)m1)] / sqrt(n E[A^2(1+(n-1)p1)]), integrated over the row maximum A; reported = reference table"});
     curve.x.push_back(static_cast<double>(n));
     curve.y.push_back(c);
     points.x.push_back(static_cast<double>(n));

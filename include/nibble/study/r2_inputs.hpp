@@ -48,7 +48,8 @@ class r2_generator {
 
   /// Fills `out` (length a multiple of 16) with the next values of the stream. Throws bad_shape for other lengths.
   void fill(std::span<float> out) {
-    if (out.size() % 16 != 0) core::fail(errc::bad_shape, "r2_generator::fill: length ", out.size(), " is no multiple of 16");
+    if (out.size() % 16 != 0)
+      core::fail(errc::bad_shape, "r2_generator::fill: length ", out.size(), " is no multiple of 16");
     for (float& u : out) u = static_cast<float>(engine_() % 2048u) / 2048.0f;  // exact in binary16: 11 bits
     for (std::size_t block = 0; block < out.size(); block += 16) {
       for (std::size_t j = block; j < block + 8; ++j) {

@@ -52,7 +52,7 @@ struct text_grid {
 /// One curve or set of points of a plot; y_error empty: none.
 struct plot_series {
   std::string label;  ///< empty: not in the key, and in the colour of the series before
-  bool line = true;  ///< false: points
+  bool line = true;   ///< false: points
   std::vector<double> x, y, y_error;
 };
 
@@ -69,12 +69,12 @@ struct plot {
 struct study_table {
   std::string id;
   std::string title;
-  std::string introduction;        ///< what is compared and how, one paragraph
+  std::string introduction;  ///< what is compared and how, one paragraph
   std::vector<finding> rows;
-  std::vector<text_grid> grids{};  ///< empty: the findings themselves are printed
+  std::vector<text_grid> grids{};      ///< empty: the findings themselves are printed
   std::vector<std::string> remarks{};  ///< computed answers, printed after the table
   std::vector<plot> plots{};
-  std::string missing{};           ///< why the table does not exist; empty: it does
+  std::string missing{};  ///< why the table does not exist; empty: it does
 
   std::size_t count(verdict v) const noexcept {
     std::size_t n = 0;
@@ -87,11 +87,14 @@ struct study_table {
 inline text_grid findings_grid(const std::vector<finding>& rows) {
   text_grid g{"", {"", "reported", "ours", "difference", "tolerance", "unit", "verdict"}, {}};
   for (const finding& f : rows) {
-    const auto number = [&](const std::optional<double>& x) { return x ? format_number(*x, f.decimals) : std::string("-"); };
+    const auto number = [&](const std::optional<double>& x) {
+      return x ? format_number(*x, f.decimals) : std::string("-");
+    };
     std::string tolerance = f.result() == verdict::not_testable ? "-" : format_number(f.tolerance, f.decimals);
     if (f.how == comparison::at_least) tolerance = "claim: >=";
     if (f.how == comparison::at_most) tolerance = "claim: <=";
-    g.cells.push_back({f.name, number(f.reported), number(f.ours), number(f.difference()), tolerance, f.unit, name_of(f.result())});
+    g.cells.push_back(
+        {f.name, number(f.reported), number(f.ours), number(f.difference()), tolerance, f.unit, name_of(f.result())});
   }
   return g;
 }
@@ -283,7 +286,8 @@ inline std::string gnuplot_data(const plot& p) {
   for (const plot_series& series : p.series) {
     s += "# " + series.label + "\n";
     for (std::size_t i = 0; i < series.x.size(); ++i) {
-      std::snprintf(line, sizeof line, "%.9g %.9g %.9g\n", series.x[i], series.y[i], i < series.y_error.size() ? series.y_error[i] : 0.0);
+      std::snprintf(line, sizeof line, "%.9g %.9g %.9g\n", series.x[i], series.y[i],
+                    i < series.y_error.size() ? series.y_error[i] : 0.0);
       s += line;
     }
     s += "\n\n";
@@ -298,10 +302,12 @@ inline std::string gnuplot_script(const plot& p) {
     for (const char c : text) s += c == '\'' ? std::string("''") : std::string(1, c);
     return s + "'";
   };
-  static constexpr std::array<const char*, 8> colours{"#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999"};
+  static constexpr std::array<const char*, 8> colours{"#0072b2", "#d55e00", "#009e73", "#cc79a7",
+                                                      "#e69f00", "#56b4e9", "#000000", "#999999"};
   std::string s = "set terminal svg size 860,520 dynamic font 'Helvetica,14' background '#ffffff'\n";
   s += "set output " + quoted(p.name + ".svg") + "\n";
-  s += "set title " + quoted(p.title) + " noenhanced\nset xlabel " + quoted(p.x_label) + " noenhanced\nset ylabel " + quoted(p.y_label) + " noenhanced\n";
+  s += "set title " + quoted(p.title) + " noenhanced\nset xlabel " + quoted(p.x_label) + " noenhanced\nset ylabel " +
+       quoted(p.y_label) + " noenhanced\n";
   if (p.log_x) s += "set logscale x 2\nset format x '%.0f'\n";
   if (p.log_y) s += "set logscale y\nset format y '10^{%T}'\n";
   s += "set grid lc rgb '#dddddd'\nset border lc rgb '#666666'\nset key outside right top noenhanced spacing 1.1\n";
@@ -313,8 +319,10 @@ inline std::string gnuplot_script(const plot& p) {
     const std::string colour = colours[(labels - 1) % colours.size()];
     s += (i == 0 ? "" : ", \\\n     ") + quoted(p.name + ".dat") + " index " + std::to_string(i) + " using 1:2" +
          (series.y_error.empty() ? "" : ":3") + " with " +
-         (series.line ? "lines lw 2" : series.y_error.empty() ? "points pt 7 ps 0.7" : "yerrorbars pt 7 ps 0.6 lw 1.5") + " lc rgb '" + colour +
-         "' " + (series.label.empty() ? "notitle" : "title " + quoted(series.label));
+         (series.line              ? "lines lw 2"
+          : series.y_error.empty() ? "points pt 7 ps 0.7"
+                                   : "yerrorbars pt 7 ps 0.6 lw 1.5") +
+         " lc rgb '" + colour + "' " + (series.label.empty() ? "notitle" : "title " + quoted(series.label));
   }
   return s + "\n";
 }

@@ -43,18 +43,18 @@ struct token_sequences {
   std::vector<nn::token> tokens;
 
   std::span<const nn::token> inputs(std::size_t s) const noexcept { return {tokens.data() + s * (length + 1), length}; }
-  nn::token target(std::size_t s, std::size_t i) const noexcept {
-    return tokens[s * (length + 1) + i + 1];
-  }
+  nn::token target(std::size_t s, std::size_t i) const noexcept { return tokens[s * (length + 1) + i + 1]; }
   std::size_t positions() const noexcept { return sequences * length; }
 };
 
 /// Draws sequences from the float model at temperature 1, each from its own seed and first token (cyclic over
 /// `first_tokens`), so that the result does not depend on the threads.
 inline token_sequences sample_sequences(const nn::model& m, std::size_t sequences, std::size_t length,
-                                        std::span<const nn::token> first_tokens, std::uint64_t seed, const context& ctx) {
+                                        std::span<const nn::token> first_tokens, std::uint64_t seed,
+                                        const context& ctx) {
   if (sequences == 0 || length == 0 || first_tokens.empty())
-    core::fail(errc::bad_shape, "sample_sequences: ", sequences, " sequences of ", length, " from ", first_tokens.size(), " first tokens");
+    core::fail(errc::bad_shape, "sample_sequences: ", sequences, " sequences of ", length, " from ",
+               first_tokens.size(), " first tokens");
   token_sequences out{sequences, length, std::vector<nn::token>(sequences * (length + 1))};
   const std::size_t workers = core::slots_of(ctx, sequences);
   parallel_items(ctx, workers, [&](std::size_t worker) {
@@ -86,11 +86,11 @@ inline token_sequences cut_sequences(std::span<const std::byte> text, std::size_
 /// The float model's log-probabilities over a set of sequences, and what follows from them alone.
 struct reference_run {
   std::size_t vocab_size = 0;
-  std::vector<double> log_p;                ///< [positions, vocab_size]
-  std::vector<float> logits;                ///< [positions, vocab_size]
-  std::vector<double> centred;              ///< [positions], sum over the vocabulary of (logit - mean logit)^2
-  std::vector<double> entropy, nll;         ///< sums over each sequence, nats
-  double surprise_squares = 0.0;            ///< sum of (-log p(x) - entropy)^2 over all positions
+  std::vector<double> log_p;         ///< [positions, vocab_size]
+  std::vector<float> logits;         ///< [positions, vocab_size]
+  std::vector<double> centred;       ///< [positions], sum over the vocabulary of (logit - mean logit)^2
+  std::vector<double> entropy, nll;  ///< sums over each sequence, nats
+  double surprise_squares = 0.0;     ///< sum of (-log p(x) - entropy)^2 over all positions
 
   /// Standard error of the mean over positions of -log p(x) - entropy, which is 0 on the model's own samples.
   double surprise_error() const noexcept { return std::sqrt(surprise_squares) / static_cast<double>(centred.size()); }
@@ -118,7 +118,8 @@ inline reference_run run_reference(nn::transformer<>& t, const token_sequences& 
       for (const double l : log_p) entropy -= l * std::exp(l);
       for (const float x : row) sum += static_cast<double>(x);
       const double mean = sum / static_cast<double>(r.vocab_size);
-      for (const float x : row) squares = std::fma(static_cast<double>(x) - mean, static_cast<double>(x) - mean, squares);
+      for (const float x : row)
+        squares = std::fma(static_cast<double>(x) - mean, static_cast<double>(x) - mean, squares);
       r.centred[at] = squares;
       const double nll = -log_p[static_cast<std::size_t>(text.target(s, i))];
       r.entropy[s] += entropy;
@@ -173,7 +174,8 @@ struct fidelity {
 };
 
 /// Runs a model over the sequences and compares it, position by position, with the reference.
-inline fidelity compare(nn::transformer<>& t, const token_sequences& text, const reference_run& reference, const context& ctx) {
+inline fidelity compare(nn::transformer<>& t, const token_sequences& text, const reference_run& reference,
+                        const context& ctx) {
   fidelity f;
   const std::size_t V = reference.vocab_size;
   f.positions = text.positions();
@@ -204,14 +206,17 @@ inline fidelity compare(nn::transformer<>& t, const token_sequences& text, const
           const double d = static_cast<double>(q_row[v]) - static_cast<double>(p_row[v]) - shift;
           squares = std::fma(d, d, squares);
         }
-        const auto best = [](std::span<const float> row) { return std::max_element(row.begin(), row.end()) - row.begin(); };
+        const auto best = [](std::span<const float> row) {
+          return std::max_element(row.begin(), row.end()) - row.begin();
+        };
         found[i] = {kl, log_q[static_cast<std::size_t>(text.target(s, i))], squares, best(q_row) == best(p_row)};
       }
     });
     f.count[s] = static_cast<double>(text.length);
     for (std::size_t i = 0; i < text.length; ++i) {
       const std::size_t at = s * text.length + i;
-      const double ratio = reference.log_p[at * V + static_cast<std::size_t>(text.target(s, i))] - found[i].log_q_target;
+      const double ratio =
+          reference.log_p[at * V + static_cast<std::size_t>(text.target(s, i))] - found[i].log_q_target;
       f.kl[s] += found[i].kl;
       f.log_ratio[s] += ratio;
       f.log_ratio_squares = std::fma(ratio, ratio, f.log_ratio_squares);
@@ -232,7 +237,8 @@ struct block_weights_error {
 };
 
 /// Quantizes the matrices of all blocks; embedding, head and final norm are no part of a block.
-inline block_weights_error measure_blocks(const nn::model& m, qtype type, const quantize_options& options, const context& ctx) {
+inline block_weights_error measure_blocks(const nn::model& m, qtype type, const quantize_options& options,
+                                          const context& ctx) {
   block_weights_error e;
   nn::for_each_linear(m, [&](const std::string& name, const nn::linear_weights& l) {
     if (name == "head") return;

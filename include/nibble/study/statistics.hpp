@@ -59,7 +59,8 @@ estimate jackknife(std::size_t batches, Statistic&& statistic) {
 inline estimate bootstrap_ratio(std::span<const double> numerator, std::span<const double> denominator,
                                 std::size_t resamples = 1000, std::uint32_t seed = 1) {
   if (numerator.size() != denominator.size() || numerator.size() < 2 || resamples < 2)
-    core::fail(errc::bad_shape, "bootstrap_ratio: ", numerator.size(), " and ", denominator.size(), " units, ", resamples, " resamples");
+    core::fail(errc::bad_shape, "bootstrap_ratio: ", numerator.size(), " and ", denominator.size(), " units, ",
+               resamples, " resamples");
   std::mt19937 engine(seed);
   double top = 0.0, bottom = 0.0;
   for (std::size_t i = 0; i < numerator.size(); ++i) {
@@ -136,8 +137,12 @@ inline double mcnemar_z(double only_first, double only_second) noexcept {
 /// margins that are no more likely than the observed one.
 inline double fisher_exact_p(int a, int b, int c, int d) {
   const int row = a + b, column = a + c, total = a + b + c + d;
-  const auto log_choose = [](int n, int k) { return std::lgamma(n + 1.0) - std::lgamma(k + 1.0) - std::lgamma(n - k + 1.0); };
-  const auto log_p = [&](int x) { return log_choose(column, x) + log_choose(total - column, row - x) - log_choose(total, row); };
+  const auto log_choose = [](int n, int k) {
+    return std::lgamma(n + 1.0) - std::lgamma(k + 1.0) - std::lgamma(n - k + 1.0);
+  };
+  const auto log_p = [&](int x) {
+    return log_choose(column, x) + log_choose(total - column, row - x) - log_choose(total, row);
+  };
   const double observed = log_p(a);
   double p = 0.0;
   for (int x = std::max(0, row + column - total); x <= std::min(row, column); ++x)

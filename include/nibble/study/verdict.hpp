@@ -24,10 +24,10 @@ enum class verdict : int {
 
 /// How `ours` has to stand to `reported`.
 enum class comparison : int {
-  measured,   ///< |ours - reported| <= tolerance, else the two differ
-  derived,    ///< the number follows from stated premises: beyond the tolerance it is contradicted
-  at_least,   ///< claim "ours is at least `reported`": contradicted when ours < reported - tolerance
-  at_most,    ///< claim "ours is at most `reported`": contradicted when ours > reported + tolerance
+  measured,  ///< |ours - reported| <= tolerance, else the two differ
+  derived,   ///< the number follows from stated premises: beyond the tolerance it is contradicted
+  at_least,  ///< claim "ours is at least `reported`": contradicted when ours < reported - tolerance
+  at_most,   ///< claim "ours is at most `reported`": contradicted when ours > reported + tolerance
 };
 
 inline namespace NIBBLE_ABI {
@@ -55,8 +55,10 @@ constexpr const char* name_of(comparison c) noexcept {
 }
 
 /// The verdict of one comparison. A missing or NaN side, or a NaN tolerance, is not testable; tolerance >= 0.
-inline verdict judge(comparison how, std::optional<double> reported, std::optional<double> ours, double tolerance) noexcept {
-  if (!reported || !ours || std::isnan(*reported) || std::isnan(*ours) || !(tolerance >= 0.0)) return verdict::not_testable;
+inline verdict judge(comparison how, std::optional<double> reported, std::optional<double> ours,
+                     double tolerance) noexcept {
+  if (!reported || !ours || std::isnan(*reported) || std::isnan(*ours) || !(tolerance >= 0.0))
+    return verdict::not_testable;
   const double difference = *ours - *reported;
   switch (how) {
     case comparison::measured: return std::fabs(difference) <= tolerance ? verdict::reproduced : verdict::differs;

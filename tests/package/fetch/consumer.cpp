@@ -14,8 +14,8 @@
 static_assert(NIBBLE_HAS_XSIMD == 1, "core/config.hpp finds the fetched xsimd by itself");
 
 int main() {
-  return nibble_marker_xsimd + nibble_marker_doctest + nibble_marker_Eigen + nibble_marker_nlohmann + nibble_marker_CLI +
-                     nibble_marker_benchmark ==
+  return nibble_marker_xsimd + nibble_marker_doctest + nibble_marker_Eigen + nibble_marker_nlohmann +
+                     nibble_marker_CLI + nibble_marker_benchmark ==
                  6
              ? 0
              : 1;

@@ -12,7 +12,8 @@ namespace {
 
 [[noreturn]] void on_error(nibble::errc code, const char* message) {
   std::printf("handler: %s (%s)\n", nibble::name_of(code), message);
-  const bool right = code == nibble::errc::bad_shape && std::string_view(message).find("bad_shape") != std::string_view::npos;
+  const bool right =
+      code == nibble::errc::bad_shape && std::string_view(message).find("bad_shape") != std::string_view::npos;
   std::exit(right ? EXIT_SUCCESS : EXIT_FAILURE);
 }
 
