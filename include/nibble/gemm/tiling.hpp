@@ -18,7 +18,7 @@ inline namespace NIBBLE_ABI {
 namespace gemm {
 
 /// Rows of X in one work item: 256 rows x one k block of activations stay in a 512 KiB L2, and unpacking a panel is
-/// shared by so many rows that it costs less than 5 % of the multiplications.
+/// shared by all of them.
 inline constexpr std::size_t mc = 256;
 /// k of a block: the unpacked codes of a panel (16 KiB) or its values (256 * 16 * 4 = 16 KiB) take half of a 32 KiB L1.
 inline constexpr std::size_t kc_integer = 1024;
