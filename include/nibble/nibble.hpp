@@ -2,7 +2,8 @@
 #pragma once
 /// @file
 /// The CPU library in one include: formats, quantized matrices and products. Needs the standard library alone; uses
-/// xsimd where it is found. Asked for by name: nibble/eigen.hpp, nibble/io/, nibble/nn/, nibble/study/.
+/// xsimd where it is found. Asked for by name: nibble/core/thread_pool.hpp (for programs without threads of their own),
+/// nibble/eigen.hpp, nibble/io/, nibble/nn/, nibble/study/.
 
 #include <nibble/core/aligned_vector.hpp>
 #include <nibble/core/assert.hpp>
@@ -12,7 +13,6 @@
 #include <nibble/core/half.hpp>
 #include <nibble/core/round.hpp>
 #include <nibble/core/span2d.hpp>
-#include <nibble/core/thread_pool.hpp>
 
 #include <nibble/isa/detect.hpp>
 #include <nibble/isa/intrinsics.hpp>

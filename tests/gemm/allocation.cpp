@@ -6,6 +6,7 @@
 #include <new>
 #include <vector>
 
+#include <nibble/core/thread_pool.hpp>
 #include <nibble/gemm/gemm.hpp>
 
 #include "support/matrices.hpp"

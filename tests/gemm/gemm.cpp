@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include <nibble/core/thread_pool.hpp>
 #include <nibble/gemm/gemm.hpp>
 
 #include "support/matrices.hpp"

@@ -21,11 +21,11 @@ failures=0
 complain() { printf 'FAILED: %s\n' "$*"; failures=$((failures + 1)); }
 
 # Mangled names of the functions with a VEX (c4, c5) or EVEX (62) encoded instruction. In 64-bit code these bytes open
-# nothing else; segment and address-size prefixes may stand before them.
+# nothing else; segment and address-size prefixes may stand before them. (GNU and LLVM differ in the space before them.)
 vex_functions() {
   "$objdump" -d -w "$1" | awk '
     /^[0-9a-f]+ </ { name = substr($2, 2, length($2) - 3); next }
-    /^ *[0-9a-f]+:\t((26|2e|36|3e|64|65|67) )*(c4|c5|62) / && name != "" { print name; name = "" }' | sort -u
+    /^ *[0-9a-f]+:[ \t]+((26|2e|36|3e|64|65|67) )*(c4|c5|62) / && name != "" { print name; name = "" }' | sort -u
 }
 
 weak() { "$nm" --defined-only "$1" | awk '$2 ~ /^[wWvVu]$/ { print $3 }' | sort -u; }

@@ -5,7 +5,6 @@
 
 #include <atomic>
 #include <cstddef>
-#include <memory>
 #include <type_traits>
 
 #include <nibble/core/config.hpp>
@@ -46,7 +45,7 @@ void for_each_item(const context& ctx, std::size_t items, F&& f) {
     std::remove_reference_t<F>* f;
     std::atomic<std::size_t> next;
     std::size_t items;
-  } state{std::addressof(f), 0, items};
+  } state{&f, 0, items};
   ctx.parallel_for(
       ctx.user, slots,
       [](void* arg, std::size_t slot) {

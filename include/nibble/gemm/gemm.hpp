@@ -3,14 +3,15 @@
 /// @file
 /// The public product: arguments checked, then a backend.
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 
 #include <nibble/core/aligned_vector.hpp>
 #include <nibble/core/config.hpp>
+#include <nibble/core/context.hpp>
 #include <nibble/core/error.hpp>
 #include <nibble/core/span2d.hpp>
-#include <nibble/core/thread_pool.hpp>
 #include <nibble/gemm/backend.hpp>
 #include <nibble/gemm/cpu.hpp>
 #include <nibble/gemm/reference.hpp>
@@ -95,41 +96,57 @@ void multiply(span2d<const float> X, const packed_view& W, span2d<float> Y, cons
 
 /// Bytes of scratch memory that `multiply` takes for M tokens on `concurrency` slots. Throws for a view that multiply
 /// would refuse.
-inline std::size_t gemm_scratch_bytes(const packed_view& W, std::size_t M, const gemm_options& options = {},
-                                      std::size_t concurrency = 1) {
+template <class = void>
+std::size_t gemm_scratch_bytes(const packed_view& W, std::size_t M, const gemm_options& options = {},
+                               std::size_t concurrency = 1) {
   gemm::check_weights(W);
   return gemm::with_default_backend(W.layout, [&]<class B>(B) { return B::scratch_bytes(W, M, options, concurrency); });
 }
 
+/// Threads with scratch memory of their own: `thread_pool` (core/thread_pool.hpp), or an engine's class of this shape.
+/// `with_scratch(bytes, f)` calls f(context) with at least that much scratch memory in the context.
+template <class P>
+concept scratch_pool = requires(P& pool, std::size_t bytes, void (&f)(const context&)) {
+  { pool.size() } -> std::convertible_to<std::size_t>;
+  pool.with_scratch(bytes, f);
+};
+
+// Templates without a parameter that anybody would name: a file that never multiplies does not compile the kernels.
+
 /// Y[M, N] = X[M, K] * transpose(W[N, K]) (+ bias + beta * Y) on the caller's threads and memory: allocates nothing.
 /// Throws bad_shape, unsupported_format (integer computation with a codebook), unsupported_isa, scratch_too_small,
 /// bad_alignment, or aliasing when Y overlaps X.
-inline void multiply(span2d<const float> X, const packed_view& W, span2d<float> Y, const gemm_options& options,
-                     const context& ctx) {
+template <class = void>
+void multiply(span2d<const float> X, const packed_view& W, span2d<float> Y, const gemm_options& options,
+              const context& ctx) {
   gemm::with_default_backend(W.layout, [&]<class B>(B) { gemm::multiply<B>(X, W, Y, options, ctx); });
 }
 
 /// The same on a pool, which lends its threads and keeps the scratch memory from call to call. Several threads may use one
 /// pool: whoever finds it busy works on its own thread and memory.
-inline void multiply(span2d<const float> X, const packed_view& W, span2d<float> Y, thread_pool& pool,
-                     const gemm_options& options = {}) {
+template <scratch_pool Pool>
+void multiply(span2d<const float> X, const packed_view& W, span2d<float> Y, Pool& pool,
+              const gemm_options& options = {}) {
   pool.with_scratch(gemm_scratch_bytes(W, X.rows, options, pool.size()),
                     [&](const context& ctx) { multiply(X, W, Y, options, ctx); });
 }
-inline void multiply(span2d<const float> X, const packed_matrix& W, span2d<float> Y, thread_pool& pool,
-                     const gemm_options& options = {}) {
+template <scratch_pool Pool>
+void multiply(span2d<const float> X, const packed_matrix& W, span2d<float> Y, Pool& pool,
+              const gemm_options& options = {}) {
   multiply(X, W.view(), Y, pool, options);
 }
 
 /// The same on the calling thread, with scratch memory allocated for this call alone.
-inline void multiply(span2d<const float> X, const packed_view& W, span2d<float> Y, const gemm_options& options = {}) {
+template <class = void>
+void multiply(span2d<const float> X, const packed_view& W, span2d<float> Y, const gemm_options& options = {}) {
   aligned_vector<std::byte> scratch(gemm_scratch_bytes(W, X.rows, options));
   context ctx;
   ctx.scratch = scratch.data();
   ctx.scratch_bytes = scratch.size();
   multiply(X, W, Y, options, ctx);
 }
-inline void multiply(span2d<const float> X, const packed_matrix& W, span2d<float> Y, const gemm_options& options = {}) {
+template <class = void>
+void multiply(span2d<const float> X, const packed_matrix& W, span2d<float> Y, const gemm_options& options = {}) {
   multiply(X, W.view(), Y, options);
 }
 

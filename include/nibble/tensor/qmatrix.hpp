@@ -127,7 +127,7 @@ class qmatrix {
 
   /// Zeroed planes for W[N, K]. Raises bad_shape.
   qmatrix(std::size_t N, std::size_t K) : erased_(Policy::format(), N, K, outer_table()) {
-    static_assert(Policy::rule != code_rule::codebook || outer_table() != nullptr,
+    static_assert(Policy::rule != code_rule::codebook || has_own_table,
                   "qmatrix(N, K): a user's table has no values yet; make an any_qmatrix with the values and wrap it");
   }
 
@@ -153,8 +153,9 @@ class qmatrix {
   operator const any_qmatrix&() const& noexcept { return erased_; }
 
  private:
+  static constexpr bool has_own_table = requires { Policy::table::desc(); };
   static constexpr const float* outer_table() noexcept {
-    if constexpr (requires { Policy::table::desc(); }) return Policy::table::desc().values;
+    if constexpr (has_own_table) return Policy::table::desc().values;
     else return nullptr;
   }
   any_qmatrix erased_;
