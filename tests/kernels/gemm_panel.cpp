@@ -129,31 +129,59 @@ TEST_CASE("gemm_panel: values of affine and table codes equal the scalar ones") 
   }
 }
 
-TEST_CASE("gemm_panel: integer blocks equal the scalar ones bit for bit, cut anywhere") {
+TEST_CASE("gemm_panel: integer blocks equal the scalar ones bit for bit, every width, cut anywhere") {
   if (!test::covers<native, native::isa_type>()) return;
-  for (const shape& s : shapes) {
-    for (const bool offsets : {false, true}) {
+  for (int bits = 2; bits <= 8; ++bits) {
+    for (const shape& s : shapes) {
+      CAPTURE(bits);
       CAPTURE(s.M);
       CAPTURE(s.K);
       CAPTURE(s.group);
-      const auto wide = test::codes(round_up(s.K, std::size_t{32}) * 16, 6, 8);
-      auto narrow = wide;
-      for (auto& u : narrow) u &= 127;
+      const auto codes = test::codes(round_up(s.K, std::size_t{32}) * 16, 6, bits);
+      const test::guarded<std::uint8_t> units(codes.size());
+      std::copy(codes.begin(), codes.end(), units.begin());
+      const bool offsets = bits % 2 == 0;
       integer_data a(s.M, s.K, s.group, offsets, 9), b(s.M, s.K, s.group, offsets, 9);
       a.call.params.shift = b.call.params.shift = s.M % 2 == 0 ? 1 : 0;
-      native::integer_block<true>(a.call, wide.data());
-      native::integer_block<false>(a.call, narrow.data());
-      const std::vector<std::uint8_t>* const both[] = {&wide, &narrow};
-      for (const auto* units : both) {
-        // The scalar side goes block by block of 32 k: groups continue through the state.
-        for (b.call.k0 = 0; b.call.k0 < s.K; b.call.k0 = b.call.k1) {
-          b.call.k1 = std::min(s.K, b.call.k0 + 32);
-          scalar::integer_block<true>(b.call, units->data() + b.call.k0 * 16);
-        }
+      native::integer_block(a.call, bits, units.data());
+      // The scalar side goes block by block of 32 k: groups continue through the state.
+      for (b.call.k0 = 0; b.call.k0 < s.K; b.call.k0 = b.call.k1) {
+        b.call.k1 = std::min(s.K, b.call.k0 + 32);
+        scalar::integer_block(b.call, bits, units.data() + b.call.k0 * 16);
       }
       CHECK(same(a.acc, b.acc));
     }
   }
+}
+
+TEST_CASE("gemm_panel: the most extreme codes and activations of every width stay exact") {
+  if (!test::covers<native, native::isa_type>()) return;
+  for_each_width([]<int Bits>() {
+    for (const std::size_t group : {std::size_t{32}, std::size_t{512}}) {
+      for (const int x : {-128, 127}) {
+        CAPTURE(Bits);
+        CAPTURE(x);
+        constexpr std::size_t K = 512;
+        const auto top = static_cast<std::uint8_t>((1u << Bits) - 1u);
+        const std::vector<std::uint8_t> units(K * 16, top);
+        std::vector<std::byte> packed(K / 32 * pack::panel16::block_bytes(Bits), std::byte{0xff});
+        for (const std::size_t M : {std::size_t{1}, std::size_t{13}}) {
+          integer_data a(M, K, group, false, 9), b(M, K, group, false, 9);
+          for (integer_data* d : {&a, &b}) {
+            std::fill(d->x.begin(), d->x.end(), static_cast<std::int8_t>(x));
+            std::fill(d->sums.begin(), d->sums.end(), static_cast<std::int32_t>(group) * x);
+          }
+          native::integer_block(a.call, Bits, units.data());
+          scalar::integer_block(b.call, Bits, units.data());
+          if (M == 1) {
+            native::integer_row<Bits>(a.call, packed.data());
+            scalar::integer_row<Bits>(b.call, packed.data());
+          }
+          CHECK(same(a.acc, b.acc));
+        }
+      }
+    }
+  });
 }
 
 TEST_CASE("gemm_panel: float blocks equal the scalar ones bit for bit, cut anywhere") {
@@ -188,7 +216,7 @@ TEST_CASE("gemm_panel: a single row from packed codes equals the detour over unp
       {
         integer_data a(1, s.K, s.group, true, 9), b(1, s.K, s.group, true, 9);
         native::integer_row<Bits>(a.call, packed.data());
-        scalar::integer_block<true>(b.call, w.units.data());
+        scalar::integer_block(b.call, Bits, w.units.data());
         CHECK(same(a.acc, b.acc));
       }
       {

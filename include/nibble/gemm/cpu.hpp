@@ -199,8 +199,7 @@ struct cpu {
       const std::size_t blocks = pack::panel16::blocks(k.k1 - k.k0);
       with_bits(bits, [&]<int Bits>() { panel::template unpack<Bits>(codes, blocks, units); });
       codes += blocks * pack::panel16::block_bytes(bits);
-      if (bits == 8) panel::template integer_block<true>(k, units);
-      else panel::template integer_block<false>(k, units);
+      panel::integer_block(k, bits, units);
       if (long_sums && (k.k1 == K || k.k1 % kernels::exact_k == 0)) {
         for (std::size_t i = 0; i < k.M * 16; ++i) {
           total[i] += k.state[i];

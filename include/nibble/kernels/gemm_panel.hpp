@@ -72,7 +72,7 @@ using float_call = panel_call<float, float, float>;
 /// `unpack<Bits>(blocks, n, units)`      n packed blocks to n * 8 units of u8 codes
 /// `values_affine(units, n, zero, v)`    n units to v[4 n][16] = float(u) - zero[column]
 /// `values_table(units, n, table, bits, v)`  v = table[u], table of 2^bits values
-/// `integer_block<Wide>(call, units)`    the law on unpacked codes; units begins at k0; Wide: codes above 127 occur
+/// `integer_block(call, bits, units)`    the law on unpacked codes < 2^bits; units begins at k0
 /// `float_block(call, values)`           the law on values; values begins at k0
 /// `integer_row<Bits>(call, blocks)`     M = 1 without a detour over unpacked memory; group a multiple of 32 or >= K
 /// `float_row<Bits>(call, blocks, zero, zero_stride)`  the same for affine formats: q = float(u) - zero[g][column]

@@ -68,8 +68,7 @@ struct gemm_panel<isa::scalar> {
     for (std::size_t n = 0; n < nr; ++n) acc[n] = fused_multiply_add(x_sum, p.offsets[g * p.offset_stride + n], acc[n]);
   }
 
-  template <bool Wide>
-  static void integer_block(const integer_call& c, const std::uint8_t* units) noexcept {
+  static void integer_block(const integer_call& c, int, const std::uint8_t* units) noexcept {
     block(c, [&](std::size_t k, std::size_t n) {
       const std::size_t from_k0 = k - c.k0;
       return std::int32_t{units[from_k0 / 4 * 64 + 4 * n + from_k0 % 4]};

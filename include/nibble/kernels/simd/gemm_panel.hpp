@@ -4,8 +4,8 @@
 /// The panel kernels on the native register width (SSE2, AVX2, AVX-512BW): one lane per column.
 ///
 /// Register budget of a tile of mr rows and 16 columns: mr * regs accumulators, regs weights, one broadcast activation
-/// (and the constant 1 of the narrow dot): 6 * 2 + 2 + 1 = 15 of 16 with AVX2, 12 + 1 + 1 of 32 with AVX-512,
-/// 2 * 4 + 4 + 1 = 13 of 16 with SSE2.
+/// (and the constant 1 of `quads`): 6 * 2 + 2 + 1 = 15 of 16 with AVX2, 12 + 1 + 1 of 32 with AVX-512,
+/// 2 * 4 + 4 + 1 = 13 of 16 with SSE2. Of `pairs` the int16 sums live in registers and the int32 sums in memory.
 
 #include <array>
 #include <cstring>
@@ -63,17 +63,16 @@ struct gemm_panel<simd::isa_type> {
     else look_up(units, count, simd::table_lookup<false>(table, bits), values);
   }
 
-  template <bool Wide>
-  static void integer_block(const integer_call& c, const std::uint8_t* units) noexcept {
-    std::size_t m = 0;
-    for (; m + mr <= c.M; m += mr) integer_tile<Wide, mr>(c, m, units);
-    if constexpr (mr > 8)
-      for (; m + 8 <= c.M; m += 8) integer_tile<Wide, 8>(c, m, units);
-    if constexpr (mr > 4)
-      for (; m + 4 <= c.M; m += 4) integer_tile<Wide, 4>(c, m, units);
-    if constexpr (mr > 2)
-      for (; m + 2 <= c.M; m += 2) integer_tile<Wide, 2>(c, m, units);
-    for (; m < c.M; ++m) integer_tile<Wide, 1>(c, m, units);
+  static void integer_block(const integer_call& c, int bits, const std::uint8_t* units) noexcept {
+    switch (simd::dot_of(bits)) {
+      case simd::dot_kind::pairs:
+        if constexpr (lanes > 4) rows_of_tiles<simd::dot_kind::pairs>(c, units, simd::pair_run(bits));
+        return;
+      case simd::dot_kind::quads:
+        if constexpr (lanes > 4) rows_of_tiles<simd::dot_kind::quads>(c, units, 0);
+        return;
+      case simd::dot_kind::wide: rows_of_tiles<simd::dot_kind::wide>(c, units, 0); return;
+    }
   }
 
   static void float_block(const float_call& c, const float* values) noexcept {
@@ -90,17 +89,33 @@ struct gemm_panel<simd::isa_type> {
 
   template <int Bits>
   static void integer_row(const integer_call& c, const std::byte* blocks) noexcept {
-    using dot = simd::byte_dot<(Bits == 8)>;
+    constexpr simd::dot_kind kind = simd::dot_of(Bits);
+    using dot = simd::byte_dot<kind>;
     const std::size_t end = c.k1 < c.K ? c.k1 : c.K;
     for (std::size_t k = c.k0; k < end;) {
       const std::size_t stop = segment_end(k, c.group, end), g = k / c.group;
-      vi sum[regs];
+      vi sum[1][regs];
       begin(c, 0, k, g, sum);
       for (; k < stop; k += 32, blocks += pack::panel16::block_bytes(Bits)) {
-        for_each_unit([&]<std::size_t U>() NIBBLE_LAMBDA_INLINE {
-          const auto x = dot::activations(four_of(c.x + k + 4 * U));
-          for (std::size_t r = 0; r < regs; ++r) sum[r] = dot::add(sum[r], dot::weights(codes<Bits, U>(blocks, r)), x);
-        });
+        const std::int8_t* x = c.x + k;
+        if constexpr (kind == simd::dot_kind::pairs) {
+          constexpr std::size_t run = simd::pair_run(Bits) < 8 ? simd::pair_run(Bits) : 8;
+          static_assert(8 % run == 0);
+          typename dot::native pairs[regs];
+          for_each_unit([&]<std::size_t U>() NIBBLE_LAMBDA_INLINE {
+            const auto v = dot::activations(four_of(x + 4 * U));
+            for (std::size_t r = 0; r < regs; ++r) {
+              if constexpr (U % run == 0) pairs[r] = dot::zero();
+              dot::add(pairs[r], dot::weights(codes<Bits, U>(blocks, r)), v);
+              if constexpr (U % run == run - 1) dot::widen(sum[0][r], pairs[r]);
+            }
+          });
+        } else {
+          for_each_unit([&]<std::size_t U>() NIBBLE_LAMBDA_INLINE {
+            const auto v = dot::activations(four_of(x + 4 * U));
+            for (std::size_t r = 0; r < regs; ++r) dot::add(sum[0][r], dot::weights(codes<Bits, U>(blocks, r)), v);
+          });
+        }
       }
       k = stop;
       finish(c, 0, stop, g, sum);
@@ -148,7 +163,7 @@ struct gemm_panel<simd::isa_type> {
     const std::size_t end = c.k1 < c.K ? c.k1 : c.K;
     for (std::size_t k = c.k0; k < end;) {
       const std::size_t stop = segment_end(k, c.group, end), g = k / c.group;
-      vf sum[regs];
+      vf sum[1][regs];
       begin(c, 0, k, g, sum);
       const auto decode = decoder_of(g);
       for (; k < stop; k += 32, blocks += pack::panel16::block_bytes(Bits)) {
@@ -157,10 +172,10 @@ struct gemm_panel<simd::isa_type> {
           for (std::size_t r = 0; r < regs; ++r) {
             const vu four = codes<Bits, U>(blocks, r);
             const vu low(0xffu);
-            sum[r] = simd::madd(vf(x[0]), decode(four & low, r), sum[r]);
-            sum[r] = simd::madd(vf(x[1]), decode((four >> 8) & low, r), sum[r]);
-            sum[r] = simd::madd(vf(x[2]), decode((four >> 16) & low, r), sum[r]);
-            sum[r] = simd::madd(vf(x[3]), decode(four >> 24, r), sum[r]);
+            simd::accumulate(sum[0][r], vf(x[0]), decode(four & low, r));
+            simd::accumulate(sum[0][r], vf(x[1]), decode((four >> 8) & low, r));
+            simd::accumulate(sum[0][r], vf(x[2]), decode((four >> 16) & low, r));
+            simd::accumulate(sum[0][r], vf(x[3]), decode(four >> 24, r));
           }
         });
       }
@@ -202,65 +217,124 @@ struct gemm_panel<simd::isa_type> {
     return v;
   }
 
-  template <class Call, class V>
-  static NIBBLE_ALWAYS_INLINE void begin(const Call& c, std::size_t m, std::size_t k, std::size_t g, V* sum) noexcept {
-    for (std::size_t r = 0; r < regs; ++r) sum[r] = k == g * c.group ? V(0) : simd::load(c.state + m * nr + r * lanes);
+  /// The sums of a group's first k, or those of one that began in an earlier call.
+  template <class Call, class V, std::size_t rows>
+  static NIBBLE_ALWAYS_INLINE void begin(const Call& c, std::size_t m, std::size_t k, std::size_t g,
+                                         V (&sum)[rows][regs]) noexcept {
+    const bool fresh = k == g * c.group;
+    for (std::size_t i = 0; i < rows; ++i)
+      for (std::size_t r = 0; r < regs; ++r) sum[i][r] = fresh ? V(0) : simd::load(c.state + (m + i) * nr + r * lanes);
   }
 
   /// Scales a finished group into the accumulators, or keeps the running sums of one that goes on.
-  static NIBBLE_ALWAYS_INLINE void finish(const integer_call& c, std::size_t m, std::size_t stop, std::size_t g,
-                                          const vi* sum) noexcept {
+  template <class Call, class V, std::size_t rows>
+  static NIBBLE_ALWAYS_INLINE void finish(const Call& c, std::size_t m, std::size_t stop, std::size_t g,
+                                          const V (&sum)[rows][regs]) noexcept {
     if (!c.fold || !(stop == c.K || stop % c.group == 0)) {
-      for (std::size_t r = 0; r < regs; ++r) sum[r].store_unaligned(c.state + m * nr + r * lanes);
-      return;
-    }
-    const panel_params& p = c.params;
-    const vi x_sum(c.x_sums[m * c.sum_stride + g]);
-    for (std::size_t r = 0; r < regs; ++r) {
-      float* acc = c.acc + m * nr + r * lanes;
-      const vi exact = (sum[r] << p.shift) - simd::load(p.zeros + g * p.zero_stride + r * lanes) * x_sum;
-      vf v = simd::fused(simd::to_float(exact), simd::load(p.scales + g * p.scale_stride + r * lanes), simd::load(acc));
-      if (p.offsets != nullptr)
-        v = simd::fused(simd::to_float(x_sum), simd::load(p.offsets + g * p.offset_stride + r * lanes), v);
-      v.store_unaligned(acc);
-    }
-  }
-  static NIBBLE_ALWAYS_INLINE void finish(const float_call& c, std::size_t m, std::size_t stop, std::size_t g,
-                                          const vf* sum) noexcept {
-    if (!c.fold || !(stop == c.K || stop % c.group == 0)) {
-      for (std::size_t r = 0; r < regs; ++r) sum[r].store_unaligned(c.state + m * nr + r * lanes);
-      return;
-    }
-    const panel_params& p = c.params;
-    for (std::size_t r = 0; r < regs; ++r) {
-      float* acc = c.acc + m * nr + r * lanes;
-      vf v = simd::fused(sum[r], simd::load(p.scales + g * p.scale_stride + r * lanes), simd::load(acc));
-      if (p.offsets != nullptr)
-        v = simd::fused(vf(c.x_sums[m * c.sum_stride + g]), simd::load(p.offsets + g * p.offset_stride + r * lanes), v);
-      v.store_unaligned(acc);
+      for (std::size_t i = 0; i < rows; ++i)
+        for (std::size_t r = 0; r < regs; ++r) sum[i][r].store_unaligned(c.state + (m + i) * nr + r * lanes);
+    } else if (c.params.shift == 0 && c.params.offsets == nullptr) {
+      fold<false>(c, m, g, sum);
+    } else {
+      fold<true>(c, m, g, sum);
     }
   }
 
-  template <bool Wide, int Rows>
-  static void integer_tile(const integer_call& c, std::size_t m, const std::uint8_t* units) noexcept {
-    using dot = simd::byte_dot<Wide>;
+  /// General: with a shift and, where there are any, offsets. The columns' parameters are loaded once for all rows.
+  template <bool General, std::size_t rows>
+  static NIBBLE_ALWAYS_INLINE void fold(const integer_call& c, std::size_t m, std::size_t g,
+                                        const vi (&sum)[rows][regs]) noexcept {
+    const panel_params& p = c.params;
+    for (std::size_t r = 0; r < regs; ++r) {
+      const vf scale = simd::load(p.scales + g * p.scale_stride + r * lanes);
+      const vi zero = simd::load(p.zeros + g * p.zero_stride + r * lanes);
+      for (std::size_t i = 0; i < rows; ++i) {
+        float* acc = c.acc + (m + i) * nr + r * lanes;
+        const vi x_sum(c.x_sums[(m + i) * c.sum_stride + g]);
+        vi exact = sum[i][r];
+        if constexpr (General) exact = exact << p.shift;
+        exact = exact - zero * x_sum;
+        vf v = simd::fused(simd::to_float(exact), scale, simd::load(acc));
+        if constexpr (General)
+          if (p.offsets != nullptr)
+            v = simd::fused(simd::to_float(x_sum), simd::load(p.offsets + g * p.offset_stride + r * lanes), v);
+        v.store_unaligned(acc);
+      }
+    }
+  }
+  template <bool General, std::size_t rows>
+  static NIBBLE_ALWAYS_INLINE void fold(const float_call& c, std::size_t m, std::size_t g,
+                                        const vf (&sum)[rows][regs]) noexcept {
+    const panel_params& p = c.params;
+    for (std::size_t r = 0; r < regs; ++r) {
+      const vf scale = simd::load(p.scales + g * p.scale_stride + r * lanes);
+      for (std::size_t i = 0; i < rows; ++i) {
+        float* acc = c.acc + (m + i) * nr + r * lanes;
+        vf v = simd::fused(sum[i][r], scale, simd::load(acc));
+        if constexpr (General)
+          if (p.offsets != nullptr)
+            v = simd::fused(vf(c.x_sums[(m + i) * c.sum_stride + g]),
+                            simd::load(p.offsets + g * p.offset_stride + r * lanes), v);
+        v.store_unaligned(acc);
+      }
+    }
+  }
+
+  /// All rows, in the tallest tiles that fit. `run`: units that int16 sums hold (pairs).
+  template <simd::dot_kind Kind>
+  static void rows_of_tiles(const integer_call& c, const std::uint8_t* units, std::size_t run) noexcept {
+    // `wide` holds weights and activations in two registers each.
+    constexpr int tallest = Kind == simd::dot_kind::wide && regs == 2 ? 4 : mr;
+    std::size_t m = 0;
+    for (; m + tallest <= c.M; m += tallest) integer_tile<Kind, tallest>(c, m, units, run);
+    if constexpr (tallest > 8)
+      for (; m + 8 <= c.M; m += 8) integer_tile<Kind, 8>(c, m, units, run);
+    if constexpr (tallest > 4)
+      for (; m + 4 <= c.M; m += 4) integer_tile<Kind, 4>(c, m, units, run);
+    if constexpr (tallest > 2)
+      for (; m + 2 <= c.M; m += 2) integer_tile<Kind, 2>(c, m, units, run);
+    for (; m < c.M; ++m) integer_tile<Kind, 1>(c, m, units, run);
+  }
+
+  template <simd::dot_kind Kind, int Rows>
+  static void integer_tile(const integer_call& c, std::size_t m, const std::uint8_t* units, std::size_t run) noexcept {
+    using dot = simd::byte_dot<Kind>;
     constexpr std::size_t rows = static_cast<std::size_t>(Rows);
     const std::size_t end = c.k1 < c.K ? c.k1 : c.K;
     const std::int8_t* x = c.x + m * c.x_stride;
     for (std::size_t k = c.k0; k < end;) {
       const std::size_t stop = segment_end(k, c.group, end), g = k / c.group;
       vi sum[rows][regs];
-      for (std::size_t i = 0; i < rows; ++i) begin(c, m + i, k, g, sum[i]);
-      for (; k < stop; k += 4, units += 64) {
-        typename dot::operand w[regs];
-        for (std::size_t r = 0; r < regs; ++r) w[r] = dot::weights(simd::load_lanes(units + r * lanes * 4));
-        for (std::size_t i = 0; i < rows; ++i) {
-          const auto v = dot::activations(four_of(x + i * c.x_stride + k));
-          for (std::size_t r = 0; r < regs; ++r) sum[i][r] = dot::add(sum[i][r], w[r], v);
+      begin(c, m, k, g, sum);
+      if constexpr (Kind == simd::dot_kind::pairs) {
+        while (k < stop) {
+          const std::size_t part = stop - k < 4 * run ? stop : k + 4 * run;
+          typename dot::native pairs[rows][regs];
+          for (std::size_t i = 0; i < rows; ++i)
+            for (std::size_t r = 0; r < regs; ++r) pairs[i][r] = dot::zero();
+          for (; k < part; k += 4, units += 64) step<dot>(pairs, units, x + k, c.x_stride);
+          for (std::size_t i = 0; i < rows; ++i)
+            for (std::size_t r = 0; r < regs; ++r) dot::widen(sum[i][r], pairs[i][r]);
         }
+      } else {
+        for (; k < stop; k += 4, units += 64) step<dot>(sum, units, x + k, c.x_stride);
       }
       k = stop;
-      for (std::size_t i = 0; i < rows; ++i) finish(c, m + i, stop, g, sum[i]);
+      finish(c, m, stop, g, sum);
+    }
+  }
+
+  /// One unit of weights against `rows` rows of x.
+  template <class Dot, class Sum, std::size_t rows>
+  static NIBBLE_ALWAYS_INLINE void step(Sum (&sum)[rows][regs], const std::uint8_t* unit, const std::int8_t* x,
+                                        std::size_t x_stride) noexcept {
+    typename Dot::operand w[regs];
+    for (std::size_t r = 0; r < regs; ++r) w[r] = Dot::weights(simd::load_lanes(unit + r * lanes * 4));
+    for (std::size_t i = 0; i < rows; ++i) {
+      const auto v = Dot::activations(four_of(x + i * x_stride));
+      for (std::size_t r = 0; r < regs; ++r) {
+        Dot::add(sum[i][r], w[r], v);
+      }
     }
   }
 
@@ -272,16 +346,18 @@ struct gemm_panel<simd::isa_type> {
     for (std::size_t k = c.k0; k < end;) {
       const std::size_t stop = segment_end(k, c.group, end), g = k / c.group;
       vf sum[rows][regs];
-      for (std::size_t i = 0; i < rows; ++i) begin(c, m + i, k, g, sum[i]);
+      begin(c, m, k, g, sum);
       for (; k < stop; ++k, values += nr) {
         vf w[regs];
         for (std::size_t r = 0; r < regs; ++r) w[r] = simd::load(values + r * lanes);
         for (std::size_t i = 0; i < rows; ++i) {
           const vf v(x[i * c.x_stride + k]);
-          for (std::size_t r = 0; r < regs; ++r) sum[i][r] = simd::madd(v, w[r], sum[i][r]);
+          for (std::size_t r = 0; r < regs; ++r) {
+            simd::accumulate(sum[i][r], v, w[r]);
+          }
         }
       }
-      for (std::size_t i = 0; i < rows; ++i) finish(c, m + i, stop, g, sum[i]);
+      finish(c, m, stop, g, sum);
     }
   }
 };

@@ -88,6 +88,42 @@ NIBBLE_ALWAYS_INLINE vf madd(vf a, vf b, vf c) noexcept {
 #endif
 }
 
+// The last step of a dot product, on the accumulator itself. gcc, left alone, computes the products of a whole tile first,
+// runs out of registers and spills the sums: a third of the speed. An instruction that it cannot move keeps the order of
+// the source and the sum in one register. clang does so by itself.
+#if defined(__GNUC__) && !defined(__clang__) && NIBBLE_SIMD_WIDTH >= 256
+#if NIBBLE_SIMD_WIDTH == 512
+#define NIBBLE_SIMD_REGISTER "v"
+#else
+#define NIBBLE_SIMD_REGISTER "x"
+#endif
+#define NIBBLE_SIMD_ACCUMULATE(instruction, sum, a, b)    \
+  __asm__ volatile(instruction " {%2, %1, %0|%0, %1, %2}" \
+                   : "+" NIBBLE_SIMD_REGISTER(sum)        \
+                   : NIBBLE_SIMD_REGISTER(a), NIBBLE_SIMD_REGISTER(b))
+#endif
+
+/// sum = madd(a, b, sum).
+NIBBLE_ALWAYS_INLINE void accumulate(vf& sum, vf a, vf b) noexcept {
+#if defined(NIBBLE_SIMD_ACCUMULATE)
+  auto s = static_cast<vf::register_type>(sum);
+  NIBBLE_SIMD_ACCUMULATE("vfmadd231ps", s, static_cast<vf::register_type>(a), static_cast<vf::register_type>(b));
+  sum = vf(s);
+#else
+  sum = madd(a, b, sum);
+#endif
+}
+/// sum += v in int32 lanes.
+NIBBLE_ALWAYS_INLINE void accumulate(vi& sum, vi v) noexcept {
+#if defined(NIBBLE_SIMD_ACCUMULATE)
+  auto s = static_cast<vi::register_type>(sum);
+  NIBBLE_SIMD_ACCUMULATE("vpaddd", s, s, static_cast<vi::register_type>(v));
+  sum = vi(s);
+#else
+  sum = sum + v;
+#endif
+}
+
 /// table[code] for `lanes` codes. InRegisters: codes of up to 4 bits, the table is held in registers and permuted; else
 /// it is gathered from memory.
 template <bool InRegisters>
@@ -139,11 +175,24 @@ class table_lookup {
 #endif
 };
 
-/// Dot products of 4 unsigned bytes (weights) and 4 signed bytes (activations) in each 32-bit lane, exact in int32.
-///
-/// Narrow: codes <= 127, so a pair of products, at most 2 * 127 * 127 = 32258, fits the saturating int16 of
-/// vpmaddubsw. Wide: codes up to 255; even and odd bytes are widened to int16 and multiplied by vpmaddwd.
-template <bool Wide>
+/// How unsigned codes and signed activations, |x| <= 128, are multiplied and added, exactly, four in each 32-bit lane.
+enum class dot_kind : std::uint8_t {
+  pairs,  ///< codes of few bits: vpmaddubsw, and several of its int16 results are added before they are widened
+  quads,  ///< codes <= 127: vpmaddubsw, whose pairs fit int16 (2 * 127 * 128 = 32512), then vpmaddwd
+  wide,   ///< codes <= 255: even and odd bytes are widened to int16 and multiplied by vpmaddwd
+};
+
+/// Units (4 k) whose pair sums fit int16 together: u * |x| <= (2^bits - 1) * 128, two of them in each unit.
+constexpr std::size_t pair_run(int bits) noexcept { return 32767u / (((1u << bits) - 1u) * 256u); }
+static_assert(pair_run(2) == 42 && pair_run(3) == 18 && pair_run(4) == 8 && pair_run(5) == 4 && pair_run(6) == 2);
+
+/// The cheapest kind for a width. Widening costs as much as two units' work, so runs of 1 or 2 gain nothing.
+constexpr dot_kind dot_of(int bits) noexcept {
+  if constexpr (lanes == 4) return dot_kind::wide;  // vpmaddubsw came with SSSE3
+  return bits <= 5 ? dot_kind::pairs : (bits <= 7 ? dot_kind::quads : dot_kind::wide);
+}
+
+template <dot_kind Kind>
 struct byte_dot;
 
 #if NIBBLE_SIMD_WIDTH == 512
@@ -155,7 +204,7 @@ struct byte_dot;
 #endif
 
 template <>
-struct byte_dot<true> {
+struct byte_dot<dot_kind::wide> {
   using native = vi::register_type;
   struct operand {
     native even, odd;
@@ -169,34 +218,48 @@ struct byte_dot<true> {
     const native v = NIBBLE_SIMD_OP(set1_epi32)(four);
     return {NIBBLE_SIMD_OP(srai_epi16)(NIBBLE_SIMD_OP(slli_epi16)(v, 8), 8), NIBBLE_SIMD_OP(srai_epi16)(v, 8)};
   }
-  static NIBBLE_ALWAYS_INLINE vi add(vi sum, const operand& w, const operand& x) noexcept {
-    const native pairs =
-        NIBBLE_SIMD_OP(add_epi32)(NIBBLE_SIMD_OP(madd_epi16)(w.even, x.even), NIBBLE_SIMD_OP(madd_epi16)(w.odd, x.odd));
-    return vi(NIBBLE_SIMD_OP(add_epi32)(static_cast<native>(sum), pairs));
+  static NIBBLE_ALWAYS_INLINE void add(vi& sum, const operand& w, const operand& x) noexcept {
+    accumulate(sum, vi(NIBBLE_SIMD_OP(add_epi32)(NIBBLE_SIMD_OP(madd_epi16)(w.even, x.even),
+                                                 NIBBLE_SIMD_OP(madd_epi16)(w.odd, x.odd))));
   }
 };
 
 #if NIBBLE_SIMD_WIDTH >= 256
 template <>
-struct byte_dot<false> {
+struct byte_dot<dot_kind::quads> {
   using native = vi::register_type;
   using operand = native;
   static NIBBLE_ALWAYS_INLINE operand weights(vu w) noexcept { return static_cast<vu::register_type>(w); }
   static NIBBLE_ALWAYS_INLINE operand activations(std::int32_t four) noexcept {
     return NIBBLE_SIMD_OP(set1_epi32)(four);
   }
-  static NIBBLE_ALWAYS_INLINE vi add(vi sum, operand w, operand x) noexcept {
-    const native pairs = NIBBLE_SIMD_OP(maddubs_epi16)(w, x);
-    const native quads = NIBBLE_SIMD_OP(madd_epi16)(pairs, NIBBLE_SIMD_OP(set1_epi16)(1));
-    return vi(NIBBLE_SIMD_OP(add_epi32)(static_cast<native>(sum), quads));
+  static NIBBLE_ALWAYS_INLINE void add(vi& sum, operand w, operand x) noexcept {
+    widen(sum, NIBBLE_SIMD_OP(maddubs_epi16)(w, x));
+  }
+  /// sum += the two int16 of each lane.
+  static NIBBLE_ALWAYS_INLINE void widen(vi& sum, native pairs) noexcept {
+    accumulate(sum, vi(NIBBLE_SIMD_OP(madd_epi16)(pairs, NIBBLE_SIMD_OP(set1_epi16)(1))));
   }
 };
-#else
+
+/// `add` adds to int16 sums, which begin at 0 and take pair_run(bits) units at most before `widen`.
 template <>
-struct byte_dot<false> : byte_dot<true> {};  // vpmaddubsw came with SSSE3
+struct byte_dot<dot_kind::pairs> : byte_dot<dot_kind::quads> {
+  static NIBBLE_ALWAYS_INLINE native zero() noexcept { return static_cast<native>(vi(0)); }
+  static NIBBLE_ALWAYS_INLINE void add(native& pairs, operand w, operand x) noexcept {
+    const native products = NIBBLE_SIMD_OP(maddubs_epi16)(w, x);
+#if defined(NIBBLE_SIMD_ACCUMULATE)
+    NIBBLE_SIMD_ACCUMULATE("vpaddw", pairs, pairs, products);
+#else
+    pairs = NIBBLE_SIMD_OP(add_epi16)(pairs, products);
+#endif
+  }
+};
 #endif
 
 #undef NIBBLE_SIMD_OP
+#undef NIBBLE_SIMD_ACCUMULATE
+#undef NIBBLE_SIMD_REGISTER
 
 }  // namespace kernels::simd
 }  // namespace NIBBLE_ABI
