@@ -57,7 +57,7 @@ struct matrix_source {
   span2d<const float> W;
   quant::group_extent extent;
   non_finite policy = non_finite::error;
-  float saturated = 0.0f;  ///< what infinities become under `saturate`
+  float saturated = 0.0f;  ///< what infinities become under `saturate`: greatest_finite() of the whole group
 
   std::size_t count() const noexcept { return extent.count; }
 
@@ -93,15 +93,16 @@ struct matrix_source {
     }
   }
 
-  /// Prepares `saturated`; call once before for_each_run.
-  void look_for_limits() {
-    if (policy != non_finite::saturate) return;
+  float greatest_finite() const noexcept {
+    // Magnitude bits order like the numbers; those that are not finite count as 0.
+    std::uint32_t greatest = 0;
     for_each_raw_run([&](const float* x, std::size_t n) {
       for (std::size_t i = 0; i < n; ++i) {
-        const float a = x[i] < 0.0f ? -x[i] : x[i];
-        if (is_finite(a) && a > saturated) saturated = a;
+        const std::uint32_t bits = std::bit_cast<std::uint32_t>(x[i]) & 0x7fffffffu, a = bits < 0x7f800000u ? bits : 0;
+        greatest = a > greatest ? a : greatest;
       }
     });
+    return std::bit_cast<float>(greatest);
   }
 
   quant::range_scan scan() const {
@@ -220,8 +221,19 @@ class quantize_job {
     core::for_each_item(ctx, W_.rows, [&](std::size_t n, std::size_t) { f(chunk{n * in_row, (n + 1) * in_row, n}); });
   }
 
-  matrix_source source_of(const quant::group_extent& extent) const noexcept {
-    return {W_, extent, options_.non_finite, 0.0f};
+  matrix_source source_of(const quant::group_extent& extent, float saturated = 0.0f) const noexcept {
+    return {W_, extent, options_.non_finite, saturated};
+  }
+  /// What infinities of group g become under `saturate`. To be asked once for a group, not for each piece of it.
+  float limit_of(std::size_t g) const noexcept {
+    if (options_.non_finite != non_finite::saturate) return 0.0f;
+    if (codec_.format.granularity == granularity_kind::per_tensor) return tensor_limit_;
+    return source_of(extent_of(g)).greatest_finite();
+  }
+  /// True when some code is worth 0 whatever the scale.
+  bool has_zero_level() const noexcept {
+    if (codec_.format.rule != code_rule::codebook) return codec_.format.rule != code_rule::mid_rise;
+    return codec_.book.values[quant::detail::code_of_normalised(codec_.book, 0.0f)] == 0.0f;
   }
   quant::group_extent extent_of(std::size_t g) const noexcept {
     return quant::extent_of(codec_.format, W_.rows, W_.cols, g);
@@ -251,7 +263,8 @@ class quantize_job {
 
   [[gnu::noinline]] void fit_any_group(std::size_t g, const quant::group_extent& extent) {
     matrix_source source = source_of(extent);
-    source.look_for_limits();
+    if (options_.non_finite == non_finite::saturate) source.saturated = source.greatest_finite();
+    if (codec_.format.granularity == granularity_kind::per_tensor) tensor_limit_ = source.saturated;
     const quant::range_scan scan = source.scan();
     if (!scan.finite()) return lower(first_failed_, g);
     keep(g, quant::fit_group(codec_, source, scan.range(), options_.fit));
@@ -284,9 +297,7 @@ class quantize_job {
       std::uint8_t* at = codes;
       for (std::size_t g = c.first_group; g < c.end_group; ++g) {
         const quant::group_params p = params_of(g);
-        matrix_source source = source_of(extent_of(g));
-        source.look_for_limits();
-        source.for_each_run([&](const float* x, std::size_t n) {
+        source_of(extent_of(g), limit_of(g)).for_each_run([&](const float* x, std::size_t n) {
           quant::encode_group(codec_, p, x, n, at);
           at += n;
         });
@@ -300,22 +311,21 @@ class quantize_job {
     std::byte* packed = out_.codes().data() + c.row * out_.row_stride_bytes();
     std::size_t g = c.first_group, group_end = size < K ? size : K;
     quant::group_params p = params_of(g);
+    float limit = limit_of(g);
     for (std::size_t first = 0; first < K; first += tile) {
       const std::size_t end = K - first < tile ? K : first + tile;
       for (std::size_t k = first; k < end;) {
         if (k == group_end) {
           p = params_of(++g);
+          limit = limit_of(g);
           group_end = K - k < size ? K : k + size;
         }
         const std::size_t stop = group_end < end ? group_end : end;
         if (options_.non_finite == non_finite::error) {
           quant::encode_group(codec_, p, row(W_, c.row) + k, stop - k, codes + (k - first));
         } else {
-          matrix_source source = source_of(extent_of(g));
-          source.look_for_limits();
-          source.extent = {c.row, k, stop - k};
           std::uint8_t* at = codes + (k - first);
-          source.for_each_run([&](const float* x, std::size_t n) {
+          source_of({c.row, k, stop - k}, limit).for_each_run([&](const float* x, std::size_t n) {
             quant::encode_group(codec_, p, x, n, at);
             at += n;
           });
@@ -342,6 +352,7 @@ class quantize_job {
   any_qmatrix& out_;
   quantized_view view_;        // of out_
   bool by_range_;              // the range of a group alone decides its parameters
+  float tensor_limit_ = 0.0f;  // of a per_tensor group under `saturate`
   std::vector<float> fitted_;  // double quantization: the scales before they are quantized themselves
   std::atomic<std::size_t> first_failed_{no_group};
 };
