@@ -179,20 +179,24 @@ class quantize_job {
     const matrix_source source = source_of(extent_of(g));
     std::size_t n = source.extent.n, k = source.extent.k;
     std::size_t worst_n = n, worst_k = k;
-    float greatest = -1.0f;
+    float greatest = -1.0f, lo = std::numeric_limits<float>::max(), hi = -lo;
     source.for_each_raw_run([&](const float* x, std::size_t count) {
       for (std::size_t i = 0; i < count; ++i) {
         if (!is_finite(x[i]) && options_.non_finite == non_finite::error)
           core::fail(errc::bad_value, "quantize: W(", n, ", ", k + i, ") is ", x[i],
                      "; set quantize_options::non_finite to saturate or zero to accept it");
         const float a = x[i] < 0.0f ? -x[i] : x[i];
-        if (is_finite(a) && a > greatest) greatest = a, worst_n = n, worst_k = k + i;
+        if (!is_finite(a)) continue;
+        if (a > greatest) greatest = a, worst_n = n, worst_k = k + i;
+        lo = x[i] < lo ? x[i] : lo;
+        hi = x[i] > hi ? x[i] : hi;
       }
       ++n;
       k = 0;
     });
     core::fail(errc::scale_overflow, "quantize: W(", worst_n, ", ", worst_k, ") = ", row(W_, worst_n)[worst_k],
-               " needs a scale or offset that overflows ", name_of_storage());
+               " needs a scale or offset that overflows ", name_of_storage(), "; the range of its group is [", lo, ", ",
+               hi, "]");
   }
 
   static constexpr std::size_t no_group = std::numeric_limits<std::size_t>::max();
