@@ -167,7 +167,8 @@ class quantize_job {
     if (first_failed_ != no_group) return first_failed_;
     if (two_levels) {
       quant::quantize_scales(fitted_.data(), groups, reinterpret_cast<std::uint8_t*>(out_.scale_plane().data()),
-                             out_.super_scales().data());
+                             out_.super_scales().data(),
+                             has_zero_level() ? quant::zero_scale::nearest : quant::zero_scale::exact);
       view_ = out_.view();  // the offset is known now
     }
     for_each_chunk(ctx, [&](const chunk& c) { encode(c); });
