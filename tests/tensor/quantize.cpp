@@ -10,6 +10,7 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -525,6 +526,44 @@ TEST_CASE("quantize: bad arguments are refused") {
   refused([](quantized_view& v) { v.format.rule = code_rule::asymmetric; });
   refused([](quantized_view& v) { v.format.rule = code_rule::codebook; });
   refused([](quantized_view& v) { v.format.scale = scale_storage::double_quant; });
+}
+
+TEST_CASE("quantize: an element or rows outside the matrix are refused") {
+  const auto w = test::gaussian(4 * 40, 3);
+  for (const qtype type : {qtype::w4_channel, qtype::nf4_flat64}) {
+    const any_qmatrix q = quantize(type, matrix(w, 4, 40));
+    const auto refused = [&](errc code, std::string_view says, auto f) {
+      try {
+        f(q.view());
+        FAIL("accepted");
+      } catch (const error& e) {
+        CAPTURE(e.what());
+        CHECK(e.code() == code);
+        CHECK(std::string_view(e.what()).find(says) != std::string_view::npos);
+      }
+    };
+    refused(errc::bad_shape, "(4, 7)", [](const quantized_view& v) { decode_at(v, 4, 7); });
+    refused(errc::bad_shape, "4 x 40", [](const quantized_view& v) { decode_at(v, 3, 40); });
+    refused(errc::bad_value, "codes", [](quantized_view v) { decode_at((v.codes = nullptr, v), 0, 0); });
+    refused(errc::bad_shape, "N = 0", [](const quantized_view&) { decode_at({}, 0, 0); });
+    std::vector<float> y(5 * 40);
+    const auto rows = [&](std::size_t first, span2d<float> out) {
+      return [first, out](const quantized_view& v) { dequantize_rows(v, first, out); };
+    };
+    const std::size_t far = std::numeric_limits<std::size_t>::max() - 1;
+    refused(errc::bad_shape, "[2, 5)", rows(2, make_span2d(y.data(), 3, 40)));
+    refused(errc::bad_shape, "4 rows", rows(far, make_span2d(y.data(), 3, 40)));
+    refused(errc::bad_shape, "39", rows(0, make_span2d(y.data(), 3, 39)));
+    refused(errc::bad_shape, "stride", rows(0, make_span2d(y.data(), 3, 40, 39)));
+    refused(errc::bad_value, "no data", rows(0, make_span2d<float>(nullptr, 3, 40)));
+    refused(errc::bad_value, "scales", [&](quantized_view v) {
+      v.scales = nullptr;
+      dequantize_rows(v, 0, make_span2d(y.data(), 3, 40));
+    });
+    dequantize_rows(q.view(), 4, make_span2d(y.data(), 0, 40));  // no rows: nothing to do
+    dequantize_rows(q.view(), 1, make_span2d(y.data(), 3, 40));
+    CHECK(y[2 * 40 + 39] == decode_at(q.view(), 3, 39));
+  }
 }
 
 TEST_CASE("quantize: rows of a view can be dequantized alone, into a strided output") {

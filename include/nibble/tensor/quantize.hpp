@@ -433,19 +433,9 @@ qmatrix<P> quantize(span2d<const float> W, const quantize_options& options = {},
   else return qmatrix<P>(quantize(P::format(), W, options, ctx));
 }
 
-/// The value of element (n, k); n < N, k < K.
-inline float decode_at(const quantized_view& v, std::size_t n, std::size_t k) noexcept {
-  const bool flat = v.format.granularity == granularity_kind::flat;
-  const std::byte* const packed = flat ? v.codes : v.codes + n * v.row_stride_bytes;
-  const auto code = static_cast<std::uint8_t>(pack::get(packed, flat ? n * v.K + k : k, v.format.bits));
-  float value = 0.0f;
-  quant::decode_group({v.format, {.bits = v.format.bits, .values = v.table}},
-                      quant::params_at(v, quant::group_of(v.format, v.K, n, k)), &code, 1, &value);
-  return value;
-}
+namespace detail {
 
-/// Writes the values of rows [first, first + out.rows) of a quantized matrix, in order, on the calling thread. out.cols
-/// must be K.
+/// Rows [first, first + out.rows) of a view, unchecked.
 inline void dequantize_rows(const quantized_view& v, std::size_t first, span2d<float> out) noexcept {
   constexpr std::size_t tile = 1024;
   std::uint8_t codes[tile];
@@ -473,13 +463,44 @@ inline void dequantize_rows(const quantized_view& v, std::size_t first, span2d<f
   }
 }
 
+}  // namespace detail
+
+/// The value of element (n, k). Raises bad_shape when there is none, and what check_view raises; for more than a handful of
+/// elements see dequantize_rows.
+inline float decode_at(const quantized_view& v, std::size_t n, std::size_t k) {
+  check_view(v, "decode_at");
+  if (n >= v.N || k >= v.K)
+    core::fail(errc::bad_shape, "decode_at: element (", n, ", ", k, ") of a matrix of ", v.N, " x ", v.K);
+  const bool flat = v.format.granularity == granularity_kind::flat;
+  const std::byte* const packed = flat ? v.codes : v.codes + n * v.row_stride_bytes;
+  const auto code = static_cast<std::uint8_t>(pack::get(packed, flat ? n * v.K + k : k, v.format.bits));
+  float value = 0.0f;
+  quant::decode_group({v.format, {.bits = v.format.bits, .values = v.table}},
+                      quant::params_at(v, quant::group_of(v.format, v.K, n, k)), &code, 1, &value);
+  return value;
+}
+
+/// Writes the values of rows [first, first + out.rows) of a quantized matrix, in order, on the calling thread. Raises
+/// bad_shape when there are no such rows or out.cols is not K, and what check_view raises.
+inline void dequantize_rows(const quantized_view& v, std::size_t first, span2d<float> out) {
+  check_view(v, "dequantize_rows");
+  if (out.cols != v.K)
+    core::fail(errc::bad_shape, "dequantize_rows: K is ", v.K, ", the output has ", out.cols, " columns");
+  if (first > v.N || out.rows > v.N - first)
+    core::fail(errc::bad_shape, "dequantize_rows: rows [", first, ", ", first + out.rows, ") of a matrix of ", v.N,
+               " rows");
+  if (out.rows == 0) return;
+  detail::check_matrix(out, "dequantize_rows");
+  detail::dequantize_rows(v, first, out);
+}
+
 /// Writes all values of a quantized matrix to out[N, K], rows in parallel. Raises bad_shape when the extents differ.
 inline void dequantize(const quantized_view& v, span2d<float> out, const context& ctx = {}) {
   check_view(v, "dequantize");
   detail::check_matrix(out, "dequantize");
   if (out.rows != v.N || out.cols != v.K)
     core::fail(errc::bad_shape, "dequantize: W is ", v.N, " x ", v.K, ", the output ", out.rows, " x ", out.cols);
-  core::for_each_item(ctx, v.N, [&](std::size_t n, std::size_t) { dequantize_rows(v, n, rows_of(out, n, 1)); });
+  core::for_each_item(ctx, v.N, [&](std::size_t n, std::size_t) { detail::dequantize_rows(v, n, rows_of(out, n, 1)); });
 }
 
 }  // namespace NIBBLE_ABI
