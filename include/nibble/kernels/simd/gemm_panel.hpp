@@ -219,7 +219,9 @@ struct gemm_panel<simd::isa_type> {
     for (std::size_t r = 0; r < regs; ++r) {
       float* acc = c.acc + m * nr + r * lanes;
       const vi exact = (sum[r] << p.shift) - simd::load(p.zeros + g * p.zero_stride + r * lanes) * x_sum;
-      vf v = simd::fused(simd::to_float(exact), simd::load(p.scales + g * p.scale_stride + r * lanes), simd::load(acc));
+      vf levels = simd::to_float(exact);
+      if (p.shift != 0) levels = levels * vf(0.5f);
+      vf v = simd::fused(levels, simd::load(p.scales + g * p.scale_stride + r * lanes), simd::load(acc));
       if (p.offsets != nullptr)
         v = simd::fused(simd::to_float(x_sum), simd::load(p.offsets + g * p.offset_stride + r * lanes), v);
       v.store_unaligned(acc);
