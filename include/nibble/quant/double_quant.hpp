@@ -6,10 +6,10 @@
 ///
 ///   scale[g] = f32(map[code[g]] * absmax[g / 256]) + offset
 ///
-/// The error is at most 0.00705 absmax (half the widest gap of the map, and the distance from -1 to its first value).
-/// A scale so rebuilt is near the fitted one, not equal; where scales of very different size share a block it may be
-/// zero or negative. A scale of 0 in particular comes back as a small number, which harms no grid that has a zero level: its
-/// codes are those of 0. For the others `zero_scale::exact` gives up the offset: code 127 then means 0 and nothing else.
+/// A scale so rebuilt is near the fitted one, not equal: off by at most 0.00705 absmax, half the widest gap of the map and
+/// the distance from -1 to its first value. Where scales of very different size share a block it may be zero or negative. A
+/// scale of 0 in particular comes back as a small number, which harms no grid that has a zero level: its codes are those
+/// of 0. For the others `zero_scale::exact` gives up the offset: code 127 then means 0 and nothing else.
 
 #include <array>
 #include <cstddef>
