@@ -92,6 +92,34 @@ TEST_CASE("gemm: simd equals scalar bit for bit, every format and ragged shapes"
   }
 }
 
+TEST_CASE("gemm: subnormal scales count in full in the integer path") {
+  // Mid-rise counts in half steps; half of an odd multiple of 2^-149 is no float. All sums below are exact: the activations
+  // are their own codes (the greatest is 127), so the token's scale is 1.
+  for (const float scale : {0x1p-149f, 0x3p-149f, 0x7fffffp-149f})
+    for (const std::size_t M : {std::size_t{1}, std::size_t{5}})
+      for (const std::size_t K : {std::size_t{64}, std::size_t{100}, kernels::exact_k + 64})
+        for (const granularity_kind kind : {granularity_kind::per_channel, granularity_kind::grouped}) {
+          const format_desc f{code_rule::mid_rise, 4, kind, scale_storage::f32,
+                              kind == granularity_kind::grouped ? 32u : 0u};
+          any_qmatrix w = test::full_qmatrix(f, 17, K, scale);
+          const packed_matrix p = pack_matrix(w.view());
+          std::vector<float> x(M * K, 1.0f);
+          for (std::size_t m = 0; m < M; ++m) x[m * K] = 127.0f;
+          // Codes 15 are 7.5 steps. 127 + K - 1 of them; one rounding for each group at most, of exact multiples of 2^-149.
+          const double want = static_cast<double>(scale) * 7.5 * static_cast<double>(K + 126);
+          const gemm_options o{.computation = computation::integer};
+          const auto rows = run<gemm::scalar>(make_span2d<const float>(x.data(), M, K), as_rows(w), o);
+          const auto panels = run<gemm::scalar>(make_span2d<const float>(x.data(), M, K), p.view(), o);
+          CAPTURE(scale);
+          CAPTURE(M);
+          CAPTURE(K);
+          CHECK(std::abs(static_cast<double>(rows[0]) - want) <=
+                want * 1e-5 + 0x1p-149 * static_cast<double>(K / 32 + 1));
+          CHECK(test::same_bits(rows, panels));
+          CHECK(test::same_bits(rows, run<gemm::simd>(make_span2d<const float>(x.data(), M, K), p.view(), o)));
+        }
+}
+
 TEST_CASE("gemm: canonical rows and panels give the same bits on the scalar backend") {
   for (int bits = 2; bits <= 8; ++bits) {
     for (const format_desc& f : test::all_formats(bits, {8, 64})) {

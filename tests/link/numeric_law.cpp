@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// Prints one digest of everything that the numeric law fixes: codes and scales of every run-time format, activation codes,
-// and integer products on the scalar and the native backend. Compiled by several compilers with several flags; all
+// Prints one digest of everything that the numeric law fixes: codes and parameters that every fitter finds for every run-time
+// format, their values, activation codes, and integer products on the scalar and the native backend. Compiled by several compilers with several flags; all
 // digests must be equal.
 
 #include <cinttypes>
@@ -52,6 +52,16 @@ void product(hasher& h, span2d<const float> x, const packed_view& w, const float
   h.values(y);
 }
 
+void planes(hasher& h, const any_qmatrix& q) {
+  h.bytes(q.codes().data(), q.codes().size());
+  h.bytes(q.scale_plane().data(), q.scale_plane().size());
+  h.bytes(q.zero_plane().data(), q.zero_plane().size());
+  h.bytes(q.super_scales().data(), q.super_scales().size_bytes());
+  std::vector<float> values(q.N() * q.K());
+  dequantize(q.view(), make_span2d(values.data(), q.N(), q.K()));
+  h.values(values);
+}
+
 }  // namespace
 
 int main() {
@@ -67,10 +77,13 @@ int main() {
     X[0] = 1e-41f;  // a subnormal
     for (std::size_t i = 0; i < quant::qtype_count; ++i) {
       const qtype t = static_cast<qtype>(i);
+      for (const fitter method : {fitter::percentile, fitter::mse_search, fitter::least_squares})
+        planes(h,
+               quantize(
+                   t, make_span2d<const float>(W.data(), N, K),
+                   {.fit = {.method = method, .percentile = 0.99}, .non_finite = non_finite::error, .table = nullptr}));
       const any_qmatrix q = quantize(t, make_span2d<const float>(W.data(), N, K));
-      h.bytes(q.codes().data(), q.codes().size());
-      h.bytes(q.scale_plane().data(), q.scale_plane().size());
-      h.bytes(q.zero_plane().data(), q.zero_plane().size());
+      planes(h, q);
       if (q.format().rule == code_rule::codebook) continue;
       const packed_matrix p = pack_matrix(q.view());
       const span2d<const float> x = make_span2d<const float>(X.data(), M, K);

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include <nibble/core/thread_pool.hpp>
 #include <nibble/nibble.hpp>
 
 namespace {
@@ -76,6 +77,68 @@ void products(hasher& h) {
   }
 }
 
+/// Every fitter with every kind of format: codebooks, flat blocks, scales of every storage, a user's own table; packed and
+/// back, decoded, multiplied in float, with a pool.
+void formats(hasher& h) {
+  constexpr std::size_t M = 3, N = 19, K = 128;
+  std::uint32_t state = 2;
+  nibble::aligned_vector<float> w(N * K), x(M * K), y(M * N), back(N * K);
+  for (float& v : w) v = number(state) + number(state);
+  for (std::size_t k = 0; k < K; ++k) w[3 * K + k] = 0.0f;
+  for (float& v : x) v = number(state);
+  const nibble::span2d<const float> W = nibble::make_span2d<const float>(w.data(), N, K);
+  nibble::thread_pool pool(2);
+
+  const auto all = [&](const nibble::any_qmatrix& q) {
+    h.bytes(q.codes().data(), q.codes().size());
+    h.bytes(q.scale_plane().data(), q.scale_plane().size());
+    h.bytes(q.zero_plane().data(), q.zero_plane().size());
+    h.bytes(q.super_scales().data(), q.super_scales().size_bytes());
+    nibble::dequantize(q.view(), nibble::make_span2d(back.data(), N, K), pool.context());
+    h.bytes(back.data(), back.size() * sizeof(float));
+    const float one = nibble::decode_at(q.view(), N - 1, K - 1);
+    h.bytes(&one, sizeof one);
+
+    nibble::packed_matrix packed = nibble::pack_matrix(q.view(), pool.context());
+    const nibble::any_qmatrix unpacked = packed.unpack(pool.context());
+    h.bytes(unpacked.codes().data(), unpacked.codes().size());
+    // Float products may differ with FMA: called, not counted.
+    nibble::multiply(nibble::make_span2d<const float>(x.data(), M, K), packed, nibble::make_span2d(y.data(), M, N),
+                     pool);
+    nibble::multiply(nibble::make_span2d<const float>(x.data(), 1, K), packed, nibble::make_span2d(y.data(), 1, N),
+                     pool);
+    nibble::gemm_options options;
+    options.computation = nibble::computation::integer;
+    if (q.format().rule != nibble::code_rule::codebook) {
+      nibble::multiply(nibble::make_span2d<const float>(x.data(), M, K), packed, nibble::make_span2d(y.data(), M, N),
+                       pool, options);
+      h.bytes(y.data(), y.size() * sizeof(float));
+    }
+    packed = nibble::pack_matrix(unpacked.view(), nibble::layout_id::row_major);
+    nibble::multiply(nibble::make_span2d<const float>(x.data(), M, K), packed, nibble::make_span2d(y.data(), M, N));
+  };
+
+  for (const nibble::fitter method : {nibble::fitter::min_max, nibble::fitter::percentile, nibble::fitter::mse_search,
+                                      nibble::fitter::least_squares}) {
+    nibble::quantize_options options;
+    options.fit.method = method;
+    options.non_finite = nibble::non_finite::saturate;
+    for (const nibble::qtype type :
+         {nibble::qtype::w3_g32, nibble::qtype::w4a_g128, nibble::qtype::w4o_g128, nibble::qtype::w3m_channel,
+          nibble::qtype::w8_tensor, nibble::qtype::w4_g64_dq, nibble::qtype::nf4_flat64_dq, nibble::qtype::fp4_g64,
+          nibble::qtype::lloyd4_channel})
+      all(nibble::quantize(type, W, options, pool.context()));
+    const float table[4] = {0.5f, -1.0f, 1.0f, -0.25f};
+    options.table = table;
+    nibble::format_desc f;
+    f.rule = nibble::code_rule::codebook;
+    f.bits = 2;
+    all(nibble::quantize(f, W, options, pool.context()));
+  }
+  const nibble::qmatrix<nibble::quant::w4_g128> typed = nibble::quantize<nibble::quant::w4_g128>(W);
+  all(typed);
+}
+
 }  // namespace
 
 extern "C" void UNIT_FUNCTION(unit_report* report) {
@@ -83,6 +146,7 @@ extern "C" void UNIT_FUNCTION(unit_report* report) {
   conversions(h);
   errors(h);
   products(h);
+  formats(h);
   std::snprintf(report->abi, sizeof report->abi, "%s", NIBBLE_ABI_NAME);
   report->digest = h.digest;
   report->results = h.results;

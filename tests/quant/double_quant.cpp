@@ -89,3 +89,30 @@ TEST_CASE("double_quant: subnormal scales do not divide by zero") {
     CHECK(std::fabs(rebuilt - scales[i]) <= 3.0f * 0x1p-149f);
   }
 }
+
+TEST_CASE("double_quant: a scale of 0 comes back as 0 when it must, at the price of the offset") {
+  std::vector<float> scales(600);
+  for (std::size_t i = 0; i < 600; ++i) scales[i] = 1.0f + 0.3f * std::sin(static_cast<float>(i));
+  const auto rebuilt = [&](quant::zero_scale zeros) {
+    std::vector<std::uint8_t> codes(600);
+    std::vector<float> super(quant::super_scale_count(600)), out(600);
+    quant::quantize_scales(scales.data(), 600, codes.data(), super.data(), zeros);
+    for (std::size_t i = 0; i < 600; ++i) out[i] = quant::double_quant_scale(codes[i], super[i / 256], super.back());
+    return out;
+  };
+  // Without such a scale nothing changes.
+  CHECK(rebuilt(quant::zero_scale::exact) == rebuilt(quant::zero_scale::nearest));
+  scales[300] = 0.0f;
+  scales[599] = 2.7e-7f;  // below half of the map's least value: underflow
+  const auto exact = rebuilt(quant::zero_scale::exact), nearest = rebuilt(quant::zero_scale::nearest);
+  CHECK(exact[300] == 0.0f);
+  CHECK(exact[599] == 0.0f);
+  CHECK(nearest[300] != 0.0f);
+  // Steps of 0.9 / 64 of the greatest scale, 1.3; the ends of the map are half a step further apart.
+  for (std::size_t i = 0; i < 600; ++i)
+    CHECK(std::fabs(exact[i] - scales[i]) <= (i == 599 ? 2.7e-7f : 1.3f * 0.75f * 0.9f / 64.0f));
+  // A block of zeros beside blocks that have none.
+  std::fill_n(scales.data(), 256, 0.0f);
+  const auto block = rebuilt(quant::zero_scale::exact);
+  CHECK(std::count(block.begin(), block.begin() + 256, 0.0f) == 256);
+}

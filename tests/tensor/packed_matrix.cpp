@@ -56,6 +56,36 @@ TEST_CASE("packed_matrix: every format in every layout gives the canonical form 
   }
 }
 
+TEST_CASE("packed_matrix: every code stands where the layout says, any width and ragged K") {
+  for (int bits = 2; bits <= 8; ++bits)
+    for (const std::size_t K :
+         {std::size_t{1}, std::size_t{31}, std::size_t{255}, std::size_t{256}, std::size_t{300}, std::size_t{545}}) {
+      CAPTURE(bits);
+      CAPTURE(K);
+      const format_desc f{code_rule::symmetric_full, static_cast<std::uint8_t>(bits), granularity_kind::per_channel,
+                          scale_storage::f32, 0};
+      const any_qmatrix w = test::random_qmatrix(f, 37, K, static_cast<unsigned>(K));
+      const packed_matrix p = pack_matrix(w.view(), layout_id::panel16);
+      const std::size_t panel_bytes = pack::panel16::panel_bytes(K, bits);
+      bool same = true;
+      for (std::size_t n = 0; n < 48; ++n)
+        for (std::size_t k = 0; k < pack::panel16::padded_k(K); ++k) {
+          const unsigned want = n < 37 && k < K ? pack::get(w.view().codes + n * w.row_stride_bytes(), k, bits) : 0u;
+          same = same && want == pack::get_panel16(p.view().matrix.codes + n / 16 * panel_bytes, bits, n % 16, k);
+        }
+      CHECK(same);
+      // Padding bits at the end of rows come back as zeros: everything else is the canonical form.
+      any_qmatrix expected = w;
+      std::vector<std::uint8_t> codes(K);
+      for (std::size_t n = 0; n < 37; ++n) {
+        std::byte* row = expected.codes().data() + n * w.row_stride_bytes();
+        pack::unpack_row(row, K, bits, codes.data());
+        pack::pack_row(codes.data(), K, bits, row);
+      }
+      CHECK(test::same_bytes(expected.codes(), p.unpack().codes()));
+    }
+}
+
 TEST_CASE("packed_matrix: bits do not depend on the number of threads") {
   thread_pool pool(3);
   const any_qmatrix w =

@@ -144,6 +144,52 @@ TEST_CASE("qmatrix: copies own their planes and their table") {
   CHECK(total_bytes(any_qmatrix().ledger()) == 0);
 }
 
+TEST_CASE("qmatrix: what was moved from is empty, in every form") {
+  const auto empty = [](const quantized_view& v) {
+    return v.N == 0 && v.K == 0 && v.codes == nullptr && v.scales == nullptr && v.zeros == nullptr &&
+           v.super_scales == nullptr && v.table == nullptr && v.scale_offset == 0.0f && v.row_stride_bytes == 0;
+  };
+  const std::vector<float> table(256, 1.0f);
+  for (const format_desc& f : all_formats()) {
+    if (f.bits != 4 && f.bits != 7) continue;
+    for (const bool own : {false, true}) {
+      const bool book = f.rule == code_rule::codebook;
+      const auto make = [&] {
+        return book && own ? any_qmatrix(f, 3, 24, std::span<const float>(table.data(), std::size_t{1} << f.bits))
+                           : any_qmatrix(f, 3, 24, book ? table.data() : nullptr);
+      };
+      any_qmatrix a = make();
+      any_qmatrix b = std::move(a);
+      CHECK((a.N() == 0 && a.K() == 0 && a.scale_count() == 0 && total_bytes(a.ledger()) == 0));
+      CHECK(empty(a.view()));
+      CHECK((b.N() == 3 && b.K() == 24 && !empty(b.view())));
+      a = std::move(b);
+      CHECK(empty(b.view()));
+      CHECK((a.N() == 3 && a.codes().size() != 0));
+      b = a;  // an empty matrix can be assigned to
+      CHECK((b.N() == 3 && a.N() == 3));
+      const any_qmatrix of_empty = any_qmatrix(std::move(b)), copy = b;
+      CHECK((empty(copy.view()) && of_empty.N() == 3));
+
+      packed_matrix p(a.view(), layout_id::row_major);
+      packed_matrix q = std::move(p);
+      CHECK((p.N() == 0 && p.K() == 0 && total_bytes(p.ledger()) == 0));
+      CHECK(empty(p.view().matrix));
+      CHECK((q.N() == 3 && q.K() == 24));
+      CHECK_THROWS_AS(p.unpack(), error);
+      p = std::move(q);
+      CHECK(empty(q.view().matrix));
+      CHECK((p.N() == 3 && p.unpack().K() == 24));
+      p = packed_matrix(a.view(), layout_id::row_major);
+      CHECK(p.N() == 3);
+    }
+  }
+  qmatrix<quant::w4_g128> typed(3, 200);
+  const qmatrix<quant::w4_g128> other = std::move(typed);
+  CHECK((typed.N() == 0 && typed.K() == 0 && other.N() == 3));
+  CHECK(empty(typed.view()));
+}
+
 TEST_CASE("qmatrix: bad shapes, formats and tables are refused") {
   const format_desc f{code_rule::symmetric, 4, granularity_kind::per_channel, scale_storage::f32, 0};
   const format_desc nine{code_rule::symmetric, 9, granularity_kind::per_channel, scale_storage::f32, 0};

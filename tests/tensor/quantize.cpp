@@ -6,9 +6,11 @@
 
 #include <algorithm>
 #include <bit>
+#include <chrono>
 #include <cmath>
 #include <limits>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -249,6 +251,123 @@ TEST_CASE("quantize: degenerate groups have scale 0 and decode to zeros") {
   }
 }
 
+// A double-quantized scale is rebuilt near the fitted one, which for an all-zero group would be a small number other than 0:
+// on a grid without a zero level, zeros would not come back.
+TEST_CASE("quantize: all-zero groups decode to zeros when scales are double-quantized, whatever the grid") {
+  const std::size_t N = 20, K = 640;  // groups of 32 and more: up to 400 of them, in two blocks of scales
+  for (const std::size_t zero_row : {std::size_t{0}, std::size_t{19}, N})
+    for (const float magnitude : {0.0f, 1e-44f}) {
+      auto w = test::gaussian(N * K, 31);
+      if (zero_row < N) std::fill_n(w.data() + zero_row * K, K, magnitude);
+      std::fill_n(w.data() + 5 * K + 64, 64, -magnitude);
+      const auto check = [&](const format_desc& f, const codebook_desc& book) {
+        CAPTURE(int{f.bits});
+        CAPTURE(static_cast<int>(f.rule));
+        CAPTURE(static_cast<int>(f.granularity));
+        for (const fitter method : {fitter::min_max, fitter::mse_search, fitter::least_squares}) {
+          const auto y = dequantized(quantize(f, book, matrix(w, N, K), {.fit = {.method = method}}).view());
+          const auto zeros = [&](std::size_t first, std::size_t count) {
+            for (std::size_t i = first; i < first + count; ++i)
+              if (!(std::fabs(y[i]) <= magnitude)) return false;
+            return true;
+          };
+          if (zero_row < N) CHECK(zeros(zero_row * K, K));
+          if (f.granularity != granularity_kind::per_channel) CHECK(zeros(5 * K + 64, 64));
+          double e = 0.0, s = 0.0;  // and the others keep their precision
+          for (std::size_t i = 0; i < w.size(); ++i) {
+            e += std::pow(static_cast<double>(w[i]) - static_cast<double>(y[i]), 2);
+            s += std::pow(static_cast<double>(w[i]), 2);
+          }
+          CHECK(e < s * (f.bits == 2 ? 0.35 : f.bits == 4 ? 0.03 : 0.0004));
+        }
+      };
+      for (const auto& [kind, group] : {std::pair{granularity_kind::per_channel, 0u},
+                                        {granularity_kind::grouped, 64u},
+                                        {granularity_kind::flat, 32u}}) {
+        const auto format = [&, kind = kind, group = group](code_rule rule, int bits) {
+          return format_desc{rule, static_cast<std::uint8_t>(bits), kind, scale_storage::double_quant, group};
+        };
+        for (int rule = 0; rule < static_cast<int>(code_rule::codebook); ++rule)
+          for (const int bits : {4, 8})
+            if (rule != static_cast<int>(code_rule::symmetric_full))
+              check(format(static_cast<code_rule>(rule), bits), {});
+        check(format(code_rule::codebook, 2), quant::lloyd_max_table<2>::desc());
+        check(format(code_rule::codebook, 4), quant::lloyd_max_table<4>::desc());
+        if (magnitude != 0.0f) continue;
+        check(format(code_rule::codebook, 4), quant::nf4_table::desc());
+        check(format(code_rule::codebook, 4), quant::fp4_table::desc());
+      }
+    }
+}
+
+// The copies of bitsandbytes keep its bits, and with them this: codes are those of the fitted scale, values those of the
+// rebuilt one. Zeros are zeros; a group far smaller than its neighbours is only as small as its rebuilt scale.
+TEST_CASE("quantize: NF4 and FP4 with double-quantized scales are off by the error of the scale at most") {
+  const std::size_t N = 4, K = 640;
+  auto w = test::gaussian(N * K, 31);
+  for (std::size_t i = 0; i < 64; ++i) w[i] *= 1e-20f;
+  std::fill_n(w.data() + 128, 64, 0.0f);
+  for (const qtype type : {qtype::nf4_flat64_dq, qtype::fp4_flat64_dq}) {
+    const qtype plain = type == qtype::nf4_flat64_dq ? qtype::nf4_flat64 : qtype::fp4_flat64;
+    const any_qmatrix twice = quantize(type, matrix(w, N, K)), once = quantize(plain, matrix(w, N, K));
+    CHECK(std::ranges::equal(twice.codes(), once.codes()));
+    const auto y = dequantized(twice.view()), fitted = dequantized(once.view());
+    const double reach = static_cast<double>(twice.super_scales().front());
+    for (std::size_t i = 0; i < w.size(); ++i)
+      REQUIRE(std::fabs(static_cast<double>(y[i]) - static_cast<double>(fitted[i])) <= 0.00705 * reach);
+    for (std::size_t i = 128; i < 192; ++i) REQUIRE(y[i] == 0.0f);
+    CHECK(*std::max_element(y.begin(), y.begin() + 64) > 1e-5f);
+  }
+}
+
+TEST_CASE("quantize: the whole range of float, asymmetric_offset") {
+  // Up to a width of the greatest float the grid holds the range, beyond it the error says so.
+  for (const float reach : {1.7e38f, 3e38f, std::numeric_limits<float>::max()}) {
+    std::vector<float> w(2 * 64, 1.0f);
+    for (std::size_t k = 0; k < 64; ++k) w[64 + k] = reach * (static_cast<float>(k) / 31.5f - 1.0f);
+    CAPTURE(reach);
+    for (const int bits : {2, 4, 8}) {
+      const format_desc f{code_rule::asymmetric_offset, static_cast<std::uint8_t>(bits), granularity_kind::per_channel,
+                          scale_storage::f32, 0};
+      if (reach > 1.70141e38f) {
+        for (const fitter method : {fitter::min_max, fitter::least_squares}) {
+          std::string message;
+          CHECK(raised(f, matrix(w, 2, 64), {.fit = {.method = method}}, &message) == errc::scale_overflow);
+          CAPTURE(message);
+          CHECK(message.find("W(1, ") != std::string::npos);
+          CHECK(message.find("float") != std::string::npos);
+          CHECK(message.find("range") != std::string::npos);
+        }
+      } else {
+        for (const fitter method : {fitter::min_max, fitter::least_squares, fitter::mse_search}) {
+          const any_qmatrix q = quantize(f, matrix(w, 2, 64), {.fit = {.method = method}});
+          const double step = static_cast<double>(quant::scale_at(q.view(), 1));
+          const auto y = dequantized(q.view());
+          double worst = 0.0;
+          for (std::size_t i = 64; i < 128; ++i)
+            worst = std::max(worst, std::fabs(static_cast<double>(w[i]) - static_cast<double>(y[i])));
+          // Clips of the range give up its ends.
+          CHECK(worst <= (method == fitter::min_max ? 0.5 : bits == 2 ? 1.0 : 2.0) * step * (1.0 + 1e-6));
+        }
+      }
+      // A clipped range may fit where the whole one does not; what lies beyond it takes the outermost codes.
+      if (reach > 1.70141e38f) {
+        const any_qmatrix q = quantize(f, matrix(w, 2, 64), {.fit = {.method = fitter::mse_search}});
+        const auto y = dequantized(q.view());
+        for (std::size_t k = 1; k < 64; ++k) {
+          CHECK(is_finite(y[64 + k]));
+          CHECK(y[64 + k] >= y[64 + k - 1]);
+        }
+        CHECK(decode_at(q.view(), 1, 0) < 0.0f);
+        CHECK(decode_at(q.view(), 1, 63) > 0.0f);
+      }
+    }
+    // Rules that hold 0 spread over the whole range in any case.
+    CHECK(raised(quant::w8a_channel::format(), matrix(w, 2, 64), {}) == errc::ok);
+    CHECK(raised(quant::w8_channel::format(), matrix(w, 2, 64), {}) == errc::ok);
+  }
+}
+
 TEST_CASE("quantize: NaN and infinities are errors that name row, column and value") {
   for (const float bad : {not_a_number, inf, -inf})
     for (const format_desc& f : affine_formats(16)) {
@@ -296,6 +415,28 @@ TEST_CASE("quantize: non-finite values can be zeroed or saturated instead") {
                         quantize(f, matrix(saturated, 5, 37), {.fit = fit})));
     }
   }
+}
+
+TEST_CASE("quantize: the limits of saturation are looked for once, not for every tile of a group") {
+  const auto seconds = [](const format_desc& f, std::size_t N, std::size_t K, non_finite policy) {
+    auto w = std::vector<float>(N * K, 0.5f);
+    w[N * K / 2] = inf;
+    double least = 1e9;
+    for (int i = 0; i < 3; ++i) {
+      const auto begin = std::chrono::steady_clock::now();
+      const any_qmatrix q = quantize(f, matrix(w, N, K), {.non_finite = policy});
+      least = std::min(least, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+    }
+    return least;
+  };
+  const auto ratio = [&](granularity_kind kind, std::uint32_t group, std::size_t N, std::size_t K) {
+    const format_desc f{code_rule::symmetric, 4, kind, scale_storage::f32, group};
+    return seconds(f, N, K, non_finite::saturate) / seconds(f, N, K, non_finite::zero);
+  };
+  // A scan for every row or tile would take hundreds of times as long.
+  CHECK(ratio(granularity_kind::per_tensor, 0, 8192, 8) < 20.0);
+  CHECK(ratio(granularity_kind::per_channel, 0, 1, 1 << 21) < 20.0);
+  CHECK(ratio(granularity_kind::grouped, 1 << 20, 1, 1 << 21) < 20.0);
 }
 
 TEST_CASE("quantize: a scale that overflows its storage type is an error that names the value") {
@@ -385,6 +526,44 @@ TEST_CASE("quantize: bad arguments are refused") {
   refused([](quantized_view& v) { v.format.rule = code_rule::asymmetric; });
   refused([](quantized_view& v) { v.format.rule = code_rule::codebook; });
   refused([](quantized_view& v) { v.format.scale = scale_storage::double_quant; });
+}
+
+TEST_CASE("quantize: an element or rows outside the matrix are refused") {
+  const auto w = test::gaussian(4 * 40, 3);
+  for (const qtype type : {qtype::w4_channel, qtype::nf4_flat64}) {
+    const any_qmatrix q = quantize(type, matrix(w, 4, 40));
+    const auto refused = [&](errc code, std::string_view says, auto f) {
+      try {
+        f(q.view());
+        FAIL("accepted");
+      } catch (const error& e) {
+        CAPTURE(e.what());
+        CHECK(e.code() == code);
+        CHECK(std::string_view(e.what()).find(says) != std::string_view::npos);
+      }
+    };
+    refused(errc::bad_shape, "(4, 7)", [](const quantized_view& v) { decode_at(v, 4, 7); });
+    refused(errc::bad_shape, "4 x 40", [](const quantized_view& v) { decode_at(v, 3, 40); });
+    refused(errc::bad_value, "codes", [](quantized_view v) { decode_at((v.codes = nullptr, v), 0, 0); });
+    refused(errc::bad_shape, "N = 0", [](const quantized_view&) { decode_at({}, 0, 0); });
+    std::vector<float> y(5 * 40);
+    const auto rows = [&](std::size_t first, span2d<float> out) {
+      return [first, out](const quantized_view& v) { dequantize_rows(v, first, out); };
+    };
+    const std::size_t far = std::numeric_limits<std::size_t>::max() - 1;
+    refused(errc::bad_shape, "[2, 5)", rows(2, make_span2d(y.data(), 3, 40)));
+    refused(errc::bad_shape, "4 rows", rows(far, make_span2d(y.data(), 3, 40)));
+    refused(errc::bad_shape, "39", rows(0, make_span2d(y.data(), 3, 39)));
+    refused(errc::bad_shape, "stride", rows(0, make_span2d(y.data(), 3, 40, 39)));
+    refused(errc::bad_value, "no data", rows(0, make_span2d<float>(nullptr, 3, 40)));
+    refused(errc::bad_value, "scales", [&](quantized_view v) {
+      v.scales = nullptr;
+      dequantize_rows(v, 0, make_span2d(y.data(), 3, 40));
+    });
+    dequantize_rows(q.view(), 4, make_span2d(y.data(), 0, 40));  // no rows: nothing to do
+    dequantize_rows(q.view(), 1, make_span2d(y.data(), 3, 40));
+    CHECK(y[2 * 40 + 39] == decode_at(q.view(), 3, 39));
+  }
 }
 
 TEST_CASE("quantize: rows of a view can be dequantized alone, into a strided output") {

@@ -94,8 +94,6 @@ inline kernels::panel_params decode_params(const call& c, std::size_t index, std
     kernels::decode_scales(f.scale, static_cast<const std::byte*>(w.scales) + index * count * size, count, scales);
   }
   const std::size_t decoded = one_scale ? 16 : count;
-  if (integer && f.rule == code_rule::mid_rise)
-    for (std::size_t i = 0; i < decoded; ++i) scales[i] *= 0.5f;
   p.scales = scales;
 
   // Zero points: a constant one is a single set of 16, shared by all groups.
@@ -182,7 +180,6 @@ inline void row_item(const call& c, std::size_t n, std::size_t slot) noexcept {
   for (std::size_t g = first; g <= last; ++g) {
     const std::size_t i = g - first;
     scales[i] = quant::scale_at(w, g);
-    if (integer && f.rule == code_rule::mid_rise) scales[i] *= 0.5f;
     const float z = f.rule == code_rule::asymmetric ? quant::zero_at(w, g) : constant_zero(f);
     zero_values[i] = z;
     zeros[i] = static_cast<std::int32_t>(z * static_cast<float>(1 << r.shift));

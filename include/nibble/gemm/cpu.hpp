@@ -17,6 +17,7 @@
 #include <nibble/gemm/tiling.hpp>
 #include <nibble/isa/detect.hpp>
 #include <nibble/kernels/kernels.hpp>
+#include <nibble/pack/bits.hpp>
 
 namespace nibble {
 inline namespace NIBBLE_ABI {
@@ -118,20 +119,6 @@ struct cpu {
     });
   }
 
-  /// Calls f.operator()<bits>() for the run-time width.
-  template <class F>
-  static void with_bits(int bits, F&& f) noexcept {
-    switch (bits) {
-      case 2: return f.template operator()<2>();
-      case 3: return f.template operator()<3>();
-      case 4: return f.template operator()<4>();
-      case 5: return f.template operator()<5>();
-      case 6: return f.template operator()<6>();
-      case 7: return f.template operator()<7>();
-      default: return f.template operator()<8>();
-    }
-  }
-
   static void panel_item(const call& c, std::size_t index, std::size_t m0, std::size_t slot) noexcept {
     const quantized_view& w = c.w.matrix;
     const std::size_t M = c.x.rows - m0 < mc ? c.x.rows - m0 : mc;
@@ -185,7 +172,7 @@ struct cpu {
     const std::size_t K = k.K;
     const bool long_sums = K > kernels::exact_k && k.group >= K;
     if (k.M == 1 && !long_sums && (k.group % pack::panel16::block_k == 0 || k.group >= K)) {
-      with_bits(bits, [&]<int Bits>() { panel::template integer_row<Bits>(k, codes); });
+      pack::with_bits(bits, [&]<int Bits>() { panel::template integer_row<Bits>(k, codes); });
       return;
     }
     std::int64_t* total = c.own<std::int64_t>(slot, c.plan.long_sums);
@@ -197,7 +184,7 @@ struct cpu {
     for (; k.k0 < K; k.k0 = k.k1) {
       k.k1 = K - k.k0 < kc_integer ? K : k.k0 + kc_integer;
       const std::size_t blocks = pack::panel16::blocks(k.k1 - k.k0);
-      with_bits(bits, [&]<int Bits>() { panel::template unpack<Bits>(codes, blocks, units); });
+      pack::with_bits(bits, [&]<int Bits>() { panel::template unpack<Bits>(codes, blocks, units); });
       codes += blocks * pack::panel16::block_bytes(bits);
       panel::integer_block(k, bits, units);
       if (long_sums && (k.k1 == K || k.k1 % kernels::exact_k == 0)) {
@@ -208,12 +195,13 @@ struct cpu {
       }
     }
     if (!long_sums) return;
+    const float unit = k.params.shift == 0 ? 1.0f : 0.5f;
     for (std::size_t m = 0; m < k.M; ++m) {
       const std::int64_t x_sum = k.x_sums[m];
       for (std::size_t n = 0; n < 16; ++n) {
         const std::int64_t exact = total[m * 16 + n] * (1 << k.params.shift) - std::int64_t{k.params.zeros[n]} * x_sum;
         float& acc = k.acc[m * 16 + n];
-        acc = fused_multiply_add(static_cast<float>(exact), k.params.scales[n], acc);
+        acc = fused_multiply_add(static_cast<float>(exact) * unit, k.params.scales[n], acc);
         if (k.params.offsets != nullptr) acc = fused_multiply_add(static_cast<float>(x_sum), k.params.offsets[n], acc);
       }
     }
@@ -225,7 +213,7 @@ struct cpu {
     const std::size_t K = k.K;
     const bool table = f.rule == code_rule::codebook;
     if (k.M == 1 && (k.group % pack::panel16::block_k == 0 || k.group >= K)) {
-      with_bits(f.bits, [&]<int Bits>() {
+      pack::with_bits(f.bits, [&]<int Bits>() {
         if (table) panel::template table_row<Bits>(k, codes, c.w.matrix.table);
         else panel::template float_row<Bits>(k, codes, zero_values, zero_value_stride);
       });
@@ -236,7 +224,7 @@ struct cpu {
     for (; k.k0 < K; k.k0 = k.k1) {
       k.k1 = K - k.k0 < kc_float ? K : k.k0 + kc_float;
       const std::size_t blocks = pack::panel16::blocks(k.k1 - k.k0);
-      with_bits(f.bits, [&]<int Bits>() { panel::template unpack<Bits>(codes, blocks, units); });
+      pack::with_bits(f.bits, [&]<int Bits>() { panel::template unpack<Bits>(codes, blocks, units); });
       codes += blocks * pack::panel16::block_bytes(f.bits);
       if (table) {
         panel::values_table(units, blocks * pack::panel16::units_per_block, c.w.matrix.table, f.bits, values);

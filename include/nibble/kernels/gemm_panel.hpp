@@ -7,11 +7,12 @@
 ///
 ///   integer:  for each group g, ascending in k:  S = sum u * x, X = sum x       (exact integers)
 ///             I = (S << shift) - z * X                                          (exact)
-///             acc = fma(float(I), scale, acc);  with a float offset then acc = fma(float(X), offset, acc)
+///             acc = fma(float(I) / 2^shift, scale, acc);  with a float offset then acc = fma(float(X), offset, acc)
 ///   float:    for each group g, ascending in k:  p = madd(x[k], q[k], p), one chain from p = 0
 ///             acc = fma(p, scale, acc);         with a float offset then acc = fma(sum x, offset, acc)
 ///
-/// u is the stored code, x the activation (s8 code or float), q the code's value before scaling. `madd` is fused where
+/// u is the stored code, x the activation (s8 code or float), q the code's value before scaling. shift is 1 for mid_rise,
+/// which counts in half steps: half of an integer is exact, half of a subnormal scale need not be. `madd` is fused where
 /// the target has FMA (core/round.hpp); fma is always fused. One lane serves one column, so nothing is added across
 /// lanes and no order depends on the register width.
 ///
@@ -37,7 +38,7 @@ static_assert(2ll * 255 * 127 * static_cast<long long>(exact_k) < (1ll << 31));
 /// Parameters of the 16 columns of a panel, decoded to registers' types. Group g stands at pointer + g * stride;
 /// a stride of 0 shares one set of 16.
 struct panel_params {
-  const float* scales = nullptr;  ///< [groups][16]; half the scale for mid_rise in the integer path
+  const float* scales = nullptr;  ///< [groups][16]
   std::size_t scale_stride = 16;
   const std::int32_t* zeros = nullptr;  ///< integer path: z of the law, [groups][16]
   std::size_t zero_stride = 16;

@@ -52,13 +52,19 @@ constexpr void put(std::byte* codes, std::size_t index, int bits, unsigned code)
 namespace detail {
 
 /// Moves 8 fields of Bits bits from the low end of 8 bytes to the low end of the word: first neighbours become pairs in
-/// 16-bit lanes, then fours in 32-bit lanes, then eight.
+/// 16-bit lanes, then fours in 32-bit lanes, then eight. Up to 4 bits a field moves into free room: one mask a step.
 template <int Bits>
 constexpr std::uint64_t compress8(std::uint64_t x) noexcept {
   if constexpr (Bits == 8) return x;
   constexpr std::uint64_t one = (1u << Bits) - 1u, two = (std::uint64_t{1} << 2 * Bits) - 1,
                           four = (std::uint64_t{1} << 4 * Bits) - 1;
   constexpr std::uint64_t m1 = one * 0x0001000100010001u, m2 = two * 0x0000000100000001u;
+  if constexpr (Bits <= 4) {
+    x &= one * 0x0101010101010101u;
+    x = (x | x >> (8 - Bits)) & two * 0x0001000100010001u;
+    x = (x | x >> (16 - 2 * Bits)) & four * 0x0000000100000001u;
+    return (x | x >> (32 - 4 * Bits)) & ((std::uint64_t{1} << 8 * Bits) - 1);
+  }
   x = (x & m1) | ((x >> 8 & m1) << Bits);
   x = (x & m2) | ((x >> 16 & m2) << 2 * Bits);
   return (x & four) | ((x >> 32 & four) << 4 * Bits);
@@ -71,12 +77,72 @@ constexpr std::uint64_t expand8(std::uint64_t x) noexcept {
   constexpr std::uint64_t one = (1u << Bits) - 1u, two = (std::uint64_t{1} << 2 * Bits) - 1,
                           four = (std::uint64_t{1} << 4 * Bits) - 1;
   constexpr std::uint64_t m1 = one * 0x0001000100010001u, m2 = two * 0x0000000100000001u;
+  if constexpr (Bits <= 4) {
+    x &= (std::uint64_t{1} << 8 * Bits) - 1;
+    x = (x | x << (32 - 4 * Bits)) & four * 0x0000000100000001u;
+    x = (x | x << (16 - 2 * Bits)) & two * 0x0001000100010001u;
+    return (x | x << (8 - Bits)) & one * 0x0101010101010101u;
+  }
   x = (x & four) | ((x >> 4 * Bits & four) << 32);
   x = (x & m2) | ((x >> 2 * Bits & m2) << 16);
   return (x & m1) | ((x >> Bits & m1) << 8);
 }
 
+/// Calls f(word, live) for each 8 of `count` fields at `packed`, in order: they stand at the low end of the word, `live` of
+/// them count. The bits above are whatever follows in memory, never from beyond the packed_bytes(count, Bits) bytes.
+template <int Bits, class F>
+NIBBLE_ALWAYS_INLINE void for_each_word(const std::byte* packed, std::size_t count, F&& f) noexcept {
+  std::size_t i = 0;
+  // Whole words as long as there are 8 bytes: copies of 3, 5, 6 or 7 bytes are several moves through memory.
+  for (const std::size_t bytes = packed_bytes(count, Bits); i + 8 <= count && i / 8 * Bits + 8 <= bytes; i += 8) {
+    std::uint64_t word;
+    std::memcpy(&word, packed + i / 8 * Bits, 8);
+    f(word, std::size_t{8});
+  }
+  for (; i + 8 <= count; i += 8) {
+    std::uint64_t word = 0;
+    std::memcpy(&word, packed + i / 8 * Bits, Bits);
+    f(word, std::size_t{8});
+  }
+  if (i == count) return;
+  std::uint64_t word = 0;
+  std::memcpy(&word, packed + i / 8 * Bits, packed_bytes(count - i, Bits));
+  f(word, count - i);
+}
+
+/// The inverse: writes the words that f(live) returns, whose bits above the live fields are 0.
+template <int Bits, class F>
+NIBBLE_ALWAYS_INLINE void make_each_word(std::byte* packed, std::size_t count, F&& f) noexcept {
+  std::size_t i = 0;
+  // What a whole word writes too much is overwritten by the next one.
+  for (const std::size_t bytes = packed_bytes(count, Bits); i + 8 <= count && i / 8 * Bits + 8 <= bytes; i += 8) {
+    const std::uint64_t word = f(std::size_t{8});
+    std::memcpy(packed + i / 8 * Bits, &word, 8);
+  }
+  for (; i + 8 <= count; i += 8) {
+    const std::uint64_t word = f(std::size_t{8});
+    std::memcpy(packed + i / 8 * Bits, &word, Bits);
+  }
+  if (i == count) return;
+  const std::uint64_t word = f(count - i);
+  std::memcpy(packed + i / 8 * Bits, &word, packed_bytes(count - i, Bits));
+}
+
 }  // namespace detail
+
+/// Calls f.operator()<bits>() for a width known at run time, 2..8.
+template <class F>
+NIBBLE_ALWAYS_INLINE void with_bits(int bits, F&& f) {
+  switch (bits) {
+    case 2: return f.template operator()<2>();
+    case 3: return f.template operator()<3>();
+    case 4: return f.template operator()<4>();
+    case 5: return f.template operator()<5>();
+    case 6: return f.template operator()<6>();
+    case 7: return f.template operator()<7>();
+    default: return f.template operator()<8>();
+  }
+}
 
 /// Packs `count` codes, one per byte (upper bits ignored), into packed_bytes(count, Bits) bytes; padding bits become 0.
 template <int Bits>
@@ -85,19 +151,13 @@ inline void pack_row(const std::uint8_t* codes, std::size_t count, std::byte* pa
   if constexpr (Bits == 8) {
     if (count != 0) std::memcpy(packed, codes, count);  // null pointers are allowed for no codes
   } else {
-    std::size_t i = 0;
-    for (; i + 8 <= count; i += 8, packed += Bits) {
-      std::uint64_t word;
-      std::memcpy(&word, codes + i, 8);
-      word = detail::compress8<Bits>(word);
-      std::memcpy(packed, &word, Bits);
-    }
-    if (i < count) {
+    detail::make_each_word<Bits>(packed, count, [&](std::size_t live) {
       std::uint64_t word = 0;
-      std::memcpy(&word, codes + i, count - i);
-      word = detail::compress8<Bits>(word);
-      std::memcpy(packed, &word, packed_bytes(count - i, Bits));
-    }
+      if (live == 8) std::memcpy(&word, codes, 8);
+      else std::memcpy(&word, codes, live);
+      codes += live;
+      return detail::compress8<Bits>(word);
+    });
   }
 }
 
@@ -108,46 +168,23 @@ inline void unpack_row(const std::byte* packed, std::size_t count, std::uint8_t*
   if constexpr (Bits == 8) {
     if (count != 0) std::memcpy(codes, packed, count);
   } else {
-    std::size_t i = 0;
-    for (; i + 8 <= count; i += 8, packed += Bits) {
-      std::uint64_t word = 0;
-      std::memcpy(&word, packed, Bits);
+    detail::for_each_word<Bits>(packed, count, [&](std::uint64_t word, std::size_t live) {
       word = detail::expand8<Bits>(word);
-      std::memcpy(codes + i, &word, 8);
-    }
-    if (i < count) {
-      std::uint64_t word = 0;
-      std::memcpy(&word, packed, packed_bytes(count - i, Bits));
-      word = detail::expand8<Bits>(word);
-      std::memcpy(codes + i, &word, count - i);
-    }
+      if (live == 8) std::memcpy(codes, &word, 8);
+      else std::memcpy(codes, &word, live);
+      codes += live;
+    });
   }
 }
 
 /// pack_row for a width known at run time, 2..8.
 inline void pack_row(const std::uint8_t* codes, std::size_t count, int bits, std::byte* packed) noexcept {
-  switch (bits) {
-    case 2: return pack_row<2>(codes, count, packed);
-    case 3: return pack_row<3>(codes, count, packed);
-    case 4: return pack_row<4>(codes, count, packed);
-    case 5: return pack_row<5>(codes, count, packed);
-    case 6: return pack_row<6>(codes, count, packed);
-    case 7: return pack_row<7>(codes, count, packed);
-    default: return pack_row<8>(codes, count, packed);
-  }
+  with_bits(bits, [&]<int Bits>() { pack_row<Bits>(codes, count, packed); });
 }
 
 /// unpack_row for a width known at run time, 2..8.
 inline void unpack_row(const std::byte* packed, std::size_t count, int bits, std::uint8_t* codes) noexcept {
-  switch (bits) {
-    case 2: return unpack_row<2>(packed, count, codes);
-    case 3: return unpack_row<3>(packed, count, codes);
-    case 4: return unpack_row<4>(packed, count, codes);
-    case 5: return unpack_row<5>(packed, count, codes);
-    case 6: return unpack_row<6>(packed, count, codes);
-    case 7: return unpack_row<7>(packed, count, codes);
-    default: return unpack_row<8>(packed, count, codes);
-  }
+  with_bits(bits, [&]<int Bits>() { unpack_row<Bits>(packed, count, codes); });
 }
 
 /// Codes [first, first + count) of a packed array, one per byte.

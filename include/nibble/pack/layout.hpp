@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 
 #include <nibble/core/config.hpp>
 #include <nibble/core/round.hpp>

@@ -8,7 +8,6 @@
 #include <cstdint>
 #include <cstring>
 #include <span>
-#include <vector>
 
 #include <nibble/core/aligned_vector.hpp>
 #include <nibble/core/config.hpp>
@@ -17,6 +16,7 @@
 #include <nibble/kernels/gemm_panel.hpp>
 #include <nibble/pack/bits.hpp>
 #include <nibble/pack/layout.hpp>
+#include <nibble/pack/panel16.hpp>
 #include <nibble/quant/double_quant.hpp>
 #include <nibble/quant/granularity.hpp>
 #include <nibble/quant/scale.hpp>
@@ -48,7 +48,7 @@ constexpr layout_id best_layout(const format_desc& f, std::size_t K) noexcept {
   return can_pack(f, K, layout_id::panel16) == errc::ok ? layout_id::panel16 : layout_id::row_major;
 }
 
-/// Owns W[N, K] in one layout, planes aligned to 64 bytes.
+/// Owns W[N, K] in one layout, planes aligned to 64 bytes. What was moved from is 0 x 0 and may be assigned to.
 class packed_matrix {
  public:
   /// Rearranges `from`, panels in parallel. Throws unsupported_layout where can_pack refuses, and bad_shape for a view
@@ -59,10 +59,7 @@ class packed_matrix {
       core::fail(errc::unsupported_layout, "pack: layout ", name_of(layout), " cannot hold groups of ",
                  from.format.group_size, " with K = ", from.K, " (groups must not cross rows nor exceed ",
                  kernels::exact_k, "); use row_major");
-    canonical_ = from;
-    canonical_.codes = nullptr;
-    canonical_.scales = canonical_.zeros = nullptr;
-    canonical_.super_scales = canonical_.table = nullptr;
+    canonical_ = description{from.format, from.N, from.K, 0, from.scale_offset};
     const std::size_t scales = quant::scale_count(from.format, from.N, from.K);
     if (from.format.scale == scale_storage::double_quant) {
       super_scales_.reserve(quant::super_scale_count(scales));
@@ -76,12 +73,18 @@ class packed_matrix {
   }
 
   layout_id layout() const noexcept { return layout_; }
-  const format_desc& format() const noexcept { return canonical_.format; }
-  std::size_t N() const noexcept { return canonical_.N; }
-  std::size_t K() const noexcept { return canonical_.K; }
+  const format_desc& format() const noexcept { return canonical_.value.format; }
+  std::size_t N() const noexcept { return canonical_.value.N; }
+  std::size_t K() const noexcept { return canonical_.value.K; }
 
   packed_view view() const noexcept {
-    packed_view v{layout_, canonical_};
+    packed_view v;
+    v.layout = layout_;
+    v.matrix.format = format();
+    v.matrix.N = N();
+    v.matrix.K = K();
+    v.matrix.row_stride_bytes = canonical_.value.row_stride_bytes;
+    v.matrix.scale_offset = canonical_.value.scale_offset;
     v.matrix.codes = codes_.data();
     v.matrix.scales = scales_.data();
     v.matrix.zeros = zeros_.empty() ? nullptr : zeros_.data();
@@ -92,6 +95,7 @@ class packed_matrix {
 
   /// Where the bytes are; panels rounded up to 16 columns and 32 k count as padding, their scales too.
   byte_ledger ledger() const noexcept {
+    if (N() == 0) return {};
     byte_ledger l = canonical_ledger(format(), N(), K(), table_.size() * sizeof(float));
     const std::size_t stored =
         codes_.size() + scales_.size() + zeros_.size() + (super_scales_.size() + table_.size()) * sizeof(float);
@@ -99,45 +103,35 @@ class packed_matrix {
     return l;
   }
 
-  /// The canonical form, bit for bit.
+  /// The canonical form, bit for bit, panels in parallel. Raises bad_shape when this matrix was moved from.
   any_qmatrix unpack(const context& ctx = {}) const {
+    if (N() == 0) core::fail(errc::bad_shape, "unpack: the matrix is 0 x 0; it was moved from");
     any_qmatrix out = table_.empty() ? any_qmatrix(format(), N(), K())
                                      : any_qmatrix(format(), N(), K(), std::span<const float>(table_));
-    const std::size_t scale_size = quant::scale_bytes(format().scale), zero_size = quant::zero_bytes(format());
-    std::byte* scales = out.scale_plane().data();
-    std::byte* zeros = out.zero_plane().data();
+    std::byte* const scales = out.scale_plane().data();
+    std::byte* const zeros = out.zero_plane().data();
     for (std::size_t i = 0; i < super_scales_.size(); ++i) out.super_scales()[i] = super_scales_[i];
-    if (layout_ == layout_id::row_major || format().granularity == granularity_kind::per_tensor) {
+    const bool one_scale = format().granularity == granularity_kind::per_tensor;
+    if (layout_ == layout_id::row_major || one_scale) {
       std::memcpy(scales, scales_.data(), scales_.size());
-      if (zero_size != 0) std::memcpy(zeros, zeros_.data(), zeros_.size());
-    } else {
-      const std::size_t groups = panel_groups();
-      for (std::size_t n = 0; n < N(); ++n) {
-        for (std::size_t g = 0; g < groups; ++g) {
-          const std::size_t from = (n / 16 * groups + g) * 16 + n % 16, into = n * groups + g;
-          std::memcpy(scales + into * scale_size, scales_.data() + from * scale_size, scale_size);
-          if (zero_size != 0) std::memcpy(zeros + into * zero_size, zeros_.data() + from * zero_size, zero_size);
-        }
-      }
+      if (!zeros_.empty()) std::memcpy(zeros, zeros_.data(), zeros_.size());
     }
-    std::byte* const to = out.codes().data();
     if (layout_ == layout_id::row_major) {
-      std::memcpy(to, codes_.data(), codes_.size());
+      std::memcpy(out.codes().data(), codes_.data(), codes_.size());
       return out;
     }
-    const int bits = format().bits;
-    const std::size_t row_bytes = out.row_stride_bytes(), panel_bytes = pack::panel16::panel_bytes(K(), bits);
-    // Flat rows may share a byte with their neighbours: one thread then writes them all.
-    const context serial;
-    std::vector<std::uint8_t> rows(K() * core::slots_of(row_bytes == 0 ? serial : ctx, N()));
-    core::for_each_item(row_bytes == 0 ? serial : ctx, N(), [&](std::size_t n, std::size_t slot) {
-      std::uint8_t* codes = rows.data() + slot * K();
-      const std::byte* panel = codes_.data() + n / 16 * panel_bytes;
-      for (std::size_t k = 0; k < K(); ++k)
-        codes[k] = static_cast<std::uint8_t>(pack::get_panel16(panel, bits, n % 16, k));
-      if (row_bytes != 0) pack::pack_row(codes, K(), bits, to + n * row_bytes);
-      else
-        for (std::size_t k = 0; k < K(); ++k) pack::put(to, n * K() + k, bits, codes[k]);
+    const std::size_t scale_size = quant::scale_bytes(format().scale), zero_size = quant::zero_bytes(format());
+    const std::size_t panel_bytes = pack::panel16::panel_bytes(K(), format().bits), groups = panel_groups();
+    const std::size_t row_bytes = row_bytes_of(out.view());
+    core::for_each_item(ctx, pack::panel16::panels(N()), [&](std::size_t p, std::size_t) {
+      const std::size_t n = p * 16, columns = N() - n < 16 ? N() - n : 16;
+      pack::unpack_panel16(codes_.data() + p * panel_bytes, columns, K(), format().bits,
+                           out.codes().data() + n * row_bytes, row_bytes);
+      if (one_scale) return;
+      const std::size_t first = n * groups;  // of the panel's scales in both forms
+      transpose(scale_size, scales_.data() + first * scale_size, groups, columns, 16, scales + first * scale_size,
+                groups);
+      transpose(zero_size, zeros_.data() + first * zero_size, groups, columns, 16, zeros + first * zero_size, groups);
     });
     return out;
   }
@@ -160,7 +154,7 @@ class packed_matrix {
       for (std::size_t n = 0; n < from.N; ++n)
         std::memcpy(codes_.data() + n * row_bytes, from.codes + n * from.row_stride_bytes, row_bytes);
     }
-    canonical_.row_stride_bytes = flat ? 0 : row_bytes;
+    canonical_.value.row_stride_bytes = flat ? 0 : row_bytes;
     const auto* s = static_cast<const std::byte*>(from.scales);
     scales_.assign(s, s + scales * quant::scale_bytes(from.format.scale));
     if (const std::size_t zero_size = quant::zero_bytes(from.format); zero_size != 0) {
@@ -175,7 +169,7 @@ class packed_matrix {
     const std::size_t panel_bytes = pack::panel16::panel_bytes(from.K, f.bits);
     const std::size_t scale_size = quant::scale_bytes(f.scale), zero_size = quant::zero_bytes(f);
     const bool one_scale = f.granularity == granularity_kind::per_tensor;
-    canonical_.row_stride_bytes = 0;
+    canonical_.value.row_stride_bytes = 0;
     codes_.resize(panels * panel_bytes);
     scales_.resize((one_scale ? 1 : panels * groups * 16) * scale_size);
     zeros_.resize((one_scale ? 1 : panels * groups * 16) * zero_size);
@@ -183,58 +177,47 @@ class packed_matrix {
       std::memcpy(scales_.data(), from.scales, scale_size);
       if (zero_size != 0) std::memcpy(zeros_.data(), from.zeros, zero_size);
     }
-    // One panel of codes, a byte each, in unit order; and one row.
-    const std::size_t padded = pack::panel16::padded_k(from.K), slot_bytes = padded * 16 + from.K;
-    aligned_vector<std::uint8_t> scratch(slot_bytes * core::slots_of(ctx, panels));
-    core::for_each_item(ctx, panels, [&](std::size_t p, std::size_t slot) {
-      std::uint8_t* units = scratch.data() + slot * slot_bytes;
-      std::uint8_t* row = units + padded * 16;
-      std::memset(units, 0, padded * 16);
-      for (std::size_t i = 0; i < 16 && p * 16 + i < from.N; ++i) {
-        const std::size_t n = p * 16 + i;
-        if (f.granularity == granularity_kind::flat) pack::unpack_range(from.codes, n * from.K, from.K, f.bits, row);
-        else pack::unpack_row(from.codes + n * from.row_stride_bytes, from.K, f.bits, row);
-        std::size_t k = 0;
-        for (; k + 4 <= from.K; k += 4) std::memcpy(units + k * 16 + i * 4, row + k, 4);
-        for (; k < from.K; ++k) units[k / 4 * 64 + i * 4 + k % 4] = row[k];
-        if (one_scale) continue;
-        for (std::size_t g = 0; g < groups; ++g) {
-          const std::size_t into = (p * groups + g) * 16 + i, at = n * groups + g;
-          std::memcpy(scales_.data() + into * scale_size, static_cast<const std::byte*>(from.scales) + at * scale_size,
-                      scale_size);
-          if (zero_size != 0)
-            std::memcpy(zeros_.data() + into * zero_size, static_cast<const std::byte*>(from.zeros) + at * zero_size,
-                        zero_size);
-        }
-      }
-      pack_units(units, pack::panel16::blocks(from.K), f.bits, codes_.data() + p * panel_bytes);
+    const std::size_t row_bytes = row_bytes_of(from);
+    const auto* scales = static_cast<const std::byte*>(from.scales);
+    const auto* zeros = static_cast<const std::byte*>(from.zeros);
+    core::for_each_item(ctx, panels, [&](std::size_t p, std::size_t) {
+      const std::size_t n = p * 16, columns = from.N - n < 16 ? from.N - n : 16;
+      pack::pack_panel16(from.codes + n * row_bytes, row_bytes, columns, from.K, f.bits,
+                         codes_.data() + p * panel_bytes);
+      if (one_scale) return;
+      const std::size_t first = n * groups;  // of the panel's scales in both forms
+      transpose(scale_size, scales + first * scale_size, columns, groups, groups, scales_.data() + first * scale_size,
+                16);
+      transpose(zero_size, zeros + first * zero_size, columns, groups, groups, zeros_.data() + first * zero_size, 16);
     });
   }
 
-  /// Unpacked units to bit planes (pack/layout.hpp). The inner loop runs over 64 bytes with constant shifts.
-  static void pack_units(const std::uint8_t* units, std::size_t blocks, int bits, std::byte* out) noexcept {
-    const pack::bit_planes planes = pack::planes_of(bits);
-    for (std::size_t b = 0; b < blocks; ++b, units += 8 * 64) {
-      for (int i = 0; i < planes.count; ++i) {
-        const int width = planes.width[i], down = planes.shift[i];
-        const std::size_t per_byte = 8 / static_cast<std::size_t>(width);
-        const unsigned mask = (1u << width) - 1u;
-        for (std::size_t v = 0; v < 8 / per_byte; ++v, out += 64) {
-          std::uint8_t bytes[64] = {};
-          for (std::size_t t = 0; t < per_byte; ++t) {
-            const std::uint8_t* u = units + (v * per_byte + t) * 64;
-            const int up = static_cast<int>(t) * width;
-            for (std::size_t j = 0; j < 64; ++j)
-              bytes[j] = static_cast<std::uint8_t>(bytes[j] | ((u[j] >> down & mask) << up));
-          }
-          std::memcpy(out, bytes, 64);
-        }
-      }
-    }
+  /// From one row to the next. Flat blocks that fit panels are not cut by rows, so a row of theirs, too, is whole blocks: a
+  /// multiple of 8 codes, whole bytes.
+  static std::size_t row_bytes_of(const quantized_view& v) noexcept {
+    return v.format.granularity == granularity_kind::flat ? pack::packed_bytes(v.K, v.format.bits) : v.row_stride_bytes;
   }
 
+  /// to[c * to_stride + r] = from[r * from_stride + c] for elements of `size` bytes: 1, 2, 4, or 0 for none.
+  static void transpose(std::size_t size, const std::byte* from, std::size_t rows, std::size_t cols,
+                        std::size_t from_stride, std::byte* to, std::size_t to_stride) noexcept {
+    const auto move = [&]<std::size_t Size>() {
+      for (std::size_t r = 0; r < rows; ++r)
+        for (std::size_t c = 0; c < cols; ++c)
+          std::memcpy(to + (c * to_stride + r) * Size, from + (r * from_stride + c) * Size, Size);
+    };
+    if (size == 1) move.template operator()<1>();
+    if (size == 2) move.template operator()<2>();
+    if (size == 4) move.template operator()<4>();
+  }
+
+  struct description {
+    format_desc format;
+    std::size_t N = 0, K = 0, row_stride_bytes = 0;
+    float scale_offset = 0.0f;
+  };
   layout_id layout_;
-  quantized_view canonical_;  // format, extents, scale offset; the pointers are filled in by view()
+  detail::emptied_by_move<description> canonical_;
   aligned_vector<std::byte> codes_, scales_, zeros_;
   aligned_vector<float> super_scales_, table_;
 };

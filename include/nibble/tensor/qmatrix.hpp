@@ -25,9 +25,30 @@
 namespace nibble {
 
 inline namespace NIBBLE_ABI {
+namespace detail {
+
+/// A value that returns to T{} when it is moved from. A class of such members and vectors is empty then, without special
+/// members of its own.
+template <class T>
+struct emptied_by_move {
+  T value{};
+
+  emptied_by_move() noexcept = default;
+  emptied_by_move(T v) noexcept : value(v) {}
+  emptied_by_move(const emptied_by_move&) noexcept = default;
+  emptied_by_move(emptied_by_move&& other) noexcept : value(std::exchange(other.value, T{})) {}
+  emptied_by_move& operator=(const emptied_by_move&) noexcept = default;
+  emptied_by_move& operator=(emptied_by_move&& other) noexcept {
+    value = std::exchange(other.value, T{});
+    return *this;
+  }
+};
+
+}  // namespace detail
 
 /// Weights W[N, K] in a format known at run time. Owns its planes, each 64-byte aligned; see quantized_view for their
-/// meaning. The planes can be written directly, as importers do; every bit pattern in them is valid to read.
+/// meaning. The planes can be written directly, as importers do; every bit pattern in them is valid to read. What was moved
+/// from is 0 x 0, keeps its format and may be assigned to.
 class any_qmatrix {
  public:
   /// An empty matrix, 0 x 0.
@@ -36,7 +57,7 @@ class any_qmatrix {
   /// Zeroed planes for W[N, K]. Codebook formats need `table`, 2^bits values by code, which is referred to and must outlive
   /// the matrix and its copies. Raises bad_shape, bad_value or unsupported_format.
   any_qmatrix(const format_desc& format, std::size_t N, std::size_t K, const float* table = nullptr)
-      : format_(format), N_(N), K_(K), outer_table_(table) {
+      : format_(format), extents_(extents{N, K}), outer_table_(table) {
     if (format.rule == code_rule::codebook && table == nullptr)
       core::fail(errc::bad_value, "any_qmatrix: a codebook format needs a table of values");
     allocate();
@@ -44,7 +65,7 @@ class any_qmatrix {
 
   /// The same for codebook formats with a table of the matrix's own: the 2^bits `values` are copied.
   any_qmatrix(const format_desc& format, std::size_t N, std::size_t K, std::span<const float> values)
-      : format_(format), N_(N), K_(K) {
+      : format_(format), extents_(extents{N, K}) {
     if (format.rule != code_rule::codebook || format.bits > 8 || values.size() != std::size_t{1} << format.bits)
       core::fail(errc::bad_shape, "any_qmatrix: a table of ", values.size(), " values for a format of ",
                  int{format.bits}, " bits; codebook formats take 2^bits values, others none");
@@ -53,20 +74,20 @@ class any_qmatrix {
   }
 
   const format_desc& format() const noexcept { return format_; }
-  std::size_t N() const noexcept { return N_; }
-  std::size_t K() const noexcept { return K_; }
-  std::size_t scale_count() const noexcept { return N_ == 0 ? 0 : quant::scale_count(format_, N_, K_); }
+  std::size_t N() const noexcept { return extents_.value.N; }
+  std::size_t K() const noexcept { return extents_.value.K; }
+  std::size_t scale_count() const noexcept { return N() == 0 ? 0 : quant::scale_count(format_, N(), K()); }
   /// Bytes from one row of codes to the next; 0 for flat formats, which have no rows.
   std::size_t row_stride_bytes() const noexcept {
-    return format_.granularity == granularity_kind::flat ? 0 : pack::packed_bytes(K_, format_.bits);
+    return format_.granularity == granularity_kind::flat ? 0 : pack::packed_bytes(K(), format_.bits);
   }
 
   /// Pointers and extents; valid while the matrix lives and is not assigned to.
   quantized_view view() const noexcept {
     quantized_view v;
     v.format = format_;
-    v.N = N_;
-    v.K = K_;
+    v.N = N();
+    v.K = K();
     v.codes = codes_.data();
     v.row_stride_bytes = row_stride_bytes();
     v.scales = scales_.data();
@@ -75,7 +96,7 @@ class any_qmatrix {
       v.super_scales = super_scales_.data();
       v.scale_offset = super_scales_.back();
     }
-    v.table = own_table_.empty() ? outer_table_ : own_table_.data();
+    v.table = own_table_.empty() ? outer_table_.value : own_table_.data();
     return v;
   }
 
@@ -92,30 +113,32 @@ class any_qmatrix {
 
   /// The bytes of all planes, by purpose.
   byte_ledger ledger() const noexcept {
-    if (N_ == 0) return {};
-    return canonical_ledger(format_, N_, K_, own_table_.size() * sizeof(float));
+    if (N() == 0) return {};
+    return canonical_ledger(format_, N(), K(), own_table_.size() * sizeof(float));
   }
 
  private:
   void allocate() {
     quant::check_format(format_, "any_qmatrix");
-    quant::check_extents(N_, K_, "any_qmatrix");
+    quant::check_extents(N(), K(), "any_qmatrix");
     const std::size_t groups = scale_count();
-    codes_.resize(format_.granularity == granularity_kind::flat ? pack::packed_bytes(N_ * K_, format_.bits)
-                                                                : N_ * row_stride_bytes());
+    codes_.resize(format_.granularity == granularity_kind::flat ? pack::packed_bytes(N() * K(), format_.bits)
+                                                                : N() * row_stride_bytes());
     scales_.resize(groups * quant::scale_bytes(format_.scale));
     zeros_.resize(groups * quant::zero_bytes(format_));
     if (format_.scale == scale_storage::double_quant) super_scales_.resize(quant::super_scale_count(groups));
   }
 
+  struct extents {
+    std::size_t N = 0, K = 0;
+  };
   format_desc format_;
-  std::size_t N_ = 0;
-  std::size_t K_ = 0;
+  detail::emptied_by_move<extents> extents_;
   aligned_vector<std::byte> codes_;
   aligned_vector<std::byte> scales_;
   aligned_vector<std::byte> zeros_;
   aligned_vector<float> super_scales_;
-  const float* outer_table_ = nullptr;
+  detail::emptied_by_move<const float*> outer_table_;
   aligned_vector<float> own_table_;
 };
 

@@ -57,7 +57,7 @@ struct matrix_source {
   span2d<const float> W;
   quant::group_extent extent;
   non_finite policy = non_finite::error;
-  float saturated = 0.0f;  ///< what infinities become under `saturate`
+  float saturated = 0.0f;  ///< what infinities become under `saturate`: greatest_finite() of the whole group
 
   std::size_t count() const noexcept { return extent.count; }
 
@@ -93,15 +93,16 @@ struct matrix_source {
     }
   }
 
-  /// Prepares `saturated`; call once before for_each_run.
-  void look_for_limits() {
-    if (policy != non_finite::saturate) return;
+  float greatest_finite() const noexcept {
+    // Magnitude bits order like the numbers; those that are not finite count as 0.
+    std::uint32_t greatest = 0;
     for_each_raw_run([&](const float* x, std::size_t n) {
       for (std::size_t i = 0; i < n; ++i) {
-        const float a = x[i] < 0.0f ? -x[i] : x[i];
-        if (is_finite(a) && a > saturated) saturated = a;
+        const std::uint32_t bits = std::bit_cast<std::uint32_t>(x[i]) & 0x7fffffffu, a = bits < 0x7f800000u ? bits : 0;
+        greatest = a > greatest ? a : greatest;
       }
     });
+    return std::bit_cast<float>(greatest);
   }
 
   quant::range_scan scan() const {
@@ -166,7 +167,8 @@ class quantize_job {
     if (first_failed_ != no_group) return first_failed_;
     if (two_levels) {
       quant::quantize_scales(fitted_.data(), groups, reinterpret_cast<std::uint8_t*>(out_.scale_plane().data()),
-                             out_.super_scales().data());
+                             out_.super_scales().data(),
+                             has_zero_level() ? quant::zero_scale::nearest : quant::zero_scale::exact);
       view_ = out_.view();  // the offset is known now
     }
     for_each_chunk(ctx, [&](const chunk& c) { encode(c); });
@@ -178,20 +180,24 @@ class quantize_job {
     const matrix_source source = source_of(extent_of(g));
     std::size_t n = source.extent.n, k = source.extent.k;
     std::size_t worst_n = n, worst_k = k;
-    float greatest = -1.0f;
+    float greatest = -1.0f, lo = std::numeric_limits<float>::max(), hi = -lo;
     source.for_each_raw_run([&](const float* x, std::size_t count) {
       for (std::size_t i = 0; i < count; ++i) {
         if (!is_finite(x[i]) && options_.non_finite == non_finite::error)
           core::fail(errc::bad_value, "quantize: W(", n, ", ", k + i, ") is ", x[i],
                      "; set quantize_options::non_finite to saturate or zero to accept it");
         const float a = x[i] < 0.0f ? -x[i] : x[i];
-        if (is_finite(a) && a > greatest) greatest = a, worst_n = n, worst_k = k + i;
+        if (!is_finite(a)) continue;
+        if (a > greatest) greatest = a, worst_n = n, worst_k = k + i;
+        lo = x[i] < lo ? x[i] : lo;
+        hi = x[i] > hi ? x[i] : hi;
       }
       ++n;
       k = 0;
     });
     core::fail(errc::scale_overflow, "quantize: W(", worst_n, ", ", worst_k, ") = ", row(W_, worst_n)[worst_k],
-               " needs a scale or offset that overflows ", name_of_storage());
+               " needs a scale or offset that overflows ", name_of_storage(), "; the range of its group is [", lo, ", ",
+               hi, "]");
   }
 
   static constexpr std::size_t no_group = std::numeric_limits<std::size_t>::max();
@@ -220,8 +226,19 @@ class quantize_job {
     core::for_each_item(ctx, W_.rows, [&](std::size_t n, std::size_t) { f(chunk{n * in_row, (n + 1) * in_row, n}); });
   }
 
-  matrix_source source_of(const quant::group_extent& extent) const noexcept {
-    return {W_, extent, options_.non_finite, 0.0f};
+  matrix_source source_of(const quant::group_extent& extent, float saturated = 0.0f) const noexcept {
+    return {W_, extent, options_.non_finite, saturated};
+  }
+  /// What infinities of group g become under `saturate`. To be asked once for a group, not for each piece of it.
+  float limit_of(std::size_t g) const noexcept {
+    if (options_.non_finite != non_finite::saturate) return 0.0f;
+    if (codec_.format.granularity == granularity_kind::per_tensor) return tensor_limit_;
+    return source_of(extent_of(g)).greatest_finite();
+  }
+  /// True when some code is worth 0 whatever the scale.
+  bool has_zero_level() const noexcept {
+    if (codec_.format.rule != code_rule::codebook) return codec_.format.rule != code_rule::mid_rise;
+    return codec_.book.values[quant::detail::code_of_normalised(codec_.book, 0.0f)] == 0.0f;
   }
   quant::group_extent extent_of(std::size_t g) const noexcept {
     return quant::extent_of(codec_.format, W_.rows, W_.cols, g);
@@ -251,7 +268,8 @@ class quantize_job {
 
   [[gnu::noinline]] void fit_any_group(std::size_t g, const quant::group_extent& extent) {
     matrix_source source = source_of(extent);
-    source.look_for_limits();
+    if (options_.non_finite == non_finite::saturate) source.saturated = source.greatest_finite();
+    if (codec_.format.granularity == granularity_kind::per_tensor) tensor_limit_ = source.saturated;
     const quant::range_scan scan = source.scan();
     if (!scan.finite()) return lower(first_failed_, g);
     keep(g, quant::fit_group(codec_, source, scan.range(), options_.fit));
@@ -284,9 +302,7 @@ class quantize_job {
       std::uint8_t* at = codes;
       for (std::size_t g = c.first_group; g < c.end_group; ++g) {
         const quant::group_params p = params_of(g);
-        matrix_source source = source_of(extent_of(g));
-        source.look_for_limits();
-        source.for_each_run([&](const float* x, std::size_t n) {
+        source_of(extent_of(g), limit_of(g)).for_each_run([&](const float* x, std::size_t n) {
           quant::encode_group(codec_, p, x, n, at);
           at += n;
         });
@@ -300,22 +316,21 @@ class quantize_job {
     std::byte* packed = out_.codes().data() + c.row * out_.row_stride_bytes();
     std::size_t g = c.first_group, group_end = size < K ? size : K;
     quant::group_params p = params_of(g);
+    float limit = limit_of(g);
     for (std::size_t first = 0; first < K; first += tile) {
       const std::size_t end = K - first < tile ? K : first + tile;
       for (std::size_t k = first; k < end;) {
         if (k == group_end) {
           p = params_of(++g);
+          limit = limit_of(g);
           group_end = K - k < size ? K : k + size;
         }
         const std::size_t stop = group_end < end ? group_end : end;
         if (options_.non_finite == non_finite::error) {
           quant::encode_group(codec_, p, row(W_, c.row) + k, stop - k, codes + (k - first));
         } else {
-          matrix_source source = source_of(extent_of(g));
-          source.look_for_limits();
-          source.extent = {c.row, k, stop - k};
           std::uint8_t* at = codes + (k - first);
-          source.for_each_run([&](const float* x, std::size_t n) {
+          source_of({c.row, k, stop - k}, limit).for_each_run([&](const float* x, std::size_t n) {
             quant::encode_group(codec_, p, x, n, at);
             at += n;
           });
@@ -342,6 +357,7 @@ class quantize_job {
   any_qmatrix& out_;
   quantized_view view_;        // of out_
   bool by_range_;              // the range of a group alone decides its parameters
+  float tensor_limit_ = 0.0f;  // of a per_tensor group under `saturate`
   std::vector<float> fitted_;  // double quantization: the scales before they are quantized themselves
   std::atomic<std::size_t> first_failed_{no_group};
 };
@@ -417,19 +433,9 @@ qmatrix<P> quantize(span2d<const float> W, const quantize_options& options = {},
   else return qmatrix<P>(quantize(P::format(), W, options, ctx));
 }
 
-/// The value of element (n, k); n < N, k < K.
-inline float decode_at(const quantized_view& v, std::size_t n, std::size_t k) noexcept {
-  const bool flat = v.format.granularity == granularity_kind::flat;
-  const std::byte* const packed = flat ? v.codes : v.codes + n * v.row_stride_bytes;
-  const auto code = static_cast<std::uint8_t>(pack::get(packed, flat ? n * v.K + k : k, v.format.bits));
-  float value = 0.0f;
-  quant::decode_group({v.format, {.bits = v.format.bits, .values = v.table}},
-                      quant::params_at(v, quant::group_of(v.format, v.K, n, k)), &code, 1, &value);
-  return value;
-}
+namespace detail {
 
-/// Writes the values of rows [first, first + out.rows) of a quantized matrix, in order, on the calling thread. out.cols
-/// must be K.
+/// Rows [first, first + out.rows) of a view, unchecked.
 inline void dequantize_rows(const quantized_view& v, std::size_t first, span2d<float> out) noexcept {
   constexpr std::size_t tile = 1024;
   std::uint8_t codes[tile];
@@ -457,13 +463,44 @@ inline void dequantize_rows(const quantized_view& v, std::size_t first, span2d<f
   }
 }
 
+}  // namespace detail
+
+/// The value of element (n, k). Raises bad_shape when there is none, and what check_view raises; for more than a handful of
+/// elements see dequantize_rows.
+inline float decode_at(const quantized_view& v, std::size_t n, std::size_t k) {
+  check_view(v, "decode_at");
+  if (n >= v.N || k >= v.K)
+    core::fail(errc::bad_shape, "decode_at: element (", n, ", ", k, ") of a matrix of ", v.N, " x ", v.K);
+  const bool flat = v.format.granularity == granularity_kind::flat;
+  const std::byte* const packed = flat ? v.codes : v.codes + n * v.row_stride_bytes;
+  const auto code = static_cast<std::uint8_t>(pack::get(packed, flat ? n * v.K + k : k, v.format.bits));
+  float value = 0.0f;
+  quant::decode_group({v.format, {.bits = v.format.bits, .values = v.table}},
+                      quant::params_at(v, quant::group_of(v.format, v.K, n, k)), &code, 1, &value);
+  return value;
+}
+
+/// Writes the values of rows [first, first + out.rows) of a quantized matrix, in order, on the calling thread. Raises
+/// bad_shape when there are no such rows or out.cols is not K, and what check_view raises.
+inline void dequantize_rows(const quantized_view& v, std::size_t first, span2d<float> out) {
+  check_view(v, "dequantize_rows");
+  if (out.cols != v.K)
+    core::fail(errc::bad_shape, "dequantize_rows: K is ", v.K, ", the output has ", out.cols, " columns");
+  if (first > v.N || out.rows > v.N - first)
+    core::fail(errc::bad_shape, "dequantize_rows: rows [", first, ", ", first + out.rows, ") of a matrix of ", v.N,
+               " rows");
+  if (out.rows == 0) return;
+  detail::check_matrix(out, "dequantize_rows");
+  detail::dequantize_rows(v, first, out);
+}
+
 /// Writes all values of a quantized matrix to out[N, K], rows in parallel. Raises bad_shape when the extents differ.
 inline void dequantize(const quantized_view& v, span2d<float> out, const context& ctx = {}) {
   check_view(v, "dequantize");
   detail::check_matrix(out, "dequantize");
   if (out.rows != v.N || out.cols != v.K)
     core::fail(errc::bad_shape, "dequantize: W is ", v.N, " x ", v.K, ", the output ", out.rows, " x ", out.cols);
-  core::for_each_item(ctx, v.N, [&](std::size_t n, std::size_t) { dequantize_rows(v, n, rows_of(out, n, 1)); });
+  core::for_each_item(ctx, v.N, [&](std::size_t n, std::size_t) { detail::dequantize_rows(v, n, rows_of(out, n, 1)); });
 }
 
 }  // namespace NIBBLE_ABI

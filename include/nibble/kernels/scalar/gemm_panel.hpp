@@ -51,9 +51,10 @@ struct gemm_panel<isa::scalar> {
     const panel_params& p = c.params;
     const std::int32_t x_sum = c.x_sums[m * c.sum_stride + g];
     float* acc = c.acc + m * nr;
+    const float unit = p.shift == 0 ? 1.0f : 0.5f;
     for (std::size_t n = 0; n < nr; ++n) {
       const std::int32_t exact = (sum[n] << p.shift) - p.zeros[g * p.zero_stride + n] * x_sum;
-      acc[n] = fused_multiply_add(static_cast<float>(exact), p.scales[g * p.scale_stride + n], acc[n]);
+      acc[n] = fused_multiply_add(static_cast<float>(exact) * unit, p.scales[g * p.scale_stride + n], acc[n]);
     }
     if (p.offsets == nullptr) return;
     for (std::size_t n = 0; n < nr; ++n)

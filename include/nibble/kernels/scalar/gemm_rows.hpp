@@ -22,7 +22,7 @@ struct row_call {
   const std::uint8_t* codes = nullptr;  ///< [K]
   std::size_t first_segment = 0;  ///< k of the first segment, in 1..group (shorter when a flat block began before)
   std::size_t group = 0;          ///< k of every further segment but the last
-  const float* scales = nullptr;  ///< [segments]; half the scale for mid_rise in the integer path
+  const float* scales = nullptr;  ///< [segments]
   const std::int32_t* zeros = nullptr;  ///< integer path: [segments]
   const float* zero_values = nullptr;   ///< float path: [segments], subtracted from the code
   const float* offsets = nullptr;       ///< [segments] or nullptr
@@ -36,6 +36,7 @@ struct gemm_rows {
   /// Before the token's scale: the accumulator of the law. x[K] s8.
   static float integer(const row_call& c, const std::int8_t* x) noexcept {
     float acc = 0.0f;
+    const float unit = c.shift == 0 ? 1.0f : 0.5f;
     std::size_t g = 0;
     for (std::size_t k = 0; k < c.K; ++g) {
       const std::size_t stop = end_of(c, k, g);
@@ -51,7 +52,7 @@ struct gemm_rows {
         x_sum += xs;
       }
       const std::int64_t exact = sum * (1 << c.shift) - std::int64_t{c.zeros[g]} * x_sum;
-      acc = fused_multiply_add(static_cast<float>(exact), c.scales[g], acc);
+      acc = fused_multiply_add(static_cast<float>(exact) * unit, c.scales[g], acc);
       if (c.offsets != nullptr) acc = fused_multiply_add(static_cast<float>(x_sum), c.offsets[g], acc);
     }
     return acc;

@@ -254,7 +254,10 @@ struct gemm_panel<simd::isa_type> {
         vi exact = sum[i][r];
         if constexpr (General) exact = exact << p.shift;
         exact = exact - zero * x_sum;
-        vf v = simd::fused(simd::to_float(exact), scale, simd::load(acc));
+        vf levels = simd::to_float(exact);
+        if constexpr (General)
+          if (p.shift != 0) levels = levels * vf(0.5f);
+        vf v = simd::fused(levels, scale, simd::load(acc));
         if constexpr (General)
           if (p.offsets != nullptr)
             v = simd::fused(simd::to_float(x_sum), simd::load(p.offsets + g * p.offset_stride + r * lanes), v);
