@@ -29,6 +29,7 @@
 
 #include <nibble/pack/bits.hpp>
 #include <nibble/pack/layout.hpp>
+#include <nibble/pack/panel16.hpp>
 
 #include <nibble/kernels/kernels.hpp>
 

@@ -72,6 +72,7 @@ bool runs_on(const cpu_features& f) noexcept {
   if constexpr (std::is_same_v<Isa, scalar>) return true;
   else if constexpr (std::is_same_v<Isa, sse2>) return f.sse2;
   else if constexpr (std::is_same_v<Isa, avx2>) return f.avx2 && f.fma && f.f16c;
+  else if constexpr (std::is_same_v<Isa, avx_vnni>) return runs_on<avx2>(f) && f.avxvnni;
   else if constexpr (std::is_same_v<Isa, avx512bw>)
     return runs_on<avx2>(f) && f.avx512f && f.avx512cd && f.avx512dq && f.avx512bw && f.avx512vl;
   else if constexpr (std::is_same_v<Isa, avx512_vnni>) return runs_on<avx512bw>(f) && f.avx512vnni;

@@ -29,6 +29,11 @@ struct avx2 {
   using fallback = sse2;
   static constexpr std::string_view name = "avx2";
 };
+/// AVX2 with AVX-VNNI: vpdpbusd without AVX-512.
+struct avx_vnni {
+  using fallback = avx2;
+  static constexpr std::string_view name = "avx_vnni";
+};
 /// AVX-512 F, CD, DQ, BW, VL (x86-64-v4).
 struct avx512bw {
   using fallback = avx2;
@@ -53,6 +58,8 @@ using native = avx512_vnni;
 #else
 using native = avx512bw;
 #endif
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__) && defined(__AVXVNNI__)
+using native = avx_vnni;
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 using native = avx2;
 #elif defined(__SSE2__)

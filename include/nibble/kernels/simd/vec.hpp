@@ -20,7 +20,7 @@
 #include <xsimd/xsimd.hpp>
 #define NIBBLE_SIMD_KERNELS 1
 
-// The register width of isa::native. AVX2 without FMA or F16C, which no CPU has, counts as SSE2.
+// The register width of isa::native, and whether it has vpdpbusd. AVX2 without FMA or F16C, which no CPU has, counts as SSE2.
 #if defined(__AVX512F__) && defined(__AVX512CD__) && defined(__AVX512DQ__) && defined(__AVX512BW__) && \
     defined(__AVX512VL__) && defined(__FMA__) && defined(__F16C__)
 #define NIBBLE_SIMD_WIDTH 512
@@ -29,6 +29,11 @@
 #else
 #define NIBBLE_SIMD_WIDTH 128
 #endif
+#if (NIBBLE_SIMD_WIDTH == 512 && defined(__AVX512VNNI__)) || (NIBBLE_SIMD_WIDTH == 256 && defined(__AVXVNNI__))
+#define NIBBLE_SIMD_VNNI 1
+#else
+#define NIBBLE_SIMD_VNNI 0
+#endif
 
 namespace nibble {
 inline namespace NIBBLE_ABI {
@@ -36,14 +41,12 @@ namespace kernels::simd {
 
 #if NIBBLE_SIMD_WIDTH == 512
 using arch = xsimd::avx512bw;
-using isa_type = isa::avx512bw;
 #elif NIBBLE_SIMD_WIDTH == 256
 using arch = xsimd::fma3<xsimd::avx2>;
-using isa_type = isa::avx2;
 #else
 using arch = xsimd::sse2;
-using isa_type = isa::sse2;
 #endif
+using isa_type = isa::native;
 
 using vf = xsimd::batch<float, arch>;
 using vi = xsimd::batch<std::int32_t, arch>;
@@ -94,8 +97,10 @@ NIBBLE_ALWAYS_INLINE vf madd(vf a, vf b, vf c) noexcept {
 #if defined(__GNUC__) && !defined(__clang__) && NIBBLE_SIMD_WIDTH >= 256
 #if NIBBLE_SIMD_WIDTH == 512
 #define NIBBLE_SIMD_REGISTER "v"
+#define NIBBLE_SIMD_VEX ""
 #else
 #define NIBBLE_SIMD_REGISTER "x"
+#define NIBBLE_SIMD_VEX "%{vex%} "  // AVX-VNNI: the assembler would choose AVX-512's encoding
 #endif
 #define NIBBLE_SIMD_ACCUMULATE(instruction, sum, a, b)    \
   __asm__ volatile(instruction " {%2, %1, %0|%0, %1, %2}" \
@@ -178,7 +183,8 @@ class table_lookup {
 /// How unsigned codes and signed activations, |x| <= 128, are multiplied and added, exactly, four in each 32-bit lane.
 enum class dot_kind : std::uint8_t {
   pairs,  ///< codes of few bits: vpmaddubsw, and several of its int16 results are added before they are widened
-  quads,  ///< codes <= 127: vpmaddubsw, whose pairs fit int16 (2 * 127 * 128 = 32512), then vpmaddwd
+  quads,  ///< codes <= 127: vpmaddubsw, whose pairs fit int16 (2 * 127 * 128 = 32512), then vpmaddwd;
+          ///< with VNNI all codes: vpdpbusd
   wide,   ///< codes <= 255: even and odd bytes are widened to int16 and multiplied by vpmaddwd
 };
 
@@ -187,9 +193,13 @@ constexpr std::size_t pair_run(int bits) noexcept { return 32767u / (((1u << bit
 static_assert(pair_run(2) == 42 && pair_run(3) == 18 && pair_run(4) == 8 && pair_run(5) == 4 && pair_run(6) == 2);
 
 /// The cheapest kind for a width. Widening costs as much as two units' work, so runs of 1 or 2 gain nothing.
-constexpr dot_kind dot_of(int bits) noexcept {
+constexpr dot_kind dot_of([[maybe_unused]] int bits) noexcept {
+#if NIBBLE_SIMD_VNNI
+  return dot_kind::quads;
+#else
   if constexpr (lanes == 4) return dot_kind::wide;  // vpmaddubsw came with SSSE3
   return bits <= 5 ? dot_kind::pairs : (bits <= 7 ? dot_kind::quads : dot_kind::wide);
+#endif
 }
 
 template <dot_kind Kind>
@@ -234,7 +244,17 @@ struct byte_dot<dot_kind::quads> {
     return NIBBLE_SIMD_OP(set1_epi32)(four);
   }
   static NIBBLE_ALWAYS_INLINE void add(vi& sum, operand w, operand x) noexcept {
+#if !NIBBLE_SIMD_VNNI
     widen(sum, NIBBLE_SIMD_OP(maddubs_epi16)(w, x));
+#elif defined(NIBBLE_SIMD_ACCUMULATE)
+    auto s = static_cast<native>(sum);
+    NIBBLE_SIMD_ACCUMULATE(NIBBLE_SIMD_VEX "vpdpbusd", s, w, x);
+    sum = vi(s);
+#elif NIBBLE_SIMD_WIDTH == 512
+    sum = vi(_mm512_dpbusd_epi32(static_cast<native>(sum), w, x));
+#else
+    sum = vi(_mm256_dpbusd_avx_epi32(static_cast<native>(sum), w, x));
+#endif
   }
   /// sum += the two int16 of each lane.
   static NIBBLE_ALWAYS_INLINE void widen(vi& sum, native pairs) noexcept {
@@ -260,6 +280,7 @@ struct byte_dot<dot_kind::pairs> : byte_dot<dot_kind::quads> {
 #undef NIBBLE_SIMD_OP
 #undef NIBBLE_SIMD_ACCUMULATE
 #undef NIBBLE_SIMD_REGISTER
+#undef NIBBLE_SIMD_VEX
 
 }  // namespace kernels::simd
 }  // namespace NIBBLE_ABI
