@@ -22,7 +22,7 @@
 
 namespace study_program {
 
-void progress::operator()(const std::string& what) {
+void progress::operator()(const std::string& what) const {
   const std::chrono::duration<double> s = std::chrono::steady_clock::now() - start_;
   std::fprintf(stderr, "[%7.1f s] %s\n", s.count(), what.c_str());
 }
