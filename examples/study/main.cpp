@@ -94,8 +94,7 @@ int run(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--threads", threads, "Threads")->check(CLI::Range(1, 1024))->capture_default_str();
   app.add_flag("--quick", o.quick, "Short version: fewer seeds, rows and positions, wider error bars");
-  app.footer(
-      "Two cores take about two minutes for all tables, a third more with --text; progress goes to standard error.");
+  app.footer("Two cores take about two minutes for all tables, three with --text; progress goes to standard error.");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
