@@ -22,7 +22,7 @@
 
 namespace study_program {
 
-void progress::operator()(const std::string& what) {
+void progress::operator()(const std::string& what) const {
   const std::chrono::duration<double> s = std::chrono::steady_clock::now() - start_;
   std::fprintf(stderr, "[%7.1f s] %s\n", s.count(), what.c_str());
 }
@@ -94,6 +94,7 @@ int run(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--threads", threads, "Threads")->check(CLI::Range(1, 1024))->capture_default_str();
   app.add_flag("--quick", o.quick, "Short version: fewer seeds, rows and positions, wider error bars");
+  app.footer("Two cores take about two minutes for all tables, three with --text; progress goes to standard error.");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

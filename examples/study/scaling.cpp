@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cmath>
 #include <cstddef>
 #include <filesystem>
@@ -14,6 +15,7 @@
 #include <nibble/io/mapped_file.hpp>
 #include <nibble/nn/load_model.hpp>
 #include <nibble/study/byte_ledger.hpp>
+#include <nibble/study/parallel.hpp>
 #include <nibble/study/r2_answered.hpp>
 #include <nibble/study/r2_exact.hpp>
 #include <nibble/study/scaling.hpp>
@@ -91,17 +93,23 @@ model_result measure(const std::string& name, const std::string& path, const std
   }
   say("scaling: " + name + ", " + std::to_string(formats.size()) + " formats on " + std::to_string(text.positions()) +
       " positions");
-  for (const measured_format& f : formats) {
-    cell c;
-    c.weights = measure_blocks(m, f.type, f.options, o.ctx);
+  // One thread a format: passes of several threads over one sequence would wait for each other at every layer.
+  r.cells.resize(formats.size());
+  std::atomic<std::size_t> done{0};
+  parallel_items(o.ctx, formats.size(), [&](std::size_t i) {
+    const measured_format& f = formats[i];
+    cell& c = r.cells[i];
+    c.weights = measure_blocks(m, f.type, f.options, {});
     nn::linear_options linear;
     linear.blocks.weights = f.type;
     linear.blocks.quantize = f.options;
-    nn::transformer<> t(m, linear, o.ctx);
-    c.sampled = compare(t, text, reference, o.ctx);
-    if (held_out.sequences != 0) c.on_text = compare(t, held_out, held_out_reference, o.ctx);
-    r.cells.push_back(std::move(c));
-  }
+    nn::transformer<> t(m, linear);
+    c.sampled = compare(t, text, reference, {});
+    if (held_out.sequences != 0) c.on_text = compare(t, held_out, held_out_reference, {});
+    const std::size_t count = ++done;
+    if (count % 4 == 0)
+      say("scaling: " + name + ", " + std::to_string(count) + " of " + std::to_string(formats.size()) + " formats");
+  });
   return r;
 }
 

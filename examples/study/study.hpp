@@ -24,10 +24,10 @@ struct options {
   nibble::context ctx;  ///< the threads of --threads
 };
 
-/// Progress lines on standard error, each with the seconds since the start.
+/// Progress lines on standard error, each with the seconds since the start. Several threads may call.
 class progress {
  public:
-  void operator()(const std::string& what);
+  void operator()(const std::string& what) const;
 
  private:
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();

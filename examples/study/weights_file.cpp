@@ -3,8 +3,10 @@
 
 #include <cmath>
 #include <cstddef>
+#include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <nibble/io/safetensors.hpp>
@@ -56,8 +58,9 @@ nibble::study::study_table weights_file(const options& o, progress& say) {
   g.headings.push_back("w4 dB");
   text_grid skipped{"tensors without rows", {"tensor", "type", "shape", "reason"}, {}};
   std::vector<metric_summary> totals(formats.size());
-  std::vector<double> bits(formats.size(), 0.0);
-  double weights = 0.0;
+  std::vector<double> bits(formats.size(), 0.0), weights(formats.size(), 0.0);
+  std::vector<finding> without_rows;
+  std::map<std::pair<std::size_t, std::size_t>, std::optional<format_prediction>> predictions;  // by format, group
   for (const io::tensor_info& info : file.tensors()) {
     std::string reason;
     if (!io::safetensors_reader::is_float(info)) reason = "its type is not F32, F16 or BF16";
@@ -86,20 +89,29 @@ nibble::study::study_table weights_file(const options& o, progress& say) {
       } else {
         const double count = static_cast<double>(w.size());
         const double kurtosis = second == 0.0 ? 0.0 : fourth * count / (second * second) - 3.0;
-        weights += count;
         std::vector<std::string> row{tail_of(io::printable(info.name)), io::shape_text(info.shape),
                                      format_fixed(kurtosis, 2)};
         std::string gaussian_text = "n/a";
         std::vector<float> q(w.size());
         for (std::size_t f = 0; f < formats.size(); ++f) {
-          const any_qmatrix m =
-              quantize(formats[f].type, make_span2d<const float>(w.data(), N, K), formats[f].options, o.ctx);
+          std::optional<any_qmatrix> quantized;
+          try {
+            quantized = quantize(formats[f].type, make_span2d<const float>(w.data(), N, K), formats[f].options, o.ctx);
+          } catch (const error& e) {  // a scale that its storage type cannot hold
+            row.push_back("n/a");
+            t.rows.push_back({.name = io::printable(info.name) + ", " + formats[f].name,
+                              .basis = std::string("not measured: ") + e.what(),
+                              .labels = {{"tensor", info.name}, {"format", formats[f].name}}});
+            continue;
+          }
+          const any_qmatrix& m = *quantized;
           dequantize(m.view(), make_span2d(q.data(), N, K), o.ctx);
           error_sums sums;
           sums.add(w, q);
           totals[f].add(sums);
           const double rate = bits_per_weight(m.ledger(), N, K);
           bits[f] += rate * count;
+          weights[f] += count;
           finding row_finding{.name = io::printable(info.name) + ", " + formats[f].name,
                               .ours = sums.cosine(),
                               .decimals = 6,
@@ -115,9 +127,10 @@ nibble::study::study_table weights_file(const options& o, progress& say) {
                                  {"distortion", sums.distortion()},
                                  {"gap_to_shannon_db", gap_to_shannon_db(sums.distortion(), rate)},
                                  {"excess_kurtosis", kurtosis}};
-          const std::optional<format_prediction> p =
-              K >= 4 ? predict(formats[f], group_length(formats[f].format(), N, K)) : std::nullopt;
-          if (p) {
+          const std::size_t group = K >= 4 ? group_length(formats[f].format(), N, K) : 0;
+          const auto [known, is_new] = predictions.try_emplace({f, group});
+          if (is_new) known->second = predict(formats[f], group);
+          if (const std::optional<format_prediction>& p = known->second) {
             row_finding.details.push_back({"gaussian_cosine", p->cosine});
             if (formats[f].name == "w4_channel")
               gaussian_text = format_fixed(sums.sqnr_db() + 10.0 * std::log10(p->distortion), 2);
@@ -129,24 +142,32 @@ nibble::study::study_table weights_file(const options& o, progress& say) {
         g.cells.push_back(std::move(row));
       }
     }
-    if (!reason.empty())
-      skipped.cells.push_back(
-          {io::printable(info.name), std::string(io::name_of(info.type)), io::shape_text(info.shape), reason});
+    if (reason.empty()) continue;
+    const std::string type(io::name_of(info.type)), shape = io::shape_text(info.shape);
+    skipped.cells.push_back({io::printable(info.name), type, shape, reason});
+    without_rows.push_back({.name = io::printable(info.name),
+                            .basis = "not measured: " + reason,
+                            .labels = {{"tensor", info.name}, {"type", type}, {"shape", shape}}});
   }
   if (!g.cells.empty()) {
     std::vector<std::string> least{"least cosine", "", ""}, mean{"element-weighted mean", "", ""},
         rate{"bits per weight", "", ""};
     for (std::size_t f = 0; f < formats.size(); ++f) {
       const int decimals = formats[f].format().bits >= 6 ? 6 : 4;
+      if (totals[f].tensors() == 0) {
+        for (std::vector<std::string>* line : {&least, &mean, &rate}) line->push_back("n/a");
+        continue;
+      }
       least.push_back(format_fixed(totals[f].least_cosine(), decimals));
       mean.push_back(format_fixed(totals[f].mean_cosine(), decimals));
-      rate.push_back(format_fixed(bits[f] / weights, 3));
+      rate.push_back(format_fixed(bits[f] / weights[f], 3));
     }
     g.cells.insert(g.cells.end(), {least, mean, rate});
     t.grids.push_back(std::move(g));
   }
   if (!skipped.cells.empty()) t.grids.push_back(std::move(skipped));
-  if (t.rows.empty()) t.missing = "no tensor of '" + o.weights_file + "' is a float matrix";
+  if (t.rows.empty() && without_rows.empty()) t.missing = "'" + o.weights_file + "' holds no tensor";
+  t.rows.insert(t.rows.end(), without_rows.begin(), without_rows.end());
   return t;
 }
 

@@ -107,6 +107,57 @@ TEST_CASE("fit: mse_search is the best of at least 64 clips from 0.3 to 1, both 
   CHECK(fit(codec_of(qtype::w2_channel), x, {.method = fitter::mse_search}).scale == 0.3f * 12.0f);
 }
 
+TEST_CASE("fit: mse_search takes the clip that trying all of them in turn takes, the greater one of equals") {
+  for (std::size_t f = 0; f < quant::qtype_count; ++f) {
+    const auto type = static_cast<qtype>(f);
+    CAPTURE(quant::name_of(type));
+    const quant::group_codec c = codec_of(type);
+    for (const std::size_t n : {1u, 33u, 300u})
+      for (const int clips : {2, 17, 64, 99}) {
+        auto x = test::gaussian(n, n + f);
+        for (float& v : x) v += 0.25f;
+        quant::range_scan scan;
+        scan.add(x.data(), x.size());
+        group_params best = fit(c, x, {});
+        double least = squared_error(c, x, best);
+        for (int i = 0; i < clips; ++i) {
+          const float clip = i == clips - 1 ? 0.3f : static_cast<float>(1.0 - 0.7 * i / (clips - 1));
+          const auto range = quant::detail::clipped(c.format.rule, scan.range(), clip);
+          const group_params p = quant::detail::params_for_range(c, range);
+          const double error = squared_error(c, x, p);
+          if (error < least) least = error, best = p;
+        }
+        const group_params found = fit(c, x, {.method = fitter::mse_search, .clips = clips});
+        REQUIRE(found.scale == best.scale);
+        REQUIRE(found.zero == best.zero);
+      }
+  }
+}
+
+TEST_CASE("fit: the errors that a search adds up are exactly those of the codes that encode gives") {
+  for (std::size_t f = 0; f < quant::qtype_count; ++f) {
+    const auto type = static_cast<qtype>(f);
+    CAPTURE(quant::name_of(type));
+    const quant::group_codec c = codec_of(type);
+    const std::size_t n = 77;
+    const auto x = test::gaussian(n, f);
+    group_params p = fit(c, x, {});
+    for (const bool null_scale : {false, true}) {
+      if (null_scale) p.scale = 0.0f;
+      std::vector<std::uint8_t> codes(n);
+      std::vector<float> level(n), error(n);
+      quant::encode_group(c, p, x.data(), n, codes.data());
+      quant::detail::levels_of(c, p, codes.data(), n, level.data());
+      quant::detail::errors_of(c, p, x.data(), n, error.data());
+      const float offset = c.format.rule == code_rule::asymmetric_offset ? p.zero : 0.0f;
+      for (std::size_t i = 0; i < n; ++i) {
+        const double value = static_cast<double>(p.scale) * static_cast<double>(level[i]);
+        REQUIRE(error[i] == static_cast<float>((static_cast<double>(x[i]) - static_cast<double>(offset)) - value));
+      }
+    }
+  }
+}
+
 TEST_CASE("fit: no search is worse than the format's own rule") {
   for (std::size_t i = 0; i < quant::qtype_count; ++i) {
     const auto type = static_cast<qtype>(i);

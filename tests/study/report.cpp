@@ -57,6 +57,22 @@ TEST_CASE("report: perturbing ours flips the verdict in JSON, text and Markdown"
   CHECK(to_markdown(t, false).find("cause") == std::string::npos);
 }
 
+TEST_CASE(
+    "report: no row of the memory and claims tables keeps its verdict when ours is perturbed across the tolerance") {
+  for (const auto& rows : {memory_findings(), claims_findings()})
+    for (finding f : rows) {
+      CAPTURE(f.name);
+      if (f.result() == verdict::not_testable) continue;
+      const double beyond = 1.5 * f.tolerance + 1e-6 * std::fabs(*f.reported) + 1e-12;
+      f.ours = *f.reported;
+      CHECK(f.result() == verdict::reproduced);
+      f.ours = *f.reported + beyond;
+      CHECK((f.result() == verdict::reproduced) == (f.how == comparison::at_least));
+      f.ours = *f.reported - beyond;
+      CHECK((f.result() == verdict::reproduced) == (f.how == comparison::at_most));
+    }
+}
+
 TEST_CASE("report: a missing table says so everywhere") {
   study_table t;
   t.id = "scaling";

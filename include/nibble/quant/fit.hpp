@@ -94,24 +94,27 @@ value_range percentile_range(const group_codec& c, const Source& source, double 
 }
 
 /// The range shrunk by `clip`: towards 0, or towards its middle for grids that need not hold 0.
-constexpr value_range clipped(code_rule rule, value_range r, float clip) noexcept {
+inline value_range clipped(code_rule rule, value_range r, float clip) noexcept {
   if (rule != code_rule::asymmetric_offset) return {r.lo * clip, r.hi * clip};
-  // In double: the range may exceed the greatest float.
+  // In double: the range may exceed the greatest float. Fused by name: left to the compiler, the products might be fused
+  // into the sums, or not.
   const double middle = 0.5 * (static_cast<double>(r.lo) + static_cast<double>(r.hi));
-  const double reach = 0.5 * (static_cast<double>(r.hi) - static_cast<double>(r.lo)) * static_cast<double>(clip);
-  return {static_cast<float>(middle - reach), static_cast<float>(middle + reach)};
+  const double reach = 0.5 * (static_cast<double>(r.hi) - static_cast<double>(r.lo)), share = static_cast<double>(clip);
+  return {static_cast<float>(__builtin_fma(-reach, share, middle)),
+          static_cast<float>(__builtin_fma(reach, share, middle))};
 }
 
-/// The squared error of coding a source, or some number >= `limit` when it is not less than that.
+/// The squared error of coding a source, or some number > `limit` when it is greater than that.
 template <class Source>
 double squared_error(const group_codec& c, const Source& source, group_params p, double limit = __builtin_inf()) {
-  constexpr std::size_t piece = 1024;
-  lane_sum sum;
+  // Squares only ever add up, so a sum above the limit stays there.
+  constexpr std::size_t piece = 256;
+  block_sum sum;
   bool open = true;
   source.for_each_run([&](const float* x, std::size_t n) {
     for (std::size_t i = 0; i < n && open; i += piece) {
       add_squared_error(c, p, x + i, n - i < piece ? n - i : piece, sum);
-      open = sum.total() < limit;
+      open = !(sum.total() > limit);
     }
   });
   return sum.total();
@@ -142,54 +145,74 @@ group_params fit_own_rule(const group_codec& c, const Source& source, value_rang
   return params_for_range(c, range);
 }
 
+/// The parameters of least squared error among the format's own rule and `clips` clips of the range, evenly spread from 1
+/// down to 0.3. Of equal errors the own rule wins, then the greater clip.
 template <class Source>
 group_params fit_mse(const group_codec& c, const Source& source, value_range range, int clips) {
   // The format's own rule first: it is the clip 1 of affine formats, and for root-mean-square tables no clip at all.
   group_params best = fit_own_rule(c, source, range);
+  int best_at = -1;
   double least = finite(best) ? squared_error(c, source, best) : __builtin_inf();
-  for (int i = 0; i < clips && least > 0.0; ++i) {
-    const float clip = i == clips - 1 ? 0.3f : static_cast<float>(1.0 - 0.7 * i / (clips - 1));
-    const group_params p = params_for_range(c, clipped(c.format.rule, range, clip));
-    if (!finite(p) || (p.scale == best.scale && p.zero == best.zero)) continue;
-    const double error = squared_error(c, source, p, least);
-    if (error < least) least = error, best = p;
-  }
+  if (!(least > 0.0)) return best;
+  // Every 16th clip, then those halfway between, and so on: the sooner a small error is known, the sooner others stop.
+  for (int stride = 16; stride != 0; stride /= 2)
+    for (int i = stride == 16 ? 0 : stride; i < clips; i += stride == 16 ? stride : 2 * stride) {
+      const float clip = i == clips - 1 ? 0.3f : static_cast<float>(1.0 - 0.7 * i / (clips - 1));
+      const group_params p = params_for_range(c, clipped(c.format.rule, range, clip));
+      if (!finite(p) || (p.scale == best.scale && p.zero == best.zero)) continue;
+      const double error = squared_error(c, source, p, least);
+      if (error < least || (error == least && i < best_at)) least = error, best = p, best_at = i;
+    }
   return best;
 }
 
+/// What one pass over the values with parameters p finds.
+struct least_squares_pass {
+  double error = 0.0;  ///< squared error with p
+  group_params next;   ///< least squares for the codes that p gives; p itself when these determine nothing
+};
+
 /// For asymmetric_offset the line through (u, x) of least squares; for all other rules the scale alone.
 template <class Source>
-group_params least_squares_step(const group_codec& c, const Source& source, group_params p) {
+least_squares_pass least_squares_step(const group_codec& c, const Source& source, group_params p) {
   constexpr std::size_t tile = 256;
-  // Products of a float and a level are exact in double, so no contraction changes the sums.
-  double st = 0.0, stt = 0.0, sx = 0.0, sxt = 0.0;
+  const bool line = c.format.rule == code_rule::asymmetric_offset;
+  const double scale = static_cast<double>(p.scale), offset = line ? static_cast<double>(p.zero) : 0.0;
+  // Products of two floats are exact in double, so no contraction changes the sums.
+  block_sum see, st, stt, sx, sxt;
   source.for_each_run([&](const float* x, std::size_t n) {
     std::uint8_t codes[tile];
-    float level[tile];
+    float level[tile], error[tile];
     for (std::size_t first = 0; first < n; first += tile) {
       const std::size_t count = n - first < tile ? n - first : tile;
-      encode_group(c, p, x + first, count, codes);
+      const float* const v = x + first;
+      encode_group(c, p, v, count, codes);
       levels_of(c, p, codes, count, level);
-      for (std::size_t i = 0; i < count; ++i) {
-        const double t = static_cast<double>(level[i]), v = static_cast<double>(x[first + i]);
-        st += t;
-        stt += t * t;
-        sx += v;
-        sxt += v * t;
-      }
+      for_each_lane(count, [&](std::size_t i) {
+        error[i] = static_cast<float>((static_cast<double>(v[i]) - offset) - scale * static_cast<double>(level[i]));
+      });
+      see.add(error, count, [](float e) { return static_cast<double>(e) * static_cast<double>(e); });
+      stt.add(level, count, [](float t) { return static_cast<double>(t) * static_cast<double>(t); });
+      sxt.add_terms(count, [&](std::size_t i) { return static_cast<double>(v[i]) * static_cast<double>(level[i]); });
+      if (!line) continue;
+      st.add(level, count, [](float t) { return static_cast<double>(t); });
+      sx.add(v, count, [](float w) { return static_cast<double>(w); });
     }
   });
-  if (c.format.rule == code_rule::asymmetric_offset) {
-    const double n = static_cast<double>(source.count());
-    const double mean_t = st / n, mean_x = sx / n;
-    const double variance = __builtin_fma(-mean_t, st, stt), covariance = __builtin_fma(-mean_x, st, sxt);
-    if (!(variance > 0.0)) return p;
+  least_squares_pass out{see.total(), p};
+  const double tt = stt.total(), xt = sxt.total();
+  if (line) {
+    const double n = static_cast<double>(source.count()), t = st.total();
+    const double mean_t = t / n, mean_x = sx.total() / n;
+    const double variance = __builtin_fma(-mean_t, t, tt), covariance = __builtin_fma(-mean_x, t, xt);
+    if (!(variance > 0.0)) return out;
     const double slope = covariance / variance;
-    return {as_stored(c.format.scale, static_cast<float>(slope)),
-            as_stored(c.format.scale, static_cast<float>(__builtin_fma(-slope, mean_t, mean_x)))};
+    out.next = {as_stored(c.format.scale, static_cast<float>(slope)),
+                as_stored(c.format.scale, static_cast<float>(__builtin_fma(-slope, mean_t, mean_x)))};
+  } else if (tt > 0.0) {
+    out.next = {as_stored(c.format.scale, static_cast<float>(xt / tt)), p.zero};
   }
-  if (!(stt > 0.0)) return p;
-  return {as_stored(c.format.scale, static_cast<float>(sxt / stt)), p.zero};
+  return out;
 }
 
 template <class Source>
@@ -197,13 +220,13 @@ group_params fit_least_squares(const group_codec& c, const Source& source, value
   constexpr int most_steps = 64;  // Lloyd-Max tables settle within ten
   group_params best = fit_own_rule(c, source, range);
   if (!finite(best) || best.scale == 0.0f) return best;
-  double least = squared_error(c, source, best);
+  least_squares_pass pass = least_squares_step(c, source, best);
   for (int i = 0; i < most_steps; ++i) {
-    const group_params p = least_squares_step(c, source, best);
+    const group_params p = pass.next;
     if (!finite(p) || p.scale == 0.0f || (p.scale == best.scale && p.zero == best.zero)) break;
-    const double error = squared_error(c, source, p, least);
-    if (!(error < least)) break;  // rounding to the storage type can undo a step
-    least = error;
+    const least_squares_pass next = least_squares_step(c, source, p);
+    if (!(next.error < pass.error)) break;  // rounding to the storage type can undo a step
+    pass = next;
     best = p;
   }
   return best;

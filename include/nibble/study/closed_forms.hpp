@@ -37,13 +37,16 @@ struct expected_error {
 inline expected_error truncated_normal_error(std::span<const double> levels, double lo, double hi) noexcept {
   const double mass = normal_mass(lo, hi);
   expected_error e;
-  double t = lo, density_t = normal_density(lo);
+  // normal_mass(t, next) of neighbouring cells with one erfc a border: `tail` is P(X <= t), or P(X > t) once t > 0.
+  double t = lo, density_t = normal_density(lo), tail = normal_distribution(lo > 0.0 ? -lo : lo);
   for (std::size_t j = 0; j < levels.size(); ++j) {
     const double next = j + 1 < levels.size() ? std::clamp(0.5 * (levels[j] + levels[j + 1]), lo, hi) : hi;
     if (next <= t) continue;
     const double density_next = normal_density(next);
+    const double tail_next = normal_distribution(t > 0.0 ? -next : next);
     e.wq += levels[j] * (density_t - density_next);
-    e.qq += levels[j] * levels[j] * normal_mass(t, next);
+    e.qq += levels[j] * levels[j] * (t > 0.0 ? tail - tail_next : tail_next - tail);
+    tail = t <= 0.0 && next > 0.0 ? normal_distribution(-next) : tail_next;
     t = next;
     density_t = density_next;
   }
@@ -278,6 +281,8 @@ inline constexpr std::array<double, 9> entropy_coded{0,        0,         .08894
                                                      .0013899, .00034748, .000086871, .000021718};
 /// NF4 with absmax blocks of 64.
 inline constexpr double nf4_block64 = .00844;
+/// 8 bits, symmetric, absmax blocks of 32.
+inline constexpr double q8_0_block32 = 2.85e-5;
 }  // namespace reference
 
 }  // namespace study

@@ -31,14 +31,32 @@ struct error_sums {
   void add(std::span<const float> w, std::span<const float> q) {
     if (w.size() != q.size()) core::fail(errc::bad_shape, "error_sums: ", w.size(), " values against ", q.size());
     count += w.size();
-    for (std::size_t i = 0; i < w.size(); ++i) {
-      const double x = static_cast<double>(w[i]), y = static_cast<double>(q[i]), e = x - y;
-      ww = std::fma(x, x, ww);
-      qq = std::fma(y, y, qq);
-      wq = std::fma(x, y, wq);
-      ee = std::fma(e, e, ee);
-      if (const double a = std::fabs(e); a > largest || a != a) largest = a;  // a NaN stays
+    // Element i goes to lane i % 32: no sum waits for the one before, and loops of 32 become vectors.
+    constexpr std::size_t lanes = 32;
+    double xx[lanes] = {}, yy[lanes] = {}, xy[lanes] = {}, dd[lanes] = {}, most[lanes] = {};
+    const auto add_one = [&](std::size_t lane, float original, float quantized) {
+      const double x = static_cast<double>(original), y = static_cast<double>(quantized), e = x - y;
+      xx[lane] = std::fma(x, x, xx[lane]);
+      yy[lane] = std::fma(y, y, yy[lane]);
+      xy[lane] = std::fma(x, y, xy[lane]);
+      dd[lane] = std::fma(e, e, dd[lane]);
+      const double a = std::fabs(e);
+      most[lane] = a > most[lane] ? a : most[lane];
+    };
+    const std::size_t rest = w.size() % lanes, whole = w.size() - rest;
+    for (std::size_t i = 0; i < whole; i += lanes)
+      for (std::size_t j = 0; j < lanes; ++j) add_one(j, w[i + j], q[i + j]);
+    for (std::size_t j = 0; j < rest; ++j) add_one(j, w[whole + j], q[whole + j]);
+    double added = 0.0;
+    for (std::size_t j = 0; j < lanes; ++j) {
+      ww += xx[j];
+      qq += yy[j];
+      wq += xy[j];
+      added += dd[j];
+      if (most[j] > largest) largest = most[j];
     }
+    ee += added;
+    if (added != added) largest = added;  // a NaN stays
   }
 
   /// Joins the sums of two disjoint parts.

@@ -86,7 +86,7 @@ inline token_sequences cut_sequences(std::span<const std::byte> text, std::size_
 /// The float model's log-probabilities over a set of sequences, and what follows from them alone.
 struct reference_run {
   std::size_t vocab_size = 0;
-  std::vector<double> log_p;         ///< [positions, vocab_size]
+  std::vector<double> log_p, p;      ///< [positions, vocab_size]
   std::vector<float> logits;         ///< [positions, vocab_size]
   std::vector<double> centred;       ///< [positions], sum over the vocabulary of (logit - mean logit)^2
   std::vector<double> entropy, nll;  ///< sums over each sequence, nats
@@ -101,6 +101,7 @@ inline reference_run run_reference(nn::transformer<>& t, const token_sequences& 
   reference_run r;
   r.vocab_size = t.config().vocab_size;
   r.log_p.resize(text.positions() * r.vocab_size);
+  r.p.resize(text.positions() * r.vocab_size);
   r.logits.resize(text.positions() * r.vocab_size);
   r.entropy.assign(text.sequences, 0.0);
   r.nll.assign(text.sequences, 0.0);
@@ -114,8 +115,9 @@ inline reference_run run_reference(nn::transformer<>& t, const token_sequences& 
       const std::span<const float> row{logits + i * r.vocab_size, r.vocab_size};
       const std::span<double> log_p{r.log_p.data() + at * r.vocab_size, r.vocab_size};
       nn::log_softmax(row, log_p);
+      const std::span<double> p{r.p.data() + at * r.vocab_size, r.vocab_size};
       double entropy = 0.0, sum = 0.0, squares = 0.0;
-      for (const double l : log_p) entropy -= l * std::exp(l);
+      for (std::size_t v = 0; v < p.size(); ++v) entropy -= log_p[v] * (p[v] = std::exp(log_p[v]));
       for (const float x : row) sum += static_cast<double>(x);
       const double mean = sum / static_cast<double>(r.vocab_size);
       for (const float x : row)
@@ -196,10 +198,10 @@ inline fidelity compare(nn::transformer<>& t, const token_sequences& text, const
       for (std::size_t i = item * chunk; i < std::min(text.length, (item + 1) * chunk); ++i) {
         const std::size_t at = s * text.length + i;
         const std::span<const float> q_row{logits.data() + i * V, V}, p_row{reference.logits.data() + at * V, V};
-        const double* const log_p = reference.log_p.data() + at * V;
+        const double *const log_p = reference.log_p.data() + at * V, *const p = reference.p.data() + at * V;
         nn::log_softmax(q_row, log_q);
         double kl = 0.0, shift = 0.0, squares = 0.0;
-        for (std::size_t v = 0; v < V; ++v) kl = std::fma(std::exp(log_p[v]), log_p[v] - log_q[v], kl);
+        for (std::size_t v = 0; v < V; ++v) kl = std::fma(p[v], log_p[v] - log_q[v], kl);
         for (std::size_t v = 0; v < V; ++v) shift += static_cast<double>(q_row[v]) - static_cast<double>(p_row[v]);
         shift /= static_cast<double>(V);
         for (std::size_t v = 0; v < V; ++v) {
