@@ -107,7 +107,7 @@ case $command in
   setup)
     case ${1:-} in
       "") setup ;;
-      ci) setup clang-14 clang-format-14 ;;
+      ci) setup clang-14 libclang-rt-14-dev clang-format-14 ;;
       *) die "setup: unknown argument '$1'" ;;
     esac
     ;;

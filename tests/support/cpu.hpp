@@ -5,6 +5,10 @@
 
 #include <string_view>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace nibble::test {
 
 /// Asks __builtin_cpu_supports, which takes literals only. An unknown name is a mistake in cmake/isa.cmake: false.
@@ -22,6 +26,9 @@ inline bool cpu_has(std::string_view feature) {
   NIBBLE_TEST_FEATURE("avx512bw");
   NIBBLE_TEST_FEATURE("avx512vl");
   NIBBLE_TEST_FEATURE("avx512vnni");
+  // clang 14 has no name for it: leaf 7, subleaf 1, EAX bit 4.
+  if (unsigned a = 0, b = 0, c = 0, d = 0; feature == "avxvnni")
+    return cpu_has("avx2") && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 4 & 1u) != 0;
 #undef NIBBLE_TEST_FEATURE
 #endif
   return feature.empty();

@@ -281,7 +281,10 @@ static_assert(CHAR_BIT == 8 && sizeof(float) == 4, "nibble needs 8-bit bytes and
 #define NIBBLE_ALWAYS_INLINE inline __attribute__((always_inline))
 /// After the parameter list of a lambda that must vanish into its caller.
 #define NIBBLE_LAMBDA_INLINE __attribute__((always_inline))
+/// Before a loop over a register tile: its sums live in registers only when the loop is gone, at -O2, too.
+#define NIBBLE_UNROLL _Pragma("GCC unroll 16")
 #else
 #define NIBBLE_ALWAYS_INLINE inline
 #define NIBBLE_LAMBDA_INLINE
+#define NIBBLE_UNROLL
 #endif

@@ -36,6 +36,7 @@ struct gemm_panel<simd::isa_type> {
   static void unpack(const std::byte* blocks, std::size_t count, std::uint8_t* units) noexcept {
     for (std::size_t b = 0; b < count; ++b, blocks += pack::panel16::block_bytes(Bits), units += 8 * 64) {
       for_each_unit([&]<std::size_t U>() NIBBLE_LAMBDA_INLINE {
+        NIBBLE_UNROLL
         for (std::size_t r = 0; r < regs; ++r)
           codes<Bits, U>(blocks, r).store_unaligned(reinterpret_cast<std::uint32_t*>(units + U * 64) + r * lanes);
       });
@@ -44,8 +45,10 @@ struct gemm_panel<simd::isa_type> {
 
   static void values_affine(const std::uint8_t* units, std::size_t count, const float* zero, float* values) noexcept {
     vf z[regs];
+    NIBBLE_UNROLL
     for (std::size_t r = 0; r < regs; ++r) z[r] = simd::load(zero + r * lanes);
     for (std::size_t u = 0; u < count; ++u, units += 64, values += 64) {
+      NIBBLE_UNROLL
       for (std::size_t r = 0; r < regs; ++r) {
         const vu four = simd::load_lanes(units + r * lanes * 4);
         for (int k = 0; k < 4; ++k) {
@@ -104,6 +107,7 @@ struct gemm_panel<simd::isa_type> {
           typename dot::native pairs[regs];
           for_each_unit([&]<std::size_t U>() NIBBLE_LAMBDA_INLINE {
             const auto v = dot::activations(four_of(x + 4 * U));
+            NIBBLE_UNROLL
             for (std::size_t r = 0; r < regs; ++r) {
               if constexpr (U % run == 0) pairs[r] = dot::zero();
               dot::add(pairs[r], dot::weights(codes<Bits, U>(blocks, r)), v);
@@ -113,6 +117,7 @@ struct gemm_panel<simd::isa_type> {
         } else {
           for_each_unit([&]<std::size_t U>() NIBBLE_LAMBDA_INLINE {
             const auto v = dot::activations(four_of(x + 4 * U));
+            NIBBLE_UNROLL
             for (std::size_t r = 0; r < regs; ++r) dot::add(sum[0][r], dot::weights(codes<Bits, U>(blocks, r)), v);
           });
         }
@@ -143,6 +148,7 @@ struct gemm_panel<simd::isa_type> {
   template <class Lookup>
   static void look_up(const std::uint8_t* units, std::size_t count, const Lookup lookup, float* values) noexcept {
     for (std::size_t u = 0; u < count; ++u, units += 64, values += 64) {
+      NIBBLE_UNROLL
       for (std::size_t r = 0; r < regs; ++r) {
         const vu four = simd::load_lanes(units + r * lanes * 4);
         for (int k = 0; k < 4; ++k)
@@ -153,6 +159,7 @@ struct gemm_panel<simd::isa_type> {
 
   static NIBBLE_ALWAYS_INLINE std::array<vf, regs> load_columns(const float* p) noexcept {
     std::array<vf, regs> v;
+    NIBBLE_UNROLL
     for (std::size_t r = 0; r < regs; ++r) v[r] = simd::load(p + r * lanes);
     return v;
   }
@@ -169,6 +176,7 @@ struct gemm_panel<simd::isa_type> {
       for (; k < stop; k += 32, blocks += pack::panel16::block_bytes(Bits)) {
         for_each_unit([&]<std::size_t U>() NIBBLE_LAMBDA_INLINE {
           const float* x = c.x + k + 4 * U;
+          NIBBLE_UNROLL
           for (std::size_t r = 0; r < regs; ++r) {
             const vu four = codes<Bits, U>(blocks, r);
             const vu low(0xffu);
@@ -222,8 +230,11 @@ struct gemm_panel<simd::isa_type> {
   static NIBBLE_ALWAYS_INLINE void begin(const Call& c, std::size_t m, std::size_t k, std::size_t g,
                                          V (&sum)[rows][regs]) noexcept {
     const bool fresh = k == g * c.group;
-    for (std::size_t i = 0; i < rows; ++i)
+    NIBBLE_UNROLL
+    for (std::size_t i = 0; i < rows; ++i) {
+      NIBBLE_UNROLL
       for (std::size_t r = 0; r < regs; ++r) sum[i][r] = fresh ? V(0) : simd::load(c.state + (m + i) * nr + r * lanes);
+    }
   }
 
   /// Scales a finished group into the accumulators, or keeps the running sums of one that goes on.
@@ -231,8 +242,11 @@ struct gemm_panel<simd::isa_type> {
   static NIBBLE_ALWAYS_INLINE void finish(const Call& c, std::size_t m, std::size_t stop, std::size_t g,
                                           const V (&sum)[rows][regs]) noexcept {
     if (!c.fold || !(stop == c.K || stop % c.group == 0)) {
-      for (std::size_t i = 0; i < rows; ++i)
+      NIBBLE_UNROLL
+      for (std::size_t i = 0; i < rows; ++i) {
+        NIBBLE_UNROLL
         for (std::size_t r = 0; r < regs; ++r) sum[i][r].store_unaligned(c.state + (m + i) * nr + r * lanes);
+      }
     } else if (c.params.shift == 0 && c.params.offsets == nullptr) {
       fold<false>(c, m, g, sum);
     } else {
@@ -245,9 +259,11 @@ struct gemm_panel<simd::isa_type> {
   static NIBBLE_ALWAYS_INLINE void fold(const integer_call& c, std::size_t m, std::size_t g,
                                         const vi (&sum)[rows][regs]) noexcept {
     const panel_params& p = c.params;
+    NIBBLE_UNROLL
     for (std::size_t r = 0; r < regs; ++r) {
       const vf scale = simd::load(p.scales + g * p.scale_stride + r * lanes);
       const vi zero = simd::load(p.zeros + g * p.zero_stride + r * lanes);
+      NIBBLE_UNROLL
       for (std::size_t i = 0; i < rows; ++i) {
         float* acc = c.acc + (m + i) * nr + r * lanes;
         const vi x_sum(c.x_sums[(m + i) * c.sum_stride + g]);
@@ -269,8 +285,10 @@ struct gemm_panel<simd::isa_type> {
   static NIBBLE_ALWAYS_INLINE void fold(const float_call& c, std::size_t m, std::size_t g,
                                         const vf (&sum)[rows][regs]) noexcept {
     const panel_params& p = c.params;
+    NIBBLE_UNROLL
     for (std::size_t r = 0; r < regs; ++r) {
       const vf scale = simd::load(p.scales + g * p.scale_stride + r * lanes);
+      NIBBLE_UNROLL
       for (std::size_t i = 0; i < rows; ++i) {
         float* acc = c.acc + (m + i) * nr + r * lanes;
         vf v = simd::fused(sum[i][r], scale, simd::load(acc));
@@ -313,11 +331,17 @@ struct gemm_panel<simd::isa_type> {
         while (k < stop) {
           const std::size_t part = stop - k < 4 * run ? stop : k + 4 * run;
           typename dot::native pairs[rows][regs];
-          for (std::size_t i = 0; i < rows; ++i)
+          NIBBLE_UNROLL
+          for (std::size_t i = 0; i < rows; ++i) {
+            NIBBLE_UNROLL
             for (std::size_t r = 0; r < regs; ++r) pairs[i][r] = dot::zero();
+          }
           for (; k < part; k += 4, units += 64) step<dot>(pairs, units, x + k, c.x_stride);
-          for (std::size_t i = 0; i < rows; ++i)
+          NIBBLE_UNROLL
+          for (std::size_t i = 0; i < rows; ++i) {
+            NIBBLE_UNROLL
             for (std::size_t r = 0; r < regs; ++r) dot::widen(sum[i][r], pairs[i][r]);
+          }
         }
       } else {
         for (; k < stop; k += 4, units += 64) step<dot>(sum, units, x + k, c.x_stride);
@@ -332,9 +356,12 @@ struct gemm_panel<simd::isa_type> {
   static NIBBLE_ALWAYS_INLINE void step(Sum (&sum)[rows][regs], const std::uint8_t* unit, const std::int8_t* x,
                                         std::size_t x_stride) noexcept {
     typename Dot::operand w[regs];
+    NIBBLE_UNROLL
     for (std::size_t r = 0; r < regs; ++r) w[r] = Dot::weights(simd::load_lanes(unit + r * lanes * 4));
+    NIBBLE_UNROLL
     for (std::size_t i = 0; i < rows; ++i) {
       const auto v = Dot::activations(four_of(x + i * x_stride));
+      NIBBLE_UNROLL
       for (std::size_t r = 0; r < regs; ++r) {
         Dot::add(sum[i][r], w[r], v);
       }
@@ -352,9 +379,12 @@ struct gemm_panel<simd::isa_type> {
       begin(c, m, k, g, sum);
       for (; k < stop; ++k, values += nr) {
         vf w[regs];
+        NIBBLE_UNROLL
         for (std::size_t r = 0; r < regs; ++r) w[r] = simd::load(values + r * lanes);
+        NIBBLE_UNROLL
         for (std::size_t i = 0; i < rows; ++i) {
           const vf v(x[i * c.x_stride + k]);
+          NIBBLE_UNROLL
           for (std::size_t r = 0; r < regs; ++r) {
             simd::accumulate(sum[i][r], v, w[r]);
           }
