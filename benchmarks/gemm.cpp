@@ -35,7 +35,7 @@ void run_gemm(benchmark::State& state, qtype type, bool integer, shape s, std::s
   const gemm_options options{.computation = integer ? computation::integer : computation::weight_only};
   thread_pool& pool = pool_of(threads);
   const double seconds = time_loop(state, [&] { multiply(X, W.next(), Y, pool, options); });
-  const double peak = integer ? byte_peak(threads) : float_peak(threads);
+  const double peak = integer ? byte_peak(quant::info_of(type).format.bits, threads) : float_peak(threads);
   report(state, {s.N, s.K, M, threads, W.bytes(), cold, peak}, seconds);
   state.SetLabel(
       gemm::with_default_backend(W.front().layout(), []<class B>(B) { return std::string(B::isa_type::name); }));

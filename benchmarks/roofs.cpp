@@ -117,6 +117,15 @@ struct byte_step {
 #endif
   }
 };
+#if defined(__AVX512VNNI__)
+using pair_step = byte_step;
+#else
+struct pair_step : byte_step {
+  static vector next(vector acc, vector x, vector y) noexcept {
+    return _mm512_add_epi16(acc, _mm512_maddubs_epi16(x, y));
+  }
+};
+#endif
 #elif defined(__AVX2__) && defined(__FMA__)
 struct float_step {
   using vector = __m256;
@@ -131,9 +140,22 @@ struct byte_step {
   static vector start() noexcept { return _mm256_set1_epi8(1); }
   static void opaque(vector& v) noexcept { __asm__ volatile("" : "+x"(v)); }
   static vector next(vector acc, vector x, vector y) noexcept {
+#if defined(__AVXVNNI__)
+    return _mm256_dpbusd_avx_epi32(acc, x, y);
+#else
     return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(x, y), _mm256_set1_epi16(1)));
+#endif
   }
 };
+#if defined(__AVXVNNI__)
+using pair_step = byte_step;
+#else
+struct pair_step : byte_step {
+  static vector next(vector acc, vector x, vector y) noexcept {
+    return _mm256_add_epi16(acc, _mm256_maddubs_epi16(x, y));
+  }
+};
+#endif
 #elif defined(__SSE2__)
 struct float_step {
   using vector = __m128;
@@ -149,6 +171,7 @@ struct byte_step {
   static void opaque(vector& v) noexcept { __asm__ volatile("" : "+x"(v)); }
   static vector next(vector acc, vector x, vector y) noexcept { return _mm_add_epi32(acc, _mm_madd_epi16(x, y)); }
 };
+using pair_step = byte_step;
 #endif
 
 /// measure() at the first call for a key, its answer ever after.
@@ -176,11 +199,14 @@ double float_peak(std::size_t threads) {
 #endif
 }
 
-double byte_peak(std::size_t threads) {
+double byte_peak(int bits, std::size_t threads) {
 #if defined(__SSE2__)
-  static std::map<std::size_t, double> known;
-  return once(known, threads, [&] { return measure_peak<byte_step>(threads); });
+  static std::map<std::pair<bool, std::size_t>, double> known;
+  const bool pairs = bits <= 5;
+  return once(known, {pairs, threads},
+              [&] { return pairs ? measure_peak<pair_step>(threads) : measure_peak<byte_step>(threads); });
 #else
+  static_cast<void>(bits);
   return 0.0;
 #endif
 }

@@ -18,8 +18,9 @@ double dram_roof(std::size_t threads);
 /// registers: FMA where the build has it. 0 where unknown.
 double float_peak(std::size_t threads);
 
-/// The same for exact sums of products of unsigned and signed bytes by the instructions of the build's ISA: vpdpbusd, or
-/// vpmaddubsw + vpmaddwd + vpaddd, or with SSE2 pmaddwd + paddd on widened bytes. 0 where unknown.
-double byte_peak(std::size_t threads);
+/// The same for exact sums of products of `bits`-bit codes and signed bytes by the instructions of the build's ISA:
+/// vpdpbusd; or vpmaddubsw + vpaddw up to 5 bits (the sums are widened now and then) and vpmaddubsw + vpmaddwd + vpaddd
+/// above; or with SSE2 pmaddwd + paddd on widened bytes. 0 where unknown.
+double byte_peak(int bits, std::size_t threads);
 
 }  // namespace nibble::bench
