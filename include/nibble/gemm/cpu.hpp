@@ -196,10 +196,11 @@ struct cpu {
     }
     if (!long_sums) return;
     const float unit = k.params.shift == 0 ? 1.0f : 0.5f;
+    const std::int64_t bias = std::int64_t{panel::code_bias(bits)} * (1 << k.params.shift);
     for (std::size_t m = 0; m < k.M; ++m) {
       const std::int64_t x_sum = k.x_sums[m];
       for (std::size_t n = 0; n < 16; ++n) {
-        const std::int64_t exact = total[m * 16 + n] * (1 << k.params.shift) - std::int64_t{k.params.zeros[n]} * x_sum;
+        const std::int64_t exact = total[m * 16 + n] * (1 << k.params.shift) - (k.params.zeros[n] - bias) * x_sum;
         float& acc = k.acc[m * 16 + n];
         acc = fused_multiply_add(static_cast<float>(exact) * unit, k.params.scales[n], acc);
         if (k.params.offsets != nullptr) acc = fused_multiply_add(static_cast<float>(x_sum), k.params.offsets[n], acc);

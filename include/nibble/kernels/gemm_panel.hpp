@@ -11,7 +11,7 @@
 ///   float:    for each group g, ascending in k:  p = madd(x[k], q[k], p), one chain from p = 0
 ///             acc = fma(p, scale, acc);         with a float offset then acc = fma(sum x, offset, acc)
 ///
-/// u is the stored code, x the activation (s8 code or float), q the code's value before scaling. shift is 1 for mid_rise,
+/// u is the stored code, x the activation (s8 code in [-127, 127] or float), q the code's value before scaling. shift is 1 for mid_rise,
 /// which counts in half steps: half of an integer is exact, half of a subnormal scale need not be. `madd` is fused where
 /// the target has FMA (core/round.hpp); fma is always fused. One lane serves one column, so nothing is added across
 /// lanes and no order depends on the register width.
@@ -73,6 +73,7 @@ using float_call = panel_call<float, float, float>;
 /// `unpack<Bits>(blocks, n, units)`      n packed blocks to n * 8 units of u8 codes
 /// `values_affine(units, n, zero, v)`    n units to v[4 n][16] = float(u) - zero[column]
 /// `values_table(units, n, table, bits, v)`  v = table[u], table of 2^bits values
+/// `code_bias(bits)`                     what the kernel subtracts from codes: with `fold` false, state = sum (u - bias) x
 /// `integer_block(call, bits, units)`    the law on unpacked codes < 2^bits; units begins at k0
 /// `float_block(call, values)`           the law on values; values begins at k0
 /// `integer_row<Bits>(call, blocks)`     M = 1 without a detour over unpacked memory; group a multiple of 32 or >= K

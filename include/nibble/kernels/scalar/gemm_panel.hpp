@@ -69,6 +69,8 @@ struct gemm_panel<isa::scalar> {
     for (std::size_t n = 0; n < nr; ++n) acc[n] = fused_multiply_add(x_sum, p.offsets[g * p.offset_stride + n], acc[n]);
   }
 
+  static constexpr std::int32_t code_bias(int) noexcept { return 0; }
+
   static void integer_block(const integer_call& c, int, const std::uint8_t* units) noexcept {
     block(c, [&](std::size_t k, std::size_t n) {
       const std::size_t from_k0 = k - c.k0;

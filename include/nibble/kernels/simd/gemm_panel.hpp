@@ -66,6 +66,8 @@ struct gemm_panel<simd::isa_type> {
     else look_up(units, count, simd::table_lookup<false>(table, bits), values);
   }
 
+  static constexpr std::int32_t code_bias(int bits) noexcept { return simd::bias_of(simd::dot_of(bits)); }
+
   static void integer_block(const integer_call& c, int bits, const std::uint8_t* units) noexcept {
     switch (simd::dot_of(bits)) {
       case simd::dot_kind::pairs:
@@ -73,6 +75,9 @@ struct gemm_panel<simd::isa_type> {
         return;
       case simd::dot_kind::quads:
         if constexpr (lanes > 4) rows_of_tiles<simd::dot_kind::quads>(c, units, 0);
+        return;
+      case simd::dot_kind::signs:
+        if constexpr (simd::dot_of(8) == simd::dot_kind::signs) rows_of_tiles<simd::dot_kind::signs>(c, units, 0);
         return;
       case simd::dot_kind::wide: rows_of_tiles<simd::dot_kind::wide>(c, units, 0); return;
     }
@@ -123,7 +128,7 @@ struct gemm_panel<simd::isa_type> {
         }
       }
       k = stop;
-      finish(c, 0, stop, g, sum);
+      finish<simd::bias_of(kind)>(c, 0, stop, g, sum);
     }
   }
 
@@ -188,7 +193,7 @@ struct gemm_panel<simd::isa_type> {
         });
       }
       k = stop;
-      finish(c, 0, stop, g, sum);
+      finish<0>(c, 0, stop, g, sum);
     }
   }
 
@@ -237,8 +242,9 @@ struct gemm_panel<simd::isa_type> {
     }
   }
 
-  /// Scales a finished group into the accumulators, or keeps the running sums of one that goes on.
-  template <class Call, class V, std::size_t rows>
+  /// Scales a finished group into the accumulators, or keeps the running sums of one that goes on. Bias: what was
+  /// subtracted from the codes.
+  template <std::int32_t Bias, class Call, class V, std::size_t rows>
   static NIBBLE_ALWAYS_INLINE void finish(const Call& c, std::size_t m, std::size_t stop, std::size_t g,
                                           const V (&sum)[rows][regs]) noexcept {
     if (!c.fold || !(stop == c.K || stop % c.group == 0)) {
@@ -248,21 +254,22 @@ struct gemm_panel<simd::isa_type> {
         for (std::size_t r = 0; r < regs; ++r) sum[i][r].store_unaligned(c.state + (m + i) * nr + r * lanes);
       }
     } else if (c.params.shift == 0 && c.params.offsets == nullptr) {
-      fold<false>(c, m, g, sum);
+      fold<Bias, false>(c, m, g, sum);
     } else {
-      fold<true>(c, m, g, sum);
+      fold<Bias, true>(c, m, g, sum);
     }
   }
 
   /// General: with a shift and, where there are any, offsets. The columns' parameters are loaded once for all rows.
-  template <bool General, std::size_t rows>
+  template <std::int32_t Bias, bool General, std::size_t rows>
   static NIBBLE_ALWAYS_INLINE void fold(const integer_call& c, std::size_t m, std::size_t g,
                                         const vi (&sum)[rows][regs]) noexcept {
     const panel_params& p = c.params;
     NIBBLE_UNROLL
     for (std::size_t r = 0; r < regs; ++r) {
       const vf scale = simd::load(p.scales + g * p.scale_stride + r * lanes);
-      const vi zero = simd::load(p.zeros + g * p.zero_stride + r * lanes);
+      vi zero = simd::load(p.zeros + g * p.zero_stride + r * lanes);
+      if constexpr (Bias != 0) zero = zero - vi(Bias << p.shift);
       NIBBLE_UNROLL
       for (std::size_t i = 0; i < rows; ++i) {
         float* acc = c.acc + (m + i) * nr + r * lanes;
@@ -281,7 +288,7 @@ struct gemm_panel<simd::isa_type> {
       }
     }
   }
-  template <bool General, std::size_t rows>
+  template <std::int32_t Bias, bool General, std::size_t rows>
   static NIBBLE_ALWAYS_INLINE void fold(const float_call& c, std::size_t m, std::size_t g,
                                         const vf (&sum)[rows][regs]) noexcept {
     const panel_params& p = c.params;
@@ -304,8 +311,9 @@ struct gemm_panel<simd::isa_type> {
   /// All rows, in the tallest tiles that fit. `run`: units that int16 sums hold (pairs).
   template <simd::dot_kind Kind>
   static void rows_of_tiles(const integer_call& c, const std::uint8_t* units, std::size_t run) noexcept {
-    // `wide` holds weights and activations in two registers each.
-    constexpr int tallest = Kind == simd::dot_kind::wide && regs == 2 ? 4 : mr;
+    // These hold weights in two registers each.
+    constexpr bool two = Kind == simd::dot_kind::wide || Kind == simd::dot_kind::signs;
+    constexpr int tallest = two && regs == 2 ? 4 : mr;
     std::size_t m = 0;
     for (; m + tallest <= c.M; m += tallest) integer_tile<Kind, tallest>(c, m, units, run);
     if constexpr (tallest > 8)
@@ -347,7 +355,7 @@ struct gemm_panel<simd::isa_type> {
         for (; k < stop; k += 4, units += 64) step<dot>(sum, units, x + k, c.x_stride);
       }
       k = stop;
-      finish(c, m, stop, g, sum);
+      finish<simd::bias_of(Kind)>(c, m, stop, g, sum);
     }
   }
 
@@ -390,7 +398,7 @@ struct gemm_panel<simd::isa_type> {
           }
         }
       }
-      finish(c, m, stop, g, sum);
+      finish<0>(c, m, stop, g, sum);
     }
   }
 };

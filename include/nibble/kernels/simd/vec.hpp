@@ -180,16 +180,20 @@ class table_lookup {
 #endif
 };
 
-/// How unsigned codes and signed activations, |x| <= 128, are multiplied and added, exactly, four in each 32-bit lane.
+/// How unsigned codes and signed activations, |x| <= 127, are multiplied and added, exactly, four in each 32-bit lane.
 enum class dot_kind : std::uint8_t {
   pairs,  ///< codes of few bits: vpmaddubsw, and several of its int16 results are added before they are widened
-  quads,  ///< codes <= 127: vpmaddubsw, whose pairs fit int16 (2 * 127 * 128 = 32512), then vpmaddwd;
+  quads,  ///< codes <= 127: vpmaddubsw, whose pairs fit int16 (2 * 127 * 127 = 32258), then vpmaddwd;
           ///< with VNNI all codes: vpdpbusd
+  signs,  ///< codes <= 255: v = u - 128; vpmaddubsw of |v| <= 128 and x with the sign of v (2 * 128 * 127 = 32512), then
+          ///< vpmaddwd. The sums are those of v: see bias_of
   wide,   ///< codes <= 255: even and odd bytes are widened to int16 and multiplied by vpmaddwd
 };
 
 /// Units (4 k) whose pair sums fit int16 together: u * |x| <= (2^bits - 1) * 128, two of them in each unit.
 constexpr std::size_t pair_run(int bits) noexcept { return 32767u / (((1u << bits) - 1u) * 256u); }
+/// What a kind subtracts from codes before it multiplies.
+constexpr std::int32_t bias_of(dot_kind kind) noexcept { return kind == dot_kind::signs ? 128 : 0; }
 static_assert(pair_run(2) == 42 && pair_run(3) == 18 && pair_run(4) == 8 && pair_run(5) == 4 && pair_run(6) == 2);
 
 /// The cheapest kind for a width. Widening costs as much as two units' work, so runs of 1 or 2 gain nothing.
@@ -197,8 +201,9 @@ constexpr dot_kind dot_of([[maybe_unused]] int bits) noexcept {
 #if NIBBLE_SIMD_VNNI
   return dot_kind::quads;
 #else
-  if constexpr (lanes == 4) return dot_kind::wide;  // vpmaddubsw came with SSSE3
-  return bits <= 5 ? dot_kind::pairs : (bits <= 7 ? dot_kind::quads : dot_kind::wide);
+  if constexpr (lanes == 4) return dot_kind::wide;                            // vpmaddubsw came with SSSE3
+  constexpr dot_kind widest = lanes == 8 ? dot_kind::signs : dot_kind::wide;  // AVX-512 has no vpsignb
+  return bits <= 5 ? dot_kind::pairs : (bits <= 7 ? dot_kind::quads : widest);
 #endif
 }
 
@@ -273,6 +278,22 @@ struct byte_dot<dot_kind::pairs> : byte_dot<dot_kind::quads> {
 #else
     pairs = NIBBLE_SIMD_OP(add_epi16)(pairs, products);
 #endif
+  }
+};
+#endif
+
+#if NIBBLE_SIMD_WIDTH == 256 && !NIBBLE_SIMD_VNNI
+template <>
+struct byte_dot<dot_kind::signs> : byte_dot<dot_kind::quads> {
+  struct operand {
+    native value, magnitude;
+  };
+  static NIBBLE_ALWAYS_INLINE operand weights(vu w) noexcept {
+    const native v = _mm256_xor_si256(static_cast<native>(w), _mm256_set1_epi8(-128));
+    return {v, _mm256_abs_epi8(v)};
+  }
+  static NIBBLE_ALWAYS_INLINE void add(vi& sum, const operand& w, native x) noexcept {
+    widen(sum, _mm256_maddubs_epi16(w.magnitude, _mm256_sign_epi8(x, w.value)));
   }
 };
 #endif
