@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -88,9 +89,18 @@ bool same(const std::vector<float>& a, const std::vector<float>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
 
+/// One of the panels that a float row takes at once.
+struct row_panel {
+  random_blocks blocks;
+  std::unique_ptr<test::guarded<std::byte>> packed;
+  std::vector<float> zeros;
+  std::unique_ptr<float_data> data;
+};
+
 struct shape {
   std::size_t M, K, group;
 };
+constexpr shape row_shapes[] = {{1, 32, 32}, {1, 77, 80}, {1, 160, 64}, {1, 129, 132}};
 constexpr shape shapes[] = {{1, 32, 32}, {1, 77, 80},  {2, 64, 8},   {3, 100, 12},
                             {5, 33, 36}, {13, 96, 32}, {25, 130, 64}};
 
@@ -203,39 +213,71 @@ TEST_CASE("gemm_panel: float blocks equal the scalar ones bit for bit, cut anywh
   }
 }
 
-TEST_CASE("gemm_panel: a single row from packed codes equals the detour over unpacked ones, every width") {
+TEST_CASE("gemm_panel: an integer row from packed codes equals the detour over unpacked ones, every width") {
   if (!test::covers<native, native::isa_type>()) return;
   for_each_width([]<int Bits>() {
-    for (const shape& s : {shape{1, 32, 32}, shape{1, 77, 80}, shape{1, 160, 64}, shape{1, 129, 132}}) {
+    for (const shape& s : row_shapes) {
       CAPTURE(Bits);
       CAPTURE(s.K);
-      const std::size_t blocks = ceil_div(s.K, std::size_t{32});
-      const random_blocks w = make_blocks<Bits>(blocks, 70 + Bits);
+      const random_blocks w = make_blocks<Bits>(ceil_div(s.K, std::size_t{32}), 70 + Bits);
       const test::guarded<std::byte> packed(w.packed.size());
       std::copy(w.packed.begin(), w.packed.end(), packed.begin());
-      {
-        integer_data a(1, s.K, s.group, true, 9), b(1, s.K, s.group, true, 9);
-        native::integer_row<Bits>(a.call, packed.data());
-        scalar::integer_block(b.call, Bits, w.units.data());
-        CHECK(same(a.acc, b.acc));
-      }
-      {
-        const auto table = test::gaussian(std::size_t{1} << Bits, 5);
-        std::vector<float> values(blocks * 512);
-        float_data a(1, s.K, s.group, false, 9), b(1, s.K, s.group, false, 9), c(1, s.K, s.group, false, 9);
-        native::table_row<Bits>(a.call, packed.data(), table.data());
-        scalar::table_row<Bits>(c.call, packed.data(), table.data());
-        scalar::values_table(w.units.data(), blocks * 8, table.data(), Bits, values.data());
-        scalar::float_block(b.call, values.data());
-        CHECK(same(a.acc, b.acc));
-        CHECK(same(c.acc, b.acc));
-      }
-      {
-        const auto zeros = test::gaussian(ceil_div(s.K, s.group) * 16, 8);
-        float_data a(1, s.K, s.group, true, 9), b(1, s.K, s.group, true, 9);
-        native::float_row<Bits>(a.call, packed.data(), zeros.data(), 16);
-        scalar::float_row<Bits>(b.call, packed.data(), zeros.data(), 16);
-        CHECK(same(a.acc, b.acc));
+      integer_data a(1, s.K, s.group, true, 9), b(1, s.K, s.group, true, 9);
+      native::integer_row<Bits>(a.call, packed.data());
+      scalar::integer_block(b.call, Bits, w.units.data());
+      CHECK(same(a.acc, b.acc));
+    }
+  });
+}
+
+TEST_CASE("gemm_panel: float rows from packed codes equal the detour over unpacked ones, every width and panel") {
+  if (!test::covers<native, native::isa_type>()) return;
+  for_each_width([]<int Bits>() {
+    for (const shape& s : row_shapes) {
+      CAPTURE(Bits);
+      CAPTURE(s.K);
+      const std::size_t blocks = ceil_div(s.K, std::size_t{32}), groups = ceil_div(s.K, s.group);
+      const auto table = test::gaussian(std::size_t{1} << Bits, 5);
+      for (const bool codebook : {false, true}) {
+        // Panels differ in weights, scales, zeros and accumulators; the row of x and its sums are one.
+        row_panel panels[native::row_panels];
+        kernels::float_call calls[native::row_panels];
+        const std::byte* codes[native::row_panels];
+        const float* zeros[native::row_panels];
+        for (std::size_t i = 0; i < native::row_panels; ++i) {
+          row_panel& p = panels[i];
+          p.blocks = make_blocks<Bits>(blocks, 70 + i);
+          p.packed = std::make_unique<test::guarded<std::byte>>(p.blocks.packed.size());
+          std::copy(p.blocks.packed.begin(), p.blocks.packed.end(), p.packed->begin());
+          p.zeros = test::gaussian(groups * 16, 20 + static_cast<unsigned>(i));
+          p.data = std::make_unique<float_data>(1, s.K, s.group, !codebook, 9);
+          p.data->scales = test::gaussian(groups * 16, 40 + static_cast<unsigned>(i));
+          p.data->call.params.scales = p.data->scales.data();
+          calls[i] = p.data->call;
+          calls[i].x = panels[0].data->x.data();
+          codes[i] = p.packed->data();
+          zeros[i] = p.zeros.data();
+        }
+        if (codebook) native::table_row<Bits>(calls, codes, table.data());
+        else native::float_row<Bits>(calls, codes, zeros, 16);
+        for (std::size_t i = 0; i < native::row_panels; ++i) {
+          const row_panel& p = panels[i];
+          CAPTURE(i);
+          float_data b(1, s.K, s.group, !codebook, 9), c(1, s.K, s.group, !codebook, 9);
+          b.call.params.scales = c.call.params.scales = p.data->scales.data();
+          std::vector<float> values(blocks * 512);
+          for (std::size_t k = 0; k < blocks * 32; ++k)
+            for (std::size_t n = 0; n < 16; ++n) {
+              const std::uint8_t u = p.blocks.units[k / 4 * 64 + 4 * n + k % 4];
+              const std::size_t g = std::min(k / s.group, groups - 1);
+              values[k * 16 + n] = codebook ? table[u] : static_cast<float>(u) - p.zeros[g * 16 + n];
+            }
+          scalar::float_block(b.call, values.data());
+          CHECK(same(p.data->acc, b.acc));
+          if (codebook) scalar::table_row<Bits>(&c.call, &codes[i], table.data());
+          else scalar::float_row<Bits>(&c.call, &codes[i], &zeros[i], 16);
+          CHECK(same(p.data->acc, c.acc));
+        }
       }
     }
   });

@@ -46,13 +46,14 @@ struct cpu {
 
   static std::size_t scratch_bytes(const packed_view& w, std::size_t M, const gemm_options& o,
                                    std::size_t concurrency) noexcept {
-    return plan_scratch(w, M, o, concurrency).total;
+    return plan_scratch(w, M, o, concurrency, panels_at_once(w, M, o)).total;
   }
 
   static void multiply(span2d<const float> x, const packed_view& w, span2d<float> y, const gemm_options& o,
                        const context& ctx) noexcept {
     if (x.rows == 0) return;
-    const call c{x, w, y, o, plan_scratch(w, x.rows, o, ctx.concurrency), ctx.scratch};
+    const std::size_t at_once = panels_at_once(w, x.rows, o);
+    const call c{x, w, y, o, plan_scratch(w, x.rows, o, ctx.concurrency, at_once), ctx.scratch};
     NIBBLE_ASSERT(ctx.scratch_bytes >= c.plan.total);
     if (o.computation == computation::integer) prepare_integer(c, ctx);
     else prepare_float(c, ctx);
@@ -61,7 +62,14 @@ struct cpu {
       return;
     }
     const std::size_t panels = pack::panel16::panels(w.matrix.N);
-    core::for_each_item(ctx, work_items(w, x.rows), [&](std::size_t item, std::size_t slot) {
+    if (float_rows(w, x.rows, o)) {
+      core::for_each_item(ctx, work_items(w, 1, at_once), [&](std::size_t item, std::size_t slot) {
+        const std::size_t first = item * at_once;
+        float_row_item(c, first, panels - first < at_once ? panels - first : at_once, slot * at_once);
+      });
+      return;
+    }
+    core::for_each_item(ctx, work_items(w, x.rows, 1), [&](std::size_t item, std::size_t slot) {
       // Panels first: neighbours in time share the block of activations, which is the larger one.
       panel_item(c, item % panels, item / panels * mc, slot);
     });
@@ -69,6 +77,10 @@ struct cpu {
 
  private:
   using call = detail::call;
+
+  static constexpr std::size_t panels_at_once(const packed_view& w, std::size_t M, const gemm_options& o) noexcept {
+    return float_rows(w, M, o) ? panel::row_panels : 1;
+  }
 
   static void prepare_integer(const call& c, const context& ctx) noexcept {
     const std::size_t K = c.x.cols, group = c.w.layout == layout_id::panel16 ? panel_group(c.w.matrix.format, K) : 0;
@@ -166,6 +178,40 @@ struct cpu {
     detail::store(c, index, m0, M, acc, integer ? row_scales : nullptr);
   }
 
+  /// One row against `count` panels, the last one again and again where fewer than row_panels are left. Panel i has the
+  /// area of slot `slot` + i.
+  static void float_row_item(const call& c, std::size_t first, std::size_t count, std::size_t slot) noexcept {
+    const quantized_view& w = c.w.matrix;
+    kernels::float_call calls[panel::row_panels];
+    const std::byte* codes[panel::row_panels];
+    const float* zeros[panel::row_panels];
+    std::size_t zero_stride = 0;
+    for (std::size_t i = 0; i < panel::row_panels; ++i) {
+      const std::size_t index = first + (i < count ? i : count - 1);
+      codes[i] = w.codes + index * pack::panel16::panel_bytes(w.K, w.format.bits);
+      float* acc = c.own<float>(slot + i, c.plan.acc);
+      for (std::size_t n = 0; n < 16; ++n) acc[n] = *c.shared<float>(c.plan.x_scales);
+      calls[i] = {.M = 1,
+                  .K = w.K,
+                  .k0 = 0,
+                  .k1 = w.K,
+                  .group = panel_group(w.format, w.K),
+                  .fold = true,
+                  .x = c.x_row(0),
+                  .x_stride = 0,
+                  .x_sums = c.shared<float>(c.plan.x_sums),
+                  .sum_stride = c.plan.groups,
+                  .params = detail::decode_params(c, index, slot + i, zeros[i], zero_stride),
+                  .state = nullptr,
+                  .acc = acc};
+    }
+    pack::with_bits(w.format.bits, [&]<int Bits>() {
+      if (w.format.rule == code_rule::codebook) panel::template table_row<Bits>(calls, codes, w.table);
+      else panel::template float_row<Bits>(calls, codes, zeros, zero_stride);
+    });
+    for (std::size_t i = 0; i < count; ++i) detail::store(c, first + i, 0, 1, calls[i].acc, nullptr);
+  }
+
   static void integer_panel(const call& c, kernels::integer_call& k, const std::byte* codes,
                             std::size_t slot) noexcept {
     const int bits = c.w.matrix.format.bits;
@@ -213,13 +259,6 @@ struct cpu {
     const format_desc& f = c.w.matrix.format;
     const std::size_t K = k.K;
     const bool table = f.rule == code_rule::codebook;
-    if (k.M == 1 && (k.group % pack::panel16::block_k == 0 || k.group >= K)) {
-      pack::with_bits(f.bits, [&]<int Bits>() {
-        if (table) panel::template table_row<Bits>(k, codes, c.w.matrix.table);
-        else panel::template float_row<Bits>(k, codes, zero_values, zero_value_stride);
-      });
-      return;
-    }
     std::uint8_t* units = c.own<std::uint8_t>(slot, c.plan.units);
     float* values = c.own<float>(slot, c.plan.values);
     for (; k.k0 < K; k.k0 = k.k1) {

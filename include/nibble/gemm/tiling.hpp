@@ -65,14 +65,23 @@ constexpr std::size_t place(std::size_t& at, std::size_t count, std::size_t size
   return here;
 }
 
-/// Work items of a product: panels times blocks of rows, or columns.
-constexpr std::size_t work_items(const packed_view& w, std::size_t M) noexcept {
-  return w.layout == layout_id::panel16 ? saturating_product(pack::panel16::panels(w.matrix.N), ceil_div(M, mc))
-                                        : w.matrix.N;
+/// True for a product that the one-row kernels of the float path serve, `row_panels` panels at once.
+constexpr bool float_rows(const packed_view& w, std::size_t M, const gemm_options& o) noexcept {
+  const std::size_t group = panel_group(w.matrix.format, w.matrix.K);
+  return M == 1 && o.computation == computation::weight_only && w.layout == layout_id::panel16 &&
+         (group % pack::panel16::block_k == 0 || group >= w.matrix.K);
 }
 
-constexpr scratch_plan plan_scratch(const packed_view& w, std::size_t M, const gemm_options& o,
-                                    std::size_t concurrency) noexcept {
+/// Work items of a product: panels (or `row_panels` of them) times blocks of rows, or columns.
+constexpr std::size_t work_items(const packed_view& w, std::size_t M, std::size_t panels_at_once) noexcept {
+  return w.layout == layout_id::panel16
+             ? saturating_product(ceil_div(pack::panel16::panels(w.matrix.N), panels_at_once), ceil_div(M, mc))
+             : w.matrix.N;
+}
+
+/// `panels_at_once`: panels of a work item, each with an area of its own.
+constexpr scratch_plan plan_scratch(const packed_view& w, std::size_t M, const gemm_options& o, std::size_t concurrency,
+                                    std::size_t panels_at_once) noexcept {
   const format_desc& f = w.matrix.format;
   const std::size_t K = w.matrix.K, padded = round_up(K, plane_alignment);
   const bool integer = o.computation == computation::integer, panel = w.layout == layout_id::panel16;
@@ -108,8 +117,8 @@ constexpr scratch_plan plan_scratch(const packed_view& w, std::size_t M, const g
   }
   p.slot_bytes = at;
   // for_each_item runs no more slots than there are items.
-  const std::size_t items = work_items(w, M), slots = concurrency < items ? concurrency : items;
-  p.total = saturating_sum(p.slots, saturating_product(p.slot_bytes, slots == 0 ? 1 : slots));
+  const std::size_t items = work_items(w, M, panels_at_once), slots = concurrency < items ? concurrency : items;
+  p.total = saturating_sum(p.slots, saturating_product(p.slot_bytes, (slots == 0 ? 1 : slots) * panels_at_once));
   return p;
 }
 

@@ -77,8 +77,10 @@ using float_call = panel_call<float, float, float>;
 /// `integer_block(call, bits, units)`    the law on unpacked codes < 2^bits; units begins at k0
 /// `float_block(call, values)`           the law on values; values begins at k0
 /// `integer_row<Bits>(call, blocks)`     M = 1 without a detour over unpacked memory; group a multiple of 32 or >= K
-/// `float_row<Bits>(call, blocks, zero, zero_stride)`  the same for affine formats: q = float(u) - zero[g][column]
-/// `table_row<Bits>(call, blocks, table)`  the same for codebooks: q = table[u]
+/// `row_panels`                          how many panels the next two take at once
+/// `float_row<Bits>(calls, blocks, zeros, zero_stride)`  M = 1, affine: q = float(u) - zeros[panel][g][column]; calls differ
+///                                       in params, state and acc only
+/// `table_row<Bits>(calls, blocks, table)`  the same for codebooks: q = table[u]
 template <class Isa>
 struct gemm_panel : gemm_panel<typename Isa::fallback> {};
 

@@ -14,6 +14,7 @@ template <>
 struct gemm_panel<isa::scalar> {
   using isa_type = isa::scalar;
   static constexpr std::size_t nr = pack::panel16::nr;
+  static constexpr std::size_t row_panels = 1;
 
   template <int Bits>
   static void unpack(const std::byte* blocks, std::size_t count, std::uint8_t* units) noexcept {
@@ -86,15 +87,15 @@ struct gemm_panel<isa::scalar> {
     row<Bits>(c, blocks, [](std::uint8_t code, std::size_t, std::size_t) { return std::int32_t{code}; });
   }
   template <int Bits>
-  static void float_row(const float_call& c, const std::byte* blocks, const float* zeros,
+  static void float_row(const float_call* call, const std::byte* const* blocks, const float* const* zeros,
                         std::size_t zero_stride) noexcept {
-    row<Bits>(c, blocks, [&](std::uint8_t code, std::size_t k, std::size_t n) {
-      return static_cast<float>(code) - zeros[k / c.group * zero_stride + n];
+    row<Bits>(*call, *blocks, [&](std::uint8_t code, std::size_t k, std::size_t n) {
+      return static_cast<float>(code) - (*zeros)[k / call->group * zero_stride + n];
     });
   }
   template <int Bits>
-  static void table_row(const float_call& c, const std::byte* blocks, const float* table) noexcept {
-    row<Bits>(c, blocks, [&](std::uint8_t code, std::size_t, std::size_t) { return table[code]; });
+  static void table_row(const float_call* call, const std::byte* const* blocks, const float* table) noexcept {
+    row<Bits>(*call, *blocks, [&](std::uint8_t code, std::size_t, std::size_t) { return table[code]; });
   }
 
  private:

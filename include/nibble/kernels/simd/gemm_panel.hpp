@@ -26,6 +26,9 @@ struct gemm_panel<simd::isa_type> {
   static constexpr std::size_t nr = pack::panel16::nr;
   static constexpr std::size_t lanes = simd::lanes;
   static constexpr std::size_t regs = simd::regs;
+  /// Panels of the float path's single row: each lane adds in one chain, and four registers of them hide the latency of
+  /// an FMA (4 cycles on current cores).
+  static constexpr std::size_t row_panels = regs == 1 ? 4 : (regs == 2 ? 2 : 1);
   /// Rows of the full register tile.
   static constexpr int mr = regs == 4 ? 2 : (regs == 2 ? 6 : 12);
   using vf = simd::vf;
@@ -133,18 +136,18 @@ struct gemm_panel<simd::isa_type> {
   }
 
   template <int Bits>
-  static void float_row(const float_call& c, const std::byte* blocks, const float* zeros,
+  static void float_row(const float_call* calls, const std::byte* const* blocks, const float* const* zeros,
                         std::size_t zero_stride) noexcept {
-    row<Bits>(c, blocks, [&](std::size_t g) NIBBLE_LAMBDA_INLINE {
-      return [z = load_columns(zeros + g * zero_stride)](vu code, std::size_t r)
+    row<Bits>(calls, blocks, [&](std::size_t panel, std::size_t g) NIBBLE_LAMBDA_INLINE {
+      return [z = load_columns(zeros[panel] + g * zero_stride)](vu code, std::size_t r)
                  NIBBLE_LAMBDA_INLINE { return simd::to_float(simd::as_signed(code)) - z[r]; };
     });
   }
 
   template <int Bits>
-  static void table_row(const float_call& c, const std::byte* blocks, const float* table) noexcept {
+  static void table_row(const float_call* calls, const std::byte* const* blocks, const float* table) noexcept {
     const simd::table_lookup<(Bits <= 4)> lookup(table, Bits);
-    row<Bits>(c, blocks, [&](std::size_t) NIBBLE_LAMBDA_INLINE {
+    row<Bits>(calls, blocks, [&](std::size_t, std::size_t) NIBBLE_LAMBDA_INLINE {
       return [lookup](vu code, std::size_t) NIBBLE_LAMBDA_INLINE { return lookup(code); };
     });
   }
@@ -169,31 +172,45 @@ struct gemm_panel<simd::isa_type> {
     return v;
   }
 
-  /// One row of x; decoder_of(g) gives the function from (codes, register) to the values of group g.
+  /// One row of x against row_panels panels; decoder_of(panel, g) gives the function from (codes, register) to the values
+  /// of group g.
   template <int Bits, class DecoderOf>
-  static NIBBLE_ALWAYS_INLINE void row(const float_call& c, const std::byte* blocks, DecoderOf&& decoder_of) noexcept {
-    const std::size_t end = c.k1 < c.K ? c.k1 : c.K;
-    for (std::size_t k = c.k0; k < end;) {
-      const std::size_t stop = segment_end(k, c.group, end), g = k / c.group;
-      vf sum[1][regs];
-      begin(c, 0, k, g, sum);
-      const auto decode = decoder_of(g);
-      for (; k < stop; k += 32, blocks += pack::panel16::block_bytes(Bits)) {
-        for_each_unit([&]<std::size_t U>() NIBBLE_LAMBDA_INLINE {
-          const float* x = c.x + k + 4 * U;
-          NIBBLE_UNROLL
-          for (std::size_t r = 0; r < regs; ++r) {
-            const vu four = codes<Bits, U>(blocks, r);
-            const vu low(0xffu);
-            simd::accumulate(sum[0][r], vf(x[0]), decode(four & low, r));
-            simd::accumulate(sum[0][r], vf(x[1]), decode((four >> 8) & low, r));
-            simd::accumulate(sum[0][r], vf(x[2]), decode((four >> 16) & low, r));
-            simd::accumulate(sum[0][r], vf(x[3]), decode(four >> 24, r));
-          }
-        });
+  static NIBBLE_ALWAYS_INLINE void row(const float_call* calls, const std::byte* const* blocks,
+                                       DecoderOf&& decoder_of) noexcept {
+    [&]<std::size_t... P>(std::index_sequence<P...>) NIBBLE_LAMBDA_INLINE {
+      const float_call& c = calls[0];
+      const std::byte* at[] = {blocks[P]...};
+      const std::size_t end = c.k1 < c.K ? c.k1 : c.K;
+      for (std::size_t k = c.k0; k < end;) {
+        const std::size_t stop = segment_end(k, c.group, end), g = k / c.group;
+        vf sum[row_panels][1][regs];
+        (begin(calls[P], 0, k, g, sum[P]), ...);
+        const std::array decode = {decoder_of(P, g)...};
+        for (; k < stop; k += 32, ((at[P] += pack::panel16::block_bytes(Bits)), ...)) {
+          for_each_unit([&]<std::size_t U>() NIBBLE_LAMBDA_INLINE {
+            const float* x = c.x + k + 4 * U;
+            (multiply_unit<Bits, U>(x, at[P], decode[P], sum[P][0]), ...);
+          });
+        }
+        k = stop;
+        (finish<0>(calls[P], 0, stop, g, sum[P]), ...);
       }
-      k = stop;
-      finish<0>(c, 0, stop, g, sum);
+    }
+    (std::make_index_sequence<row_panels>{});
+  }
+
+  /// Four activations against unit U of a packed block.
+  template <int Bits, std::size_t U, class Decode>
+  static NIBBLE_ALWAYS_INLINE void multiply_unit(const float* x, const std::byte* block, const Decode& decode,
+                                                 vf (&sum)[regs]) noexcept {
+    const vu low(0xffu);
+    NIBBLE_UNROLL
+    for (std::size_t r = 0; r < regs; ++r) {
+      const vu four = codes<Bits, U>(block, r);
+      simd::accumulate(sum[r], vf(x[0]), decode(four & low, r));
+      simd::accumulate(sum[r], vf(x[1]), decode((four >> 8) & low, r));
+      simd::accumulate(sum[r], vf(x[2]), decode((four >> 16) & low, r));
+      simd::accumulate(sum[r], vf(x[3]), decode(four >> 24, r));
     }
   }
 
