@@ -433,6 +433,28 @@ TEST_CASE("gemm: two threads on one pool get the results of one") {
   CHECK(wrong == 0);
 }
 
+TEST_CASE("gemm: a matrix in another backend's layout is repacked when asked, with the same product, or refused") {
+  const any_qmatrix w =
+      test::random_qmatrix({code_rule::symmetric, 4, granularity_kind::grouped, scale_storage::f16, 32}, 21, 77, 3);
+  const packed_matrix rows = pack_matrix(w.view(), layout_id::row_major);
+  CHECK(gemm::repack_for<gemm::scalar>(rows).layout() == layout_id::row_major);
+  if (std::is_same_v<gemm::simd::isa_type, isa::scalar>) return;
+  CHECK(gemm::simd::can_multiply(rows.view(), {}) == errc::unsupported_layout);
+  const packed_matrix panels = gemm::repack_for<gemm::simd>(rows);
+  CHECK(panels.layout() == layout_id::panel16);
+  const std::vector<float> x = test::normal_values(2 * 77, 4);
+  std::vector<float> a(2 * 21), b(2 * 21);
+  const gemm_options integer{.computation = computation::integer};
+  multiply(make_span2d(x.data(), 2, 77), rows, make_span2d(a.data(), 2, 21), integer);
+  multiply(make_span2d(x.data(), 2, 77), panels, make_span2d(b.data(), 2, 21), integer);
+  CHECK(test::same_bits(std::span<const float>(a), std::span<const float>(b)));
+
+  const any_qmatrix crossing =
+      test::random_qmatrix({code_rule::symmetric, 4, granularity_kind::flat, scale_storage::f16, 64}, 21, 77, 3);
+  CHECK_THROWS_WITH_AS(gemm::repack_for<gemm::simd>(pack_matrix(crossing.view())), doctest::Contains("in no layout"),
+                       error);
+}
+
 TEST_CASE("gemm: simd refuses canonical rows instead of guessing") {
   const format_desc f{code_rule::symmetric, 4, granularity_kind::per_channel, scale_storage::f32, 0};
   const any_qmatrix w = test::random_qmatrix(f, 5, 32, 2);

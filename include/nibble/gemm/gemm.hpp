@@ -84,6 +84,22 @@ decltype(auto) with_default_backend(layout_id layout, F&& f) {
   return f(scalar{});
 }
 
+/// W in a layout that backend B multiplies: W itself where its own layout does, else the fastest layout that does; the
+/// codes and scales stay the same bit for bit. Raises B's refusal when no layout does.
+template <backend B>
+packed_matrix repack_for(packed_matrix W, const gemm_options& options = {}, const context& ctx = {}) {
+  packed_view view = W.view();
+  const errc refusal = B::can_multiply(view, options);
+  if (refusal == errc::ok) return W;
+  for (const layout_id layout : {layout_id::panel16, layout_id::row_major}) {
+    view.layout = layout;
+    if (can_pack(W.format(), W.K(), layout) == errc::ok && B::can_multiply(view, options) == errc::ok)
+      return pack_matrix(W.unpack(ctx).view(), layout, ctx);
+  }
+  core::fail(refusal, "repack_for: backend ", B::name, " multiplies these ", int{W.format().bits},
+             "-bit weights in no layout");
+}
+
 /// Y = X * transpose(W) (+ bias + beta * Y) on a backend of the caller's choice.
 template <backend B>
 void multiply(span2d<const float> X, const packed_view& W, span2d<float> Y, const gemm_options& options,
