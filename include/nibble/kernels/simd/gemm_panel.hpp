@@ -53,12 +53,9 @@ struct gemm_panel<simd::isa_type> {
     for (std::size_t u = 0; u < count; ++u, units += 64, values += 64) {
       NIBBLE_UNROLL
       for (std::size_t r = 0; r < regs; ++r) {
-        const vu four = simd::load_lanes(units + r * lanes * 4);
-        for (int k = 0; k < 4; ++k) {
-          const vu code = (four >> (8 * k)) & vu(0xffu);
-          (simd::to_float(simd::as_signed(code)) - z[r])
-              .store_unaligned(values + static_cast<std::size_t>(k) * nr + r * lanes);
-        }
+        vf q[4];
+        affine_values(simd::load_lanes(units + r * lanes * 4), z[r], q);
+        for (std::size_t k = 0; k < 4; ++k) q[k].store_unaligned(values + k * nr + r * lanes);
       }
     }
   }
@@ -139,8 +136,8 @@ struct gemm_panel<simd::isa_type> {
   static void float_row(const float_call* calls, const std::byte* const* blocks, const float* const* zeros,
                         std::size_t zero_stride) noexcept {
     row<Bits>(calls, blocks, [&](std::size_t panel, std::size_t g) NIBBLE_LAMBDA_INLINE {
-      return [z = load_columns(zeros[panel] + g * zero_stride)](vu code, std::size_t r)
-                 NIBBLE_LAMBDA_INLINE { return simd::to_float(simd::as_signed(code)) - z[r]; };
+      return [z = load_columns(zeros[panel] + g * zero_stride)](vu four, std::size_t r, vf(&q)[4])
+                 NIBBLE_LAMBDA_INLINE { affine_values(four, z[r], q); };
     });
   }
 
@@ -148,7 +145,7 @@ struct gemm_panel<simd::isa_type> {
   static void table_row(const float_call* calls, const std::byte* const* blocks, const float* table) noexcept {
     const simd::table_lookup<(Bits <= 4)> lookup(table, Bits);
     row<Bits>(calls, blocks, [&](std::size_t, std::size_t) NIBBLE_LAMBDA_INLINE {
-      return [lookup](vu code, std::size_t) NIBBLE_LAMBDA_INLINE { return lookup(code); };
+      return [lookup](vu four, std::size_t, vf(&q)[4]) NIBBLE_LAMBDA_INLINE { lookup(four, q); };
     });
   }
 
@@ -158,11 +155,20 @@ struct gemm_panel<simd::isa_type> {
     for (std::size_t u = 0; u < count; ++u, units += 64, values += 64) {
       NIBBLE_UNROLL
       for (std::size_t r = 0; r < regs; ++r) {
-        const vu four = simd::load_lanes(units + r * lanes * 4);
-        for (int k = 0; k < 4; ++k)
-          lookup((four >> (8 * k)) & vu(0xffu)).store_unaligned(values + static_cast<std::size_t>(k) * nr + r * lanes);
+        vf q[4];
+        lookup(simd::load_lanes(units + r * lanes * 4), q);
+        for (std::size_t k = 0; k < 4; ++k) q[k].store_unaligned(values + k * nr + r * lanes);
       }
     }
+  }
+
+  /// q[k] = float(code) - z for byte k of each lane.
+  static NIBBLE_ALWAYS_INLINE void affine_values(vu four, vf z, vf (&q)[4]) noexcept {
+    const vu low(0xffu);
+    q[0] = simd::to_float(simd::as_signed(four & low)) - z;
+    q[1] = simd::to_float(simd::as_signed((four >> 8) & low)) - z;
+    q[2] = simd::to_float(simd::as_signed((four >> 16) & low)) - z;
+    q[3] = simd::to_float(simd::as_signed(four >> 24)) - z;
   }
 
   static NIBBLE_ALWAYS_INLINE std::array<vf, regs> load_columns(const float* p) noexcept {
@@ -172,8 +178,8 @@ struct gemm_panel<simd::isa_type> {
     return v;
   }
 
-  /// One row of x against row_panels panels; decoder_of(panel, g) gives the function from (codes, register) to the values
-  /// of group g.
+  /// One row of x against row_panels panels; decoder_of(panel, g) gives the function from (codes, register) to the four
+  /// values of each lane in group g.
   template <int Bits, class DecoderOf>
   static NIBBLE_ALWAYS_INLINE void row(const float_call* calls, const std::byte* const* blocks,
                                        DecoderOf&& decoder_of) noexcept {
@@ -203,14 +209,12 @@ struct gemm_panel<simd::isa_type> {
   template <int Bits, std::size_t U, class Decode>
   static NIBBLE_ALWAYS_INLINE void multiply_unit(const float* x, const std::byte* block, const Decode& decode,
                                                  vf (&sum)[regs]) noexcept {
-    const vu low(0xffu);
     NIBBLE_UNROLL
     for (std::size_t r = 0; r < regs; ++r) {
-      const vu four = codes<Bits, U>(block, r);
-      simd::accumulate(sum[r], vf(x[0]), decode(four & low, r));
-      simd::accumulate(sum[r], vf(x[1]), decode((four >> 8) & low, r));
-      simd::accumulate(sum[r], vf(x[2]), decode((four >> 16) & low, r));
-      simd::accumulate(sum[r], vf(x[3]), decode(four >> 24, r));
+      vf q[4];
+      decode(codes<Bits, U>(block, r), r, q);
+      NIBBLE_UNROLL
+      for (std::size_t j = 0; j < 4; ++j) simd::accumulate(sum[r], vf(x[j]), q[j]);
     }
   }
 

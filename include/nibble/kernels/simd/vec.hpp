@@ -8,6 +8,7 @@
 /// and are named by architecture. Two units that map to one architecture (SSE2 with and without AVX) are kept apart by
 /// inlining alone; tests/link looks at the machine code.
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 
@@ -129,8 +130,8 @@ NIBBLE_ALWAYS_INLINE void accumulate(vi& sum, vi v) noexcept {
 #endif
 }
 
-/// table[code] for `lanes` codes. InRegisters: codes of up to 4 bits, the table is held in registers and permuted; else
-/// it is gathered from memory.
+/// The values of the codes of one unit and register, table[code]: q[k] for byte k of each lane. InRegisters: codes of up to
+/// 4 bits, the table is held in registers; else it is gathered from memory.
 template <bool InRegisters>
 class table_lookup {
  public:
@@ -142,26 +143,50 @@ class table_lookup {
 #if NIBBLE_SIMD_WIDTH == 512
       all_ = _mm512_load_ps(padded);
 #else
-      low_ = _mm256_load_ps(padded);
-      high_ = _mm256_load_ps(padded + 8);
+      alignas(64) std::uint8_t bytes[4][16];
+      for (std::size_t i = 0; i < 16; ++i)
+        for (std::size_t j = 0; j < 4; ++j)
+          bytes[j][i] = static_cast<std::uint8_t>(std::bit_cast<std::uint32_t>(padded[i]) >> (8 * j));
+      for (std::size_t j = 0; j < 4; ++j)
+        planes_[j] = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(bytes[j])));
 #endif
     }
 #endif
   }
-  NIBBLE_ALWAYS_INLINE vf operator()(vu code) const noexcept {
+  NIBBLE_ALWAYS_INLINE void operator()(vu four, vf (&q)[4]) const noexcept {
+#if NIBBLE_SIMD_WIDTH == 256
+    if constexpr (InRegisters) {
+      // vpshufb looks 32 codes up at once, in each of the four byte planes of the floats; what is left is to interleave
+      // the planes. The first shuffle brings the four columns of a 128-bit lane together: k0 n0..n3, k1 n0..n3, ...
+      const __m256i order =
+          _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+      const __m256i u = _mm256_shuffle_epi8(static_cast<vu::register_type>(four), order);
+      const __m256i b0 = _mm256_shuffle_epi8(planes_[0], u), b1 = _mm256_shuffle_epi8(planes_[1], u);
+      const __m256i b2 = _mm256_shuffle_epi8(planes_[2], u), b3 = _mm256_shuffle_epi8(planes_[3], u);
+      const __m256i low01 = _mm256_unpacklo_epi8(b0, b1), low23 = _mm256_unpacklo_epi8(b2, b3);
+      const __m256i high01 = _mm256_unpackhi_epi8(b0, b1), high23 = _mm256_unpackhi_epi8(b2, b3);
+      q[0] = vf(_mm256_castsi256_ps(_mm256_unpacklo_epi16(low01, low23)));
+      q[1] = vf(_mm256_castsi256_ps(_mm256_unpackhi_epi16(low01, low23)));
+      q[2] = vf(_mm256_castsi256_ps(_mm256_unpacklo_epi16(high01, high23)));
+      q[3] = vf(_mm256_castsi256_ps(_mm256_unpackhi_epi16(high01, high23)));
+      return;
+    }
+#endif
+    const vu low(0xffu);
+    q[0] = look_up(four & low);
+    q[1] = look_up((four >> 8) & low);
+    q[2] = look_up((four >> 16) & low);
+    q[3] = look_up(four >> 24);
+  }
+
+ private:
+  NIBBLE_ALWAYS_INLINE vf look_up(vu code) const noexcept {
 #if NIBBLE_SIMD_WIDTH == 512
     const __m512i i = static_cast<vu::register_type>(code);
     if constexpr (InRegisters) return vf(_mm512_permutexvar_ps(i, all_));
     else return vf(_mm512_i32gather_ps(i, table_, 4));
 #elif NIBBLE_SIMD_WIDTH == 256
-    const __m256i i = static_cast<vu::register_type>(code);
-    if constexpr (InRegisters) {
-      // vpermps looks at three bits; the fourth, moved to the sign, chooses between the halves.
-      const __m256 low = _mm256_permutevar8x32_ps(low_, i), high = _mm256_permutevar8x32_ps(high_, i);
-      return vf(_mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(i, 28))));
-    } else {
-      return vf(_mm256_i32gather_ps(table_, i, 4));
-    }
+    return vf(_mm256_i32gather_ps(table_, static_cast<vu::register_type>(code), 4));
 #else
     alignas(64) std::uint32_t each[lanes];
     alignas(64) float values[lanes];
@@ -171,12 +196,11 @@ class table_lookup {
 #endif
   }
 
- private:
   const float* table_;
 #if NIBBLE_SIMD_WIDTH == 512
   __m512 all_;
 #elif NIBBLE_SIMD_WIDTH == 256
-  __m256 low_, high_;
+  __m256i planes_[4];
 #endif
 };
 
