@@ -3,6 +3,7 @@
 /// @file
 /// A small persistent pool of threads for callers who have none of their own.
 
+#include <atomic>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
@@ -37,7 +38,8 @@ inline std::size_t available_concurrency() noexcept {
   return count == 0 ? 1 : count;
 }
 
-/// `threads` workers in all, the calling thread being one of them. Between calls the others sleep. One call runs at a
+/// `threads` workers in all, the calling thread being one of them. Between calls the others look out for work some tens of
+/// microseconds long, giving way to whoever wants the core, and then sleep. One call runs at a
 /// time: a second thread that enters meanwhile, or a body that enters again, does its work serially on its own thread,
 /// so nested use cannot deadlock. The pool also keeps scratch memory, which grows and never shrinks.
 class thread_pool {
@@ -107,14 +109,27 @@ class thread_pool {
       arg_ = arg;
       slots_ = slots;
       step_ = size();
-      pending_ = (slots < size() ? slots : size()) - 1;
-      ++generation_;
+      pending_.store((slots < size() ? slots : size()) - 1, std::memory_order_relaxed);
+      generation_.fetch_add(1, std::memory_order_release);
     }
     wake_.notify_all();
     for (std::size_t s = 0; s < slots; s += size()) body(arg, s);
+    const auto all_done = [this] { return pending_.load(std::memory_order_acquire) == 0; };
+    look_out(all_done);
     std::unique_lock lock(mutex_);
-    done_.wait(lock, [this] { return pending_ == 0; });
+    done_.wait(lock, all_done);
     busy_ = false;
+  }
+
+  /// Until condition() holds, or for a while: waking a sleeping thread takes longer than many a product.
+  template <class Condition>
+  static void look_out(Condition&& condition) noexcept {
+    for (int i = 0; i < 1024 && !condition(); ++i) {
+      if (i % 64 == 63) std::this_thread::yield();
+#if defined(__x86_64__)
+      __builtin_ia32_pause();
+#endif
+    }
   }
 
   void start(std::size_t threads) {
@@ -124,7 +139,7 @@ class thread_pool {
   void stop() noexcept {
     {
       const std::lock_guard lock(mutex_);
-      stop_ = true;
+      stop_.store(true, std::memory_order_release);
     }
     wake_.notify_all();
     for (std::thread& t : workers_) t.join();
@@ -133,11 +148,15 @@ class thread_pool {
 
   void work(std::size_t slot) {
     std::uint64_t seen = 0;
-    std::unique_lock lock(mutex_);
+    const auto called = [&] {
+      return stop_.load(std::memory_order_acquire) || generation_.load(std::memory_order_acquire) != seen;
+    };
     for (;;) {
-      wake_.wait(lock, [&] { return stop_ || generation_ != seen; });
-      if (stop_) return;
-      seen = generation_;
+      look_out(called);
+      std::unique_lock lock(mutex_);
+      wake_.wait(lock, called);
+      if (stop_.load(std::memory_order_relaxed)) return;
+      seen = generation_.load(std::memory_order_relaxed);
       if (slot >= slots_) continue;
       const auto body = body_;
       void* const arg = arg_;
@@ -145,7 +164,7 @@ class thread_pool {
       lock.unlock();
       for (std::size_t s = slot; s < slots; s += step) body(arg, s);
       lock.lock();
-      if (--pending_ == 0) done_.notify_one();
+      if (pending_.fetch_sub(1, std::memory_order_release) == 1) done_.notify_one();
     }
   }
 
@@ -155,9 +174,12 @@ class thread_pool {
   std::condition_variable wake_, done_;
   void (*body_)(void*, std::size_t) = nullptr;
   void* arg_ = nullptr;
-  std::size_t slots_ = 0, step_ = 1, pending_ = 0;
-  std::uint64_t generation_ = 0;
-  bool busy_ = false, stop_ = false;
+  std::size_t slots_ = 0, step_ = 1;
+  bool busy_ = false;
+  // Written under the mutex; read without it by those who look out.
+  std::atomic<std::size_t> pending_ = 0;
+  std::atomic<std::uint64_t> generation_ = 0;
+  std::atomic<bool> stop_ = false;
 };
 
 }  // namespace NIBBLE_ABI
