@@ -281,10 +281,22 @@ static_assert(CHAR_BIT == 8 && sizeof(float) == 4, "nibble needs 8-bit bytes and
 #define NIBBLE_ALWAYS_INLINE inline __attribute__((always_inline))
 /// After the parameter list of a lambda that must vanish into its caller.
 #define NIBBLE_LAMBDA_INLINE __attribute__((always_inline))
-/// Before a loop over a register tile: its sums live in registers only when the loop is gone, at -O2, too.
-#define NIBBLE_UNROLL _Pragma("GCC unroll 16")
 #else
 #define NIBBLE_ALWAYS_INLINE inline
 #define NIBBLE_LAMBDA_INLINE
+#endif
+
+/// Before a loop over a register tile: its sums live in registers only when the loop is gone, at -O2, too. Not under the
+/// address sanitizer, which takes minutes for the unrolled form.
+#if defined(__SANITIZE_ADDRESS__)
+#define NIBBLE_UNROLL
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define NIBBLE_UNROLL
+#endif
+#endif
+#if !defined(NIBBLE_UNROLL) && defined(__GNUC__)
+#define NIBBLE_UNROLL _Pragma("GCC unroll 16")
+#elif !defined(NIBBLE_UNROLL)
 #define NIBBLE_UNROLL
 #endif
