@@ -92,7 +92,7 @@ double measure_peak(std::size_t threads) {
     }
     for (auto& a : acc) Step::opaque(a);
   });
-  return static_cast<double>(steps * Step::chains * Step::operations) / seconds;
+  return static_cast<double>(threads * steps * Step::chains * Step::operations) / seconds;
 }
 
 // `opaque` emits no instruction; the compiler must believe that the register changed, and repeats the work on it.
