@@ -129,7 +129,7 @@ struct pair_step : byte_step {
 #elif defined(__AVX2__) && defined(__FMA__)
 struct float_step {
   using vector = __m256;
-  static constexpr std::size_t chains = 6, operations = 2 * 8;
+  static constexpr std::size_t chains = 10, operations = 2 * 8;
   static vector start() noexcept { return _mm256_set1_ps(0.5f); }
   static void opaque(vector& v) noexcept { __asm__ volatile("" : "+x"(v)); }
   static vector next(vector acc, vector x, vector y) noexcept { return _mm256_fmadd_ps(x, y, acc); }
