@@ -106,6 +106,7 @@ struct gemm_panel<simd::isa_type> {
       begin(c, 0, k, g, sum);
       for (; k < stop; k += 32, blocks += pack::panel16::block_bytes(Bits)) {
         const std::int8_t* x = c.x + k;
+        prefetch<Bits>(blocks);
         if constexpr (kind == simd::dot_kind::pairs) {
           constexpr std::size_t run = simd::pair_run(Bits) < 8 ? simd::pair_run(Bits) : 8;
           static_assert(8 % run == 0);
@@ -193,6 +194,7 @@ struct gemm_panel<simd::isa_type> {
         (begin(calls[P], 0, k, g, sum[P]), ...);
         const std::array decode = {decoder_of(P, g)...};
         for (; k < stop; k += 32, ((at[P] += pack::panel16::block_bytes(Bits)), ...)) {
+          (prefetch<Bits>(at[P]), ...);
           for_each_unit([&]<std::size_t U>() NIBBLE_LAMBDA_INLINE {
             const float* x = c.x + k + 4 * U;
             (multiply_unit<Bits, U>(x, at[P], decode[P], sum[P][0]), ...);
@@ -216,6 +218,15 @@ struct gemm_panel<simd::isa_type> {
       NIBBLE_UNROLL
       for (std::size_t j = 0; j < 4; ++j) simd::accumulate(sum[r], vf(x[j]), q[j]);
     }
+  }
+
+  /// A block's worth of bytes 2 KiB ahead: hardware prefetchers stop at the end of a page, and a panel has many. Whatever
+  /// lies there, the next panel or nothing, a prefetch does not fault.
+  template <int Bits>
+  static NIBBLE_ALWAYS_INLINE void prefetch(const std::byte* block) noexcept {
+    const auto ahead = reinterpret_cast<std::uintptr_t>(block) + 2048;
+    for (std::size_t line = 0; line < pack::panel16::block_bytes(Bits); line += 64)
+      __builtin_prefetch(reinterpret_cast<const void*>(ahead + line));
   }
 
   /// Calls f.operator()<U>() for the eight units of a block, unrolled: shifts become immediates.
