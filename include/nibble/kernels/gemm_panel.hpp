@@ -11,10 +11,10 @@
 ///   float:    for each group g, ascending in k:  p = madd(x[k], q[k], p), one chain from p = 0
 ///             acc = fma(p, scale, acc);         with a float offset then acc = fma(sum x, offset, acc)
 ///
-/// u is the stored code, x the activation (s8 code in [-127, 127] or float), q the code's value before scaling. shift is 1 for mid_rise,
-/// which counts in half steps: half of an integer is exact, half of a subnormal scale need not be. `madd` is fused where
-/// the target has FMA (core/round.hpp); fma is always fused. One lane serves one column, so nothing is added across
-/// lanes and no order depends on the register width.
+/// u is the stored code, x the activation (s8 code in [-127, 127] or float), q the code's value before scaling. shift is
+/// 1 for mid_rise, which counts in half steps: half of an integer is exact, half of a subnormal scale need not be. `madd`
+/// is fused where the target has FMA (core/round.hpp); fma is always fused. One lane serves one column, so nothing is
+/// added across lanes and no order depends on the register width.
 ///
 /// A unit, block and panel are those of pack/layout.hpp. M-sized arrays are row-major. Kernels are noexcept, allocate
 /// nothing, read no byte outside the ranges named here, and work for any alignment of x.

@@ -69,18 +69,11 @@ struct gemm_panel<simd::isa_type> {
   static constexpr std::int32_t code_bias(int bits) noexcept { return simd::bias_of(simd::dot_of(bits)); }
 
   static void integer_block(const integer_call& c, int bits, const std::uint8_t* units) noexcept {
-    switch (simd::dot_of(bits)) {
-      case simd::dot_kind::pairs:
-        if constexpr (lanes > 4) rows_of_tiles<simd::dot_kind::pairs>(c, units, simd::pair_run(bits));
-        return;
-      case simd::dot_kind::quads:
-        if constexpr (lanes > 4) rows_of_tiles<simd::dot_kind::quads>(c, units, 0);
-        return;
-      case simd::dot_kind::signs:
-        if constexpr (simd::dot_of(8) == simd::dot_kind::signs) rows_of_tiles<simd::dot_kind::signs>(c, units, 0);
-        return;
-      case simd::dot_kind::wide: rows_of_tiles<simd::dot_kind::wide>(c, units, 0); return;
+    // Only the kinds that dot_of gives on this instruction set are compiled.
+    [&]<int... Bits>(std::integer_sequence<int, Bits...>) NIBBLE_LAMBDA_INLINE {
+      (void)((bits == Bits && (rows_of_tiles<simd::dot_of(Bits)>(c, units, simd::pair_run(bits)), true)) || ...);
     }
+    (std::integer_sequence<int, 2, 3, 4, 5, 6, 7, 8>{});
   }
 
   static void float_block(const float_call& c, const float* values) noexcept {
