@@ -53,8 +53,8 @@ struct call_data {
   kernels::panel_call<X, Sum, State> call;
 
   call_data(std::size_t M, std::size_t K, std::size_t group, bool with_offsets, unsigned seed)
-      : x(M * round_up(K, std::size_t{32})), state(M * 16), acc(M * 16) {
-    const std::size_t padded = round_up(K, std::size_t{32}), groups = ceil_div(K, group);
+      : x(M * round_up(K, std::size_t{64})), state(M * 16), acc(M * 16) {
+    const std::size_t padded = round_up(K, std::size_t{64}), groups = ceil_div(K, group);
     const auto values = test::gaussian(x.size(), seed, 40.0f);
     sums.resize(M * groups);
     for (std::size_t m = 0; m < M; ++m)
@@ -101,8 +101,8 @@ struct shape {
   std::size_t M, K, group;
 };
 constexpr shape row_shapes[] = {{1, 32, 32}, {1, 77, 80}, {1, 160, 64}, {1, 129, 132}};
-constexpr shape shapes[] = {{1, 32, 32}, {1, 77, 80},  {2, 64, 8},   {3, 100, 12},
-                            {5, 33, 36}, {13, 96, 32}, {25, 130, 64}};
+constexpr shape shapes[] = {{1, 32, 32}, {1, 77, 80},  {2, 64, 8},    {3, 100, 12},
+                            {5, 33, 36}, {13, 96, 32}, {25, 130, 64}, {33, 200, 128}};
 
 }  // namespace
 
@@ -159,6 +159,46 @@ TEST_CASE("gemm_panel: integer blocks equal the scalar ones bit for bit, every w
         b.call.k1 = std::min(s.K, b.call.k0 + 32);
         scalar::integer_block(b.call, bits, units.data() + b.call.k0 * 16);
       }
+      CHECK(same(a.acc, b.acc));
+    }
+  }
+}
+
+TEST_CASE(
+    "gemm_panel: sums that start from a constant zero point's share equal those that subtract it, blocks and rows") {
+  if (!test::covers<native, native::isa_type>()) return;
+  for_each_width([]<int Bits>() {
+    for (const shape& s : shapes) {
+      CAPTURE(Bits);
+      CAPTURE(s.M);
+      CAPTURE(s.K);
+      const random_blocks w = make_blocks<Bits>(ceil_div(s.K, std::size_t{32}), 60 + Bits);
+      integer_data a(s.M, s.K, s.group, false, 9), b(s.M, s.K, s.group, false, 9);
+      constexpr std::int32_t zero = 1 << (Bits - 1);
+      std::fill(b.zeros.begin(), b.zeros.end(), zero);
+      a.call.params.zeros = nullptr;
+      for (std::int32_t& sum : a.sums) sum *= native::code_bias(Bits) - zero;
+      native::integer_block(a.call, Bits, w.units.data());
+      scalar::integer_block(b.call, Bits, w.units.data());
+      CHECK(same(a.acc, b.acc));
+      if (s.M != 1) continue;
+      native::integer_row<Bits>(a.call, w.packed.data());
+      scalar::integer_row<Bits>(b.call, w.packed.data());
+      CHECK(same(a.acc, b.acc));
+    }
+  });
+}
+
+TEST_CASE("gemm_panel: every number of rows is computed once and equals the scalar kernel") {
+  if (!test::covers<native, native::isa_type>()) return;
+  for (const int bits : {4, 7, 8}) {
+    const auto units = test::codes(64 * 16, 6, bits);
+    for (std::size_t M = 1; M <= 40; ++M) {
+      CAPTURE(bits);
+      CAPTURE(M);
+      integer_data a(M, 64, 32, false, 9), b(M, 64, 32, false, 9);
+      native::integer_block(a.call, bits, units.data());
+      scalar::integer_block(b.call, bits, units.data());
       CHECK(same(a.acc, b.acc));
     }
   }

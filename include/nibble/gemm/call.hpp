@@ -40,6 +40,17 @@ struct call {
     return reinterpret_cast<T*>(scratch + plan.slots + slot * plan.slot_bytes + offset);
   }
   bool x_in_place() const noexcept { return w.layout == layout_id::row_major || x.cols % pack::panel16::block_k == 0; }
+  /// The integer path's token sums hold what each group's sum starts from (kernels::panel_params::zeros): with one zero
+  /// point for the whole matrix, and unless sums are combined in 64 bits.
+  bool sums_started() const noexcept {
+    const format_desc& f = w.matrix.format;
+    return o.computation == computation::integer && w.layout == layout_id::panel16 &&
+           (f.rule == code_rule::symmetric || f.rule == code_rule::symmetric_full) && !long_sums();
+  }
+  /// One group longer than the sums that int32 holds.
+  bool long_sums() const noexcept {
+    return w.matrix.K > kernels::exact_k && panel_group(w.matrix.format, w.matrix.K) >= w.matrix.K;
+  }
   const float* x_row(std::size_t m) const noexcept {
     return x_in_place() ? x.data + m * x.stride : shared<float>(plan.x) + m * plan.x_stride;
   }
@@ -114,7 +125,7 @@ inline kernels::panel_params decode_params(const call& c, std::size_t index, std
       else as_float[n] = z;
     }
   }
-  p.zeros = as_int;
+  p.zeros = c.sums_started() ? nullptr : as_int;
   zero_values = as_float;
   zero_value_stride = p.zero_stride;
 

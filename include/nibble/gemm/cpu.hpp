@@ -84,11 +84,17 @@ struct cpu {
 
   static void prepare_integer(const call& c, const context& ctx) noexcept {
     const std::size_t K = c.x.cols, group = c.w.layout == layout_id::panel16 ? panel_group(c.w.matrix.format, K) : 0;
+    const format_desc& f = c.w.matrix.format;
+    const std::size_t factor_groups = c.sums_started() ? c.plan.groups : 0;
+    const std::int32_t factor = panel::code_bias(f.bits) - static_cast<std::int32_t>(detail::constant_zero(f));
     for_row_chunks(c, ctx, [&](std::size_t m) {
       std::int8_t* codes = c.shared<std::int8_t>(c.plan.x) + m * c.plan.x_stride;
       c.shared<float>(c.plan.x_scales)[m] =
           kernels::quantize_row<Isa>::run(c.x.data + m * c.x.stride, K, codes, c.plan.x_stride);
-      if (group != 0) kernels::group_sums(codes, K, group, c.shared<std::int32_t>(c.plan.x_sums) + m * c.plan.groups);
+      if (group == 0) return;
+      std::int32_t* sums = c.shared<std::int32_t>(c.plan.x_sums) + m * c.plan.groups;
+      kernels::group_sums(codes, K, group, sums);
+      for (std::size_t g = 0; g < factor_groups; ++g) sums[g] *= factor;
     });
   }
 
@@ -216,7 +222,7 @@ struct cpu {
                             std::size_t slot) noexcept {
     const int bits = c.w.matrix.format.bits;
     const std::size_t K = k.K;
-    const bool long_sums = K > kernels::exact_k && k.group >= K;
+    const bool long_sums = c.long_sums();
     if (k.M == 1 && !long_sums && (k.group % pack::panel16::block_k == 0 || k.group >= K)) {
       pack::with_bits(bits, [&]<int Bits>() { panel::template integer_row<Bits>(k, codes); });
       return;

@@ -40,7 +40,9 @@ static_assert(2ll * 255 * 127 * static_cast<long long>(exact_k) < (1ll << 31));
 struct panel_params {
   const float* scales = nullptr;  ///< [groups][16]
   std::size_t scale_stride = 16;
-  const std::int32_t* zeros = nullptr;  ///< integer path: z of the law, [groups][16]
+  /// Integer path: z of the law, [groups][16]. nullptr, with shift 0 and no offsets, when z is one number: then x_sums holds
+  /// (code_bias - z) * X, from which the sum of each group starts.
+  const std::int32_t* zeros = nullptr;
   std::size_t zero_stride = 16;
   const float* offsets = nullptr;  ///< [groups][16] or nullptr
   std::size_t offset_stride = 16;
@@ -56,9 +58,9 @@ struct panel_call {
   std::size_t k0 = 0, k1 = 0;
   std::size_t group = 0;  ///< k of a group, multiple of 4; >= K for one group
   bool fold = true;       ///< false: never scale, leave the running sums in state (one group > exact_k)
-  const X* x = nullptr;   ///< x[m * x_stride + k], readable and 0 for k in [K, round_up(K, 32))
+  const X* x = nullptr;   ///< x[m * x_stride + k], readable and 0 for k in [K, round_up(K, 32)), s8 to round_up(K, 64)
   std::size_t x_stride = 0;
-  const Sum* x_sums = nullptr;  ///< sum of x over each group, [M][groups]
+  const Sum* x_sums = nullptr;  ///< sum of x over each group, [M][groups]; see panel_params::zeros
   std::size_t sum_stride = 0;
   panel_params params;
   State* state = nullptr;  ///< [M][16]

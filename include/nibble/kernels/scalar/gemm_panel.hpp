@@ -54,7 +54,8 @@ struct gemm_panel<isa::scalar> {
     float* acc = c.acc + m * nr;
     const float unit = p.shift == 0 ? 1.0f : 0.5f;
     for (std::size_t n = 0; n < nr; ++n) {
-      const std::int32_t exact = (sum[n] << p.shift) - p.zeros[g * p.zero_stride + n] * x_sum;
+      const std::int32_t exact =
+          p.zeros == nullptr ? sum[n] + x_sum : (sum[n] << p.shift) - p.zeros[g * p.zero_stride + n] * x_sum;
       acc[n] = fused_multiply_add(static_cast<float>(exact) * unit, p.scales[g * p.scale_stride + n], acc[n]);
     }
     if (p.offsets == nullptr) return;
