@@ -104,6 +104,44 @@ constexpr shape row_shapes[] = {{1, 32, 32}, {1, 77, 80}, {1, 160, 64}, {1, 129,
 constexpr shape shapes[] = {{1, 32, 32}, {1, 77, 80},  {2, 64, 8},    {3, 100, 12},
                             {5, 33, 36}, {13, 96, 32}, {25, 130, 64}, {33, 200, 128}};
 
+/// Several panels at once against the scalar kernel, one after the other.
+template <class Kernel>
+void check_panels_at_once() {
+  constexpr std::size_t K = 448, cuts[] = {0, 128, 352, K};
+  for (const std::size_t group : {std::size_t{32}, std::size_t{96}, std::size_t{128}, K}) {
+    for (const std::size_t M : {1, 5, 16, 17, 31, 32, 33, 47, 48, 64, 79}) {
+      CAPTURE(group);
+      CAPTURE(M);
+      std::vector<std::vector<std::uint8_t>> units;
+      std::vector<std::unique_ptr<integer_data>> got, want;
+      kernels::integer_call calls[Kernel::block_panels];
+      const std::uint8_t* at[Kernel::block_panels];
+      for (std::size_t i = 0; i < Kernel::block_panels; ++i) {
+        units.push_back(test::codes(K * 16, 6 + i, 8));
+        for (auto* all : {&got, &want}) {
+          all->push_back(std::make_unique<integer_data>(M, K, group, i % 2 == 0, 9));
+          all->back()->scales = test::gaussian(all->back()->scales.size(), 90 + static_cast<unsigned>(i));
+          all->back()->call.params.scales = all->back()->scales.data();
+        }
+        calls[i] = got[i]->call;
+        calls[i].x = got[0]->x.data();
+      }
+      for (std::size_t cut = 0; cuts[cut] < K; ++cut) {
+        for (std::size_t i = 0; i < Kernel::block_panels; ++i) {
+          calls[i].k0 = cuts[cut];
+          calls[i].k1 = cuts[cut + 1];
+          at[i] = units[i].data() + cuts[cut] * 16;
+        }
+        Kernel::integer_blocks(calls, Kernel::block_panels, 8, at);
+      }
+      for (std::size_t i = 0; i < Kernel::block_panels; ++i) {
+        scalar::integer_block(want[i]->call, 8, units[i].data());
+        CHECK(same(got[i]->acc, want[i]->acc));
+      }
+    }
+  }
+}
+
 }  // namespace
 
 TEST_CASE("gemm_panel: the scalar kernel takes part") { CHECK(test::covers<scalar, isa::scalar>()); }
@@ -147,7 +185,7 @@ TEST_CASE("gemm_panel: integer blocks equal the scalar ones bit for bit, every w
       CAPTURE(s.M);
       CAPTURE(s.K);
       CAPTURE(s.group);
-      const auto codes = test::codes(round_up(s.K, std::size_t{32}) * 16, 6, bits);
+      const auto codes = test::codes(round_up(s.K, std::size_t{64}) * 16, 6, bits);
       const test::guarded<std::uint8_t> units(codes.size());
       std::copy(codes.begin(), codes.end(), units.begin());
       const bool offsets = bits % 2 == 0;
@@ -172,7 +210,7 @@ TEST_CASE(
       CAPTURE(Bits);
       CAPTURE(s.M);
       CAPTURE(s.K);
-      const random_blocks w = make_blocks<Bits>(ceil_div(s.K, std::size_t{32}), 60 + Bits);
+      const random_blocks w = make_blocks<Bits>(ceil_div(s.K, std::size_t{64}) * 2, 60 + Bits);
       integer_data a(s.M, s.K, s.group, false, 9), b(s.M, s.K, s.group, false, 9);
       constexpr std::int32_t zero = 1 << (Bits - 1);
       std::fill(b.zeros.begin(), b.zeros.end(), zero);
@@ -202,6 +240,13 @@ TEST_CASE("gemm_panel: every number of rows is computed once and equals the scal
       CHECK(same(a.acc, b.acc));
     }
   }
+}
+
+TEST_CASE("gemm_panel: several panels at once equal one after the other, in blocks that cut groups") {
+  if (!test::covers<native, native::isa_type>()) return;
+  []<class Kernel>(Kernel) {
+    if constexpr (Kernel::block_panels > 1) check_panels_at_once<Kernel>();
+  }(native{});
 }
 
 TEST_CASE("gemm_panel: the most extreme codes and activations of every width stay exact") {

@@ -69,9 +69,14 @@ struct cpu {
       });
       return;
     }
-    core::for_each_item(ctx, work_items(w, x.rows, 1), [&](std::size_t item, std::size_t slot) {
+    const std::size_t across = ceil_div(panels, at_once);
+    core::for_each_item(ctx, work_items(w, x.rows, at_once), [&](std::size_t item, std::size_t slot) {
       // Panels first: neighbours in time share the block of activations, which is the larger one.
-      panel_item(c, item % panels, item / panels * mc, slot);
+      const std::size_t first = item % across * at_once, count = panels - first < at_once ? panels - first : at_once;
+      if constexpr (panel::block_panels > 1) {
+        if (at_once > 1) return integer_item(c, first, count, item / across * mc, slot * at_once);
+      }
+      panel_item(c, first, item / across * mc, slot);
     });
   }
 
@@ -79,7 +84,8 @@ struct cpu {
   using call = detail::call;
 
   static constexpr std::size_t panels_at_once(const packed_view& w, std::size_t M, const gemm_options& o) noexcept {
-    return float_rows(w, M, o) ? panel::row_panels : 1;
+    if (float_rows(w, M, o)) return panel::row_panels;
+    return M > 1 && o.computation == computation::integer && w.layout == layout_id::panel16 ? panel::block_panels : 1;
   }
 
   static void prepare_integer(const call& c, const context& ctx) noexcept {
@@ -151,19 +157,7 @@ struct cpu {
       for (std::size_t n = 0; n < 16; ++n) acc[m * 16 + n] = integer ? 0.0f : row_scales[m];
 
     if (integer) {
-      kernels::integer_call k{.M = M,
-                              .K = w.K,
-                              .k0 = 0,
-                              .k1 = w.K,
-                              .group = panel_group(w.format, w.K),
-                              .fold = true,
-                              .x = c.shared<std::int8_t>(c.plan.x) + m0 * c.plan.x_stride,
-                              .x_stride = c.plan.x_stride,
-                              .x_sums = c.shared<std::int32_t>(c.plan.x_sums) + m0 * c.plan.groups,
-                              .sum_stride = c.plan.groups,
-                              .params = params,
-                              .state = c.own<std::int32_t>(slot, c.plan.state),
-                              .acc = acc};
+      kernels::integer_call k = integer_call_of(c, m0, M, params, slot);
       integer_panel(c, k, codes, slot);
     } else {
       kernels::float_call k{.M = M,
@@ -182,6 +176,63 @@ struct cpu {
       float_panel(c, k, codes, slot, zero_values, zero_value_stride);
     }
     detail::store(c, index, m0, M, acc, integer ? row_scales : nullptr);
+  }
+
+  static kernels::integer_call integer_call_of(const call& c, std::size_t m0, std::size_t M,
+                                               const kernels::panel_params& params, std::size_t slot) noexcept {
+    const quantized_view& w = c.w.matrix;
+    return {.M = M,
+            .K = w.K,
+            .k0 = 0,
+            .k1 = w.K,
+            .group = panel_group(w.format, w.K),
+            .fold = true,
+            .x = c.shared<std::int8_t>(c.plan.x) + m0 * c.plan.x_stride,
+            .x_stride = c.plan.x_stride,
+            .x_sums = c.shared<std::int32_t>(c.plan.x_sums) + m0 * c.plan.groups,
+            .sum_stride = c.plan.groups,
+            .params = params,
+            .state = c.own<std::int32_t>(slot, c.plan.state),
+            .acc = c.own<float>(slot, c.plan.acc)};
+  }
+
+  /// A block of rows against `count` panels, of whose k blocks the kernel takes block_panels at once. Panel i has the area
+  /// of slot `slot` + i.
+  static void integer_item(const call& c, std::size_t first, std::size_t count, std::size_t m0,
+                           std::size_t slot) noexcept {
+    const quantized_view& w = c.w.matrix;
+    const std::size_t M = c.x.rows - m0 < mc ? c.x.rows - m0 : mc;
+    kernels::integer_call calls[panel::block_panels];
+    const std::byte* codes[panel::block_panels];
+    const std::uint8_t* units[panel::block_panels];
+    for (std::size_t i = 0; i < count; ++i) {
+      codes[i] = w.codes + (first + i) * pack::panel16::panel_bytes(w.K, w.format.bits);
+      units[i] = c.own<std::uint8_t>(slot + i, c.plan.units);
+      const float* zero_values = nullptr;
+      std::size_t zero_value_stride = 0;
+      const auto params = detail::decode_params(c, first + i, slot + i, zero_values, zero_value_stride);
+      calls[i] = integer_call_of(c, m0, M, params, slot + i);
+      for (std::size_t j = 0; j < M * 16; ++j) calls[i].acc[j] = 0.0f;
+    }
+    if (c.long_sums()) {
+      for (std::size_t i = 0; i < count; ++i) integer_panel(c, calls[i], codes[i], slot + i);
+    } else {
+      for (std::size_t k0 = 0, k1; k0 < w.K; k0 = k1) {
+        k1 = w.K - k0 < kc_integer ? w.K : k0 + kc_integer;
+        const std::size_t blocks = pack::panel16::blocks(k1 - k0);
+        for (std::size_t i = 0; i < count; ++i) {
+          calls[i].k0 = k0;
+          calls[i].k1 = k1;
+          pack::with_bits(w.format.bits, [&]<int Bits>() {
+            panel::template unpack<Bits>(codes[i], blocks, c.own<std::uint8_t>(slot + i, c.plan.units));
+          });
+          codes[i] += blocks * pack::panel16::block_bytes(w.format.bits);
+        }
+        panel::integer_blocks(calls, count, w.format.bits, units);
+      }
+    }
+    const float* row_scales = c.shared<float>(c.plan.x_scales) + m0;
+    for (std::size_t i = 0; i < count; ++i) detail::store(c, first + i, m0, M, calls[i].acc, row_scales);
   }
 
   /// One row against `count` panels, the last one again and again where fewer than row_panels are left. Panel i has the

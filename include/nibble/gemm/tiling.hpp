@@ -72,7 +72,7 @@ constexpr bool float_rows(const packed_view& w, std::size_t M, const gemm_option
          (group % pack::panel16::block_k == 0 || group >= w.matrix.K);
 }
 
-/// Work items of a product: panels (or `row_panels` of them) times blocks of rows, or columns.
+/// Work items of a product: panels (or so many of them as a kernel takes at once) times blocks of rows, or columns.
 constexpr std::size_t work_items(const packed_view& w, std::size_t M, std::size_t panels_at_once) noexcept {
   return w.layout == layout_id::panel16
              ? saturating_product(ceil_div(pack::panel16::panels(w.matrix.N), panels_at_once), ceil_div(M, mc))

@@ -76,7 +76,11 @@ using float_call = panel_call<float, float, float>;
 /// `values_affine(units, n, zero, v)`    n units to v[4 n][16] = float(u) - zero[column]
 /// `values_table(units, n, table, bits, v)`  v = table[u], table of 2^bits values
 /// `code_bias(bits)`                     what the kernel subtracts from codes: with `fold` false, state = sum (u - bias) x
-/// `integer_block(call, bits, units)`    the law on unpacked codes < 2^bits; units begins at k0
+/// `integer_block(call, bits, units)`    the law on unpacked codes < 2^bits; units begins at k0 and is readable to a multiple
+///                                       of 64 k
+/// `block_panels`                        how many panels the next one takes at once; not there when 1
+/// `integer_blocks(calls, count, bits, units)`  integer_block for 1 <= count <= block_panels panels; calls differ in params,
+///                                       state and acc only
 /// `float_block(call, values)`           the law on values; values begins at k0
 /// `integer_row<Bits>(call, blocks)`     M = 1 without a detour over unpacked memory; group a multiple of 32 or >= K
 /// `row_panels`                          how many panels the next two take at once

@@ -29,6 +29,7 @@ struct gemm_panel<simd::isa_type> {
   /// Panels of the float path's single row: each lane adds in one chain, and four registers of them hide the latency of
   /// an FMA (4 cycles on current cores).
   static constexpr std::size_t row_panels = regs == 1 ? 4 : (regs == 2 ? 2 : 1);
+  static constexpr std::size_t block_panels = 1;
   /// Rows of the full register tile.
   static constexpr int mr = regs == 4 ? 2 : (regs == 2 ? 6 : 12);
   using vf = simd::vf;
@@ -77,15 +78,7 @@ struct gemm_panel<simd::isa_type> {
   }
 
   static void float_block(const float_call& c, const float* values) noexcept {
-    std::size_t m = 0;
-    for (; m + mr <= c.M; m += mr) float_tile<mr>(c, m, values);
-    if constexpr (mr > 8)
-      for (; m + 8 <= c.M; m += 8) float_tile<8>(c, m, values);
-    if constexpr (mr > 4)
-      for (; m + 4 <= c.M; m += 4) float_tile<4>(c, m, values);
-    if constexpr (mr > 2)
-      for (; m + 2 <= c.M; m += 2) float_tile<2>(c, m, values);
-    for (; m < c.M; ++m) float_tile<1>(c, m, values);
+    in_tiles<mr>(c.M, [&]<int Rows>(std::size_t m) NIBBLE_LAMBDA_INLINE { float_tile<Rows>(c, m, values); });
   }
 
   template <int Bits>
@@ -95,8 +88,10 @@ struct gemm_panel<simd::isa_type> {
     const std::size_t end = c.k1 < c.K ? c.k1 : c.K;
     for (std::size_t k = c.k0; k < end;) {
       const std::size_t stop = segment_end(k, c.group, end), g = k / c.group;
-      vi sum[1][regs];
-      begin(c, 0, k, g, sum);
+      constexpr std::size_t chains = simd::chains_of(kind, regs);
+      vi sum[chains][1][regs];
+      begin(c, 0, k, g, sum[0]);
+      clear_rest(sum);
       for (; k < stop; k += 32, blocks += pack::panel16::block_bytes(Bits)) {
         const std::int8_t* x = c.x + k;
         prefetch<Bits>(blocks);
@@ -110,19 +105,21 @@ struct gemm_panel<simd::isa_type> {
             for (std::size_t r = 0; r < regs; ++r) {
               if constexpr (U % run == 0) pairs[r] = dot::zero();
               dot::add(pairs[r], dot::weights(codes<Bits, U>(blocks, r)), v);
-              if constexpr (U % run == run - 1) dot::widen(sum[0][r], pairs[r]);
+              if constexpr (U % run == run - 1) dot::widen(sum[0][0][r], pairs[r]);
             }
           });
         } else {
           for_each_unit([&]<std::size_t U>() NIBBLE_LAMBDA_INLINE {
             const auto v = dot::activations(four_of(x + 4 * U));
             NIBBLE_UNROLL
-            for (std::size_t r = 0; r < regs; ++r) dot::add(sum[0][r], dot::weights(codes<Bits, U>(blocks, r)), v);
+            for (std::size_t r = 0; r < regs; ++r)
+              dot::add(sum[U % chains][0][r], dot::weights(codes<Bits, U>(blocks, r)), v);
           });
         }
       }
       k = stop;
-      finish<simd::bias_of(kind)>(c, 0, stop, g, sum);
+      gather_rest(sum);
+      finish<simd::bias_of(kind)>(c, 0, stop, g, sum[0]);
     }
   }
 
@@ -143,7 +140,7 @@ struct gemm_panel<simd::isa_type> {
     });
   }
 
- private:
+ protected:
   template <class Lookup>
   static void look_up(const std::uint8_t* units, std::size_t count, const Lookup lookup, float* values) noexcept {
     for (std::size_t u = 0; u < count; ++u, units += 64, values += 64) {
@@ -404,8 +401,11 @@ struct gemm_panel<simd::isa_type> {
     const std::int8_t* x = c.x + m * c.x_stride;
     for (std::size_t k = c.k0; k < end;) {
       const std::size_t stop = segment_end(k, c.group, end), g = k / c.group;
-      vi sum[rows][regs];
+      constexpr std::size_t chains = simd::chains_of(Kind, rows * regs);
+      vi all[chains][rows][regs];
+      auto& sum = all[0];
       begin(c, m, k, g, sum);
+      clear_rest(all);
       if constexpr (Kind == simd::dot_kind::pairs) {
         while (k < stop) {
           const std::size_t part = stop - k < 4 * run ? stop : k + 4 * run;
@@ -423,10 +423,36 @@ struct gemm_panel<simd::isa_type> {
           }
         }
       } else {
+        if constexpr (chains > 1)
+          for (; stop - k >= 4 * chains; k += 4 * chains, units += 64 * chains) {
+            NIBBLE_UNROLL
+            for (std::size_t i = 0; i < chains; ++i) step<dot>(all[i], units + 64 * i, x + k + 4 * i, c.x_stride);
+          }
         for (; k < stop; k += 4, units += 64) step<dot>(sum, units, x + k, c.x_stride);
       }
       k = stop;
+      gather_rest(all);
       finish<simd::bias_of(Kind)>(c, m, stop, g, sum);
+    }
+  }
+
+  /// All chains but the first begin at 0 ...
+  template <std::size_t chains, std::size_t rows>
+  static NIBBLE_ALWAYS_INLINE void clear_rest(vi (&sum)[chains][rows][regs]) noexcept {
+    NIBBLE_UNROLL
+    for (std::size_t c = 1; c < chains; ++c) {
+      NIBBLE_UNROLL
+      for (std::size_t i = 0; i < rows * regs; ++i) sum[c][i / regs][i % regs] = vi(0);
+    }
+  }
+  /// ... and end in the first.
+  template <std::size_t chains, std::size_t rows>
+  static NIBBLE_ALWAYS_INLINE void gather_rest(vi (&sum)[chains][rows][regs]) noexcept {
+    NIBBLE_UNROLL
+    for (std::size_t c = 1; c < chains; ++c) {
+      NIBBLE_UNROLL
+      for (std::size_t i = 0; i < rows * regs; ++i)
+        sum[0][i / regs][i % regs] = sum[0][i / regs][i % regs] + sum[c][i / regs][i % regs];
     }
   }
 
