@@ -32,7 +32,7 @@ set(by_name nibble/core/thread_pool.hpp)  # asked for by name all the same
 # What a layer may include beside nibble and the standard library.
 set(third_party_core "^(sched|pthread|unistd)\\.h$")
 set(third_party_kernels "^(xsimd/|immintrin\\.h)")
-set(third_party_isa "^([eint]mmintrin|arm_neon|cpuid)\\.h$")
+set(third_party_isa "^([eint]mmintrin|arm_neon|cpuid|sys/syscall|unistd)\\.h$")
 set(third_party_io "^(nlohmann/|sys/|fcntl\\.h|unistd\\.h)")
 set(third_party_eigen "^Eigen/")
 set(third_party_eigen.hpp "^Eigen/")
