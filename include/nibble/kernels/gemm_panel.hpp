@@ -8,6 +8,8 @@
 ///   integer:  for each group g, ascending in k:  S = sum u * x, X = sum x       (exact integers)
 ///             I = (S << shift) - z * X                                          (exact)
 ///             acc = fma(float(I) / 2^shift, scale, acc);  with a float offset then acc = fma(float(X), offset, acc)
+///             with a scale t for each token and group:  acc = fma((float(I) / 2^shift) * t, scale, acc), and
+///                                                       acc = fma(float(X) * t, offset, acc)
 ///   float:    for each group g, ascending in k:  p = madd(x[k], q[k], p), one chain from p = 0
 ///             acc = fma(p, scale, acc);         with a float offset then acc = fma(sum x, offset, acc)
 ///
@@ -62,6 +64,9 @@ struct panel_call {
   std::size_t x_stride = 0;
   const Sum* x_sums = nullptr;  ///< sum of x over each group, [M][groups]; see panel_params::zeros
   std::size_t sum_stride = 0;
+  /// Integer path: a scale for each token and group, [M][groups] with sum_stride, or nullptr. With them params.zeros is
+  /// not nullptr.
+  const float* group_scales = nullptr;
   panel_params params;
   State* state = nullptr;  ///< [M][16]
   float* acc = nullptr;    ///< [M][16], read and written

@@ -294,7 +294,9 @@ struct gemm_panel<simd::isa_type> {
     if constexpr (std::is_same_v<V, vi>) {
       if (started(c)) return fold(c, m, g, sum);
     }
-    if (c.params.shift == 0 && c.params.offsets == nullptr) fold<Bias, false>(c, m, g, sum);
+    bool plain = c.params.shift == 0 && c.params.offsets == nullptr;
+    if constexpr (std::is_same_v<V, vi>) plain = plain && c.group_scales == nullptr;
+    if (plain) fold<Bias, false>(c, m, g, sum);
     else fold<Bias, true>(c, m, g, sum);
   }
 
@@ -313,7 +315,7 @@ struct gemm_panel<simd::isa_type> {
     }
   }
 
-  /// General: with a shift and, where there are any, offsets. The columns' parameters are loaded once for all rows.
+  /// General: with a shift, offsets or scales of groups, where there are any. The columns' parameters are loaded once for all rows.
   template <std::int32_t Bias, bool General, std::size_t rows>
   static NIBBLE_ALWAYS_INLINE void fold(const integer_call& c, std::size_t m, std::size_t g,
                                         const vi (&sum)[rows][regs]) noexcept {
@@ -331,12 +333,19 @@ struct gemm_panel<simd::isa_type> {
         if constexpr (General) exact = exact << p.shift;
         exact = exact - zero * x_sum;
         vf levels = simd::to_float(exact);
-        if constexpr (General)
+        vf x_level = simd::to_float(x_sum);
+        if constexpr (General) {
           if (p.shift != 0) levels = levels * vf(0.5f);
+          if (c.group_scales != nullptr) {
+            const vf token(c.group_scales[(m + i) * c.sum_stride + g]);
+            levels = levels * token;
+            x_level = x_level * token;
+          }
+        }
         vf v = simd::fused(levels, scale, simd::load(acc));
         if constexpr (General)
           if (p.offsets != nullptr)
-            v = simd::fused(simd::to_float(x_sum), simd::load(p.offsets + g * p.offset_stride + r * lanes), v);
+            v = simd::fused(x_level, simd::load(p.offsets + g * p.offset_stride + r * lanes), v);
         v.store_unaligned(acc);
       }
     }
