@@ -33,6 +33,7 @@ enum class bug {
   writes_past_y,
   spreads_nan,
   changes_x,
+  begins_at_negative_zero,
 };
 
 /// A small engine of another make: canonical rows, plain loops, float sums like the law's own.
@@ -104,6 +105,7 @@ errc toy_multiply(bug b, span2d<const float> X, const packed_view& W, span2d<flo
       };
       const auto all_groups = [&](std::size_t from, std::size_t to) {
         float acc = integer ? 0.0f : nan;
+        if (b == bug::begins_at_negative_zero && acc == 0.0f) acc = -0.0f;
         const std::size_t first = from / one, last = ceil_div(to, one);
         for (std::size_t i = first; i < last; ++i) {
           const std::size_t g = b == bug::adds_groups_backwards ? last - 1 - (i - first) : i;
@@ -271,6 +273,12 @@ TEST_CASE("conformance: a NaN that reaches another row is caught") {
 TEST_CASE("conformance: an input that is written is caught") {
   const testing::report r = run(bug::changes_x);
   CHECK(caused_by(r, "an input is used as scratch memory") > 100);
+}
+
+TEST_CASE("conformance: a zero of the wrong sign is caught and named") {
+  const testing::report r = run(bug::begins_at_negative_zero);
+  CHECK(r.failed > 0);
+  CHECK(caused_by(r, "the sign of zero") == r.failed);
 }
 
 TEST_CASE("conformance: a stated error bound takes another order of sums, and refuses a wrong sum") {

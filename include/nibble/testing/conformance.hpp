@@ -429,6 +429,8 @@ class multiply_runner {
             }))
           return s.cause;
       }
+    if (all([](const element& e) { return e.got == e.want; }))
+      return "the sign of zero: accumulators begin at +0, so a sum of 0 times a negative scale is +0";
     const auto elsewhere = [&](const element& e, std::size_t m, std::size_t n) {
       return m < M && n < N && same_float(law_element(w, tokens[m], n, options, rule, old[m * N + n]), e.got);
     };
