@@ -216,7 +216,7 @@ class fault_watch {
     static std::atomic<fault_watch*> watch{nullptr};
     return watch;
   }
-  static void on_fault(int signal, siginfo_t* info, void*) {
+  static void on_fault(int signal, siginfo_t* info, void* machine) {
     fault_watch* const watch = current().load();
     if (watch == nullptr) return;
     for (std::size_t i = 0; i < watch->count_; ++i) {
@@ -226,8 +226,11 @@ class fault_watch {
       watch->watched_[i].buffer->open();
       return;
     }
-    // Not ours. The old handler takes the same fault when the instruction runs again.
-    sigaction(signal, &watch->before_[signal == SIGBUS ? 1 : 0], nullptr);
+    // Not ours.
+    const struct sigaction& before = watch->before_[signal == SIGBUS ? 1 : 0];
+    if ((before.sa_flags & SA_SIGINFO) != 0) before.sa_sigaction(signal, info, machine);
+    else if (before.sa_handler != SIG_DFL && before.sa_handler != SIG_IGN) before.sa_handler(signal);
+    else sigaction(signal, &before, nullptr);  // takes effect when the instruction runs again
   }
 
   std::unique_lock<std::mutex> alone_;
