@@ -382,7 +382,7 @@ class multiply_runner {
     f.got_bits = std::bit_cast<std::uint32_t>(e.got), f.want_bits = std::bit_cast<std::uint32_t>(e.want);
     f.ulps = ulps_between(e.got, e.want);
     f.wrong = wrong.size();
-    f.cause = cause_of(c, w, tokens, old, options, rule, wrong);
+    f.cause = cause_of(c, w, tokens, old, y, y_stride, options, rule, wrong);
     return true;
   }
 
@@ -399,8 +399,8 @@ class multiply_runner {
   }
 
   std::string cause_of(const multiply_case& c, const law_weights& w, const std::vector<law_token>& tokens,
-                       const std::vector<float>& old, const gemm_options& options, float_rule rule,
-                       const std::vector<element>& wrong) const {
+                       const std::vector<float>& old, const guarded<float>& y, std::size_t y_stride,
+                       const gemm_options& options, float_rule rule, const std::vector<element>& wrong) const {
     const auto all = [&](auto&& holds) {
       const std::size_t most = std::min<std::size_t>(wrong.size(), 48);
       for (std::size_t i = 0; i < most; ++i)
@@ -408,6 +408,7 @@ class multiply_runner {
       return true;
     };
     const std::size_t M = c.size.M, N = c.size.N;
+    const bool integer = c.computation == computation::integer;
     if (all([](const element& e) { return std::bit_cast<std::uint32_t>(e.got) == poison_bits; })) {
       if (all([&](const element& e) { return e.n + 1 == N; }) && N > 1) return "the last column is not written";
       if (all([&](const element& e) { return e.m + 1 == M; }) && M > 1) return "the last row is not written";
@@ -420,15 +421,21 @@ class multiply_runner {
     }
     if (all([&](const element& e) { return !tokens[e.m].finite; }))
       return "a row with a NaN or an infinity must be NaN as a whole";
-    const bool integer = c.computation == computation::integer;
-    if (c.computation == computation::integer || o_.float_results.compare == float_policy::kind::same_bits)
-      for (const slip& s : known_slips()) {
-        if (!(integer ? s.for_integer : s.for_float)) continue;
-        if (all([&](const element& e) {
-              return same_float(element_with(s, w, tokens[e.m], e.n, options, rule, old[e.m * N + e.n]), e.got);
-            }))
-          return s.cause;
-      }
+    if (integer || o_.float_results.compare == float_policy::kind::same_bits) {
+      // A slip must explain what is right as well: it gives the same bits there.
+      const auto explains = [&](const slip& one, std::size_t m, std::size_t n, float got) {
+        return same_float(element_with(one, w, tokens[m], n, options, rule, old[m * N + n]), got);
+      };
+      const auto explains_all = [&](const slip& one) {
+        if (!all([&](const element& e) { return explains(one, e.m, e.n, e.got); })) return false;
+        const std::size_t step = 1 + M * N / 64;
+        for (std::size_t i = 0; i < M * N; i += step)
+          if (!explains(one, i / N, i % N, y[i / N * y_stride + i % N])) return false;
+        return true;
+      };
+      for (const slip& one : known_slips())
+        if ((integer ? one.for_integer : one.for_float) && explains_all(one)) return one.cause;
+    }
     if (all([](const element& e) { return e.got == e.want; }))
       return "the sign of zero: accumulators begin at +0, so a sum of 0 times a negative scale is +0";
     const auto elsewhere = [&](const element& e, std::size_t m, std::size_t n) {
@@ -446,6 +453,9 @@ class multiply_runner {
           return d >= 0 && d <= 64;
         }))
       return "rounding: another order of additions, or a product rounded before it is added";
+    if (integer && (c.pattern == operand_pattern::all_max || c.pattern == operand_pattern::all_min ||
+                    c.pattern == operand_pattern::pairs || c.pattern == operand_pattern::alternating))
+      return "an integer sum overflows on the way: products of the greatest operands";
     return {};
   }
 

@@ -310,6 +310,7 @@ inline const std::vector<slip>& known_slips() {
     add("beta * Y is left out", [](slip& e) { e.no_beta = true; });
     add("the token's scale is left out", [](slip& e) { e.no_token_scale = true, e.for_float = false; });
     add("every group takes the scale of the first", [](slip& e) { e.first_scale = true; });
+    add("the scale is multiplied and then added: fma is the law", [](slip& e) { e.unfused_scale = true; });
     add("summation order: groups are added from the last to the first", [](slip& e) { e.descending = true; });
     add("summation order: the scale is applied to each half of a group", [](slip& e) { e.fold_halves = true; });
     for (const std::size_t step : {16u, 32u, 64u, 128u, 256u, 512u, 1024u})
@@ -321,7 +322,6 @@ inline const std::vector<slip>& known_slips() {
     for (const std::size_t lanes : {2u, 4u, 8u, 16u, 32u, 64u})
       add("summation order: k is spread over lanes that are added in the end",
           [&](slip& e) { e.chains = lanes, e.for_integer = false; });
-    add("the scale is multiplied and then added: fma is the law", [](slip& e) { e.unfused_scale = true; });
     add("the bias is added after the token's scale was applied: one fma is the law",
         [](slip& e) { e.unfused_bias = true, e.for_float = false; });
     add("products are rounded as the other float_rule does (FMA used, or not used)",
