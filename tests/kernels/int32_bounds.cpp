@@ -48,7 +48,8 @@ static_assert(2 * u * x * 256 <= std::int64_t{1} << 24);
 #if NIBBLE_SIMD_KERNELS
 // Several units of two pairs each in one int16: as many as fit, for every width that the kind serves.
 constexpr bool runs_fit(int bits) {
-  const std::int64_t unit = 2 * ((std::int64_t{1} << bits) - 1) * x, run = kernels::simd::pair_run(bits);
+  const std::int64_t unit = 2 * ((std::int64_t{1} << bits) - 1) * x;
+  const auto run = static_cast<std::int64_t>(kernels::simd::pair_run(bits));
   return run * unit <= int16_max;
 }
 static_assert(runs_fit(2) && runs_fit(3) && runs_fit(4) && runs_fit(5));

@@ -52,7 +52,7 @@ struct float_policy {
   static constexpr float_policy law(float_rule rule = native_float_rule) noexcept {
     return {kind::same_bits, rule, 0.0, 0.0};
   }
-  /// A stated error: `operand` relative error of one product's operands (bfloat16 on both sides: 2 * 2^-9), `step` that of
+  /// A stated error: `operand` relative error of one product's operands (bfloat16 on both sides: 2^-8 + 2^-18), `step` that of
   /// an addition (float: 2^-24).
   static constexpr float_policy bounded(double operand, double step = 0x1p-24) noexcept {
     return {kind::within_bound, native_float_rule, operand, step};
