@@ -234,46 +234,55 @@ def quoted(text):
 
 
 def plots(all_products, roofs, folder):
-    """GOP/s over M with the roofline of a 4-bit matrix, and GB/s by format at M = 1; the paths of what was drawn."""
+    """GOP/s over M with the roofline, for 4 and 8 bits, and GB/s by format at M = 1; the paths of what was drawn."""
     drawn = []
     for N, K, threads in sorted({(p.N, p.K, p.threads) for p in all_products}):
         here = [p for p in all_products if (p.N, p.K, p.threads) == (N, K, threads)]
-        warm = [p for p in here if p.place == "warm" and p.bits in (4, 8, 32)]
-        lines = {kind: sorted((p.M, p.GOPs) for p in warm if p.kind == kind) for kind in dict.fromkeys(p.kind for p in warm)}
-        lines = {kind: points for kind, points in lines.items() if len(points) > 1}
-        name = f"{N}x{K}-threads{threads}"
-        if lines:
-            path = os.path.join(folder, f"gops-{name}.svg")
-            script = (f'set terminal svg size 1000,640 background "white"\nset output "{path}"\nset logscale xy\n'
-                      f'set xlabel "M"\nset ylabel "GOP/s"\nset key outside right\nset title "{N} x {K}, {plural(threads)}, warm"\n')
-            data, drawings = "", []
-            for i, (kind, points) in enumerate(lines.items()):
-                data += f"$d{i} << end\n" + "".join(f"{M} {gops}\n" for M, gops in points) + "end\n"
-                drawings.append(f"$d{i} using 1:2 with linespoints dashtype {2 if PEER.match(kind) else 1} title {quoted(kind)}")
-            size = N * K / 2  # bytes of a 4-bit matrix without its scales
-            read, peak = roofs.read_of(size, threads), roofs.peak.get(("bytes/bits:5", threads))
-            if read and peak:  # 2 M N K operations for each reading of the matrix
-                drawings.append(f'(x * {2 * N * K / size * read} < {peak} ? x * {2 * N * K / size * read} : {peak}) '
-                                'with lines linecolor "black" linewidth 2 title "roofline, 4 bits"')
-            if flop := roofs.peak.get(("float", threads)):
-                drawings.append(f'{flop} with lines linecolor "gray" linewidth 2 title "float peak"')
-            top = max(M for points in lines.values() for M, _ in points)
-            gnuplot(script + data + f"set xrange [1:{top}]\nplot " + ", ".join(drawings) + "\n")
-            drawn.append(path)
-        single = {place: {p.kind: p for p in here if p.M == 1 and p.place == place} for place in ("cold", "warm")}
+        title, name = f"{N} x {K}, {plural(threads)}", f"{N}x{K}-threads{threads}"
+        for bits in (4, 8):
+            script = over_batches([p for p in here if p.place == "warm" and p.bits == bits], roofs, bits)
+            if script:
+                drawn.append(os.path.join(folder, f"gops-{bits}bit-{name}.svg"))
+                gnuplot(f'set terminal svg size 1000,640 background "white"\nset output "{drawn[-1]}"\n'
+                        f'set title "{title}, {bits} bits, warm"\n' + script)
         kinds = list(dict.fromkeys(p.kind for p in here if p.M == 1))
         if kinds:
-            path = os.path.join(folder, f"gbps-{name}.svg")
-            data = "$d << end\n"
-            for kind in kinds:
-                rates = [single[place][kind].GBps if kind in single[place] else 0 for place in ("cold", "warm")]
-                data += f"{quoted(kind)} {rates[0]} {rates[1]}\n"
-            script = (f'set terminal svg size {200 + 26 * len(kinds)},560 background "white"\nset output "{path}"\n'
-                      f'set style data histograms\nset style fill solid 0.8\nset xtics rotate by -60\nset yrange [0:*]\n'
-                      f'set ylabel "GB/s of stored weights"\nset title "{N} x {K}, M = 1, {plural(threads)}"\n')
-            drawings = ['$d using 2:xtic(1) title "cold"', '$d using 3 title "warm"']
-            if memory := roofs.memory.get(threads):
-                drawings.append(f'{memory} with lines linecolor "black" title "read from memory"')
-            gnuplot(script + data + "end\nplot " + ", ".join(drawings) + "\n")
-            drawn.append(path)
+            drawn.append(os.path.join(folder, f"gbps-{name}.svg"))
+            gnuplot(f'set terminal svg size {260 + 26 * len(kinds)},600 background "white"\nset output "{drawn[-1]}"\n'
+                    f'set title "{title}, M = 1"\n' + by_format([p for p in here if p.M == 1], kinds, roofs.memory.get(threads)))
     return drawn
+
+
+def over_batches(some, roofs, bits):
+    """The commands for one line of GOP/s over M for each format of so many bits; empty when there is no line to draw."""
+    lines = {kind: sorted((p.M, p.GOPs) for p in some if p.kind == kind) for kind in dict.fromkeys(p.kind for p in some)}
+    lines = {kind: points for kind, points in lines.items() if len(points) > 1}
+    if not lines:
+        return ""
+    data, drawings = "", []
+    for i, (kind, points) in enumerate(lines.items()):
+        data += f"$d{i} << end\n" + "".join(f"{M} {gops}\n" for M, gops in points) + "end\n"
+        drawings.append(f"$d{i} using 1:2 with linespoints dashtype {2 if PEER.match(kind) else 1} title {quoted(kind)}")
+    first = some[0]
+    size = first.N * first.K * bits / 8  # bytes of the codes
+    read, peak = roofs.read_of(size, first.threads), roofs.peak_of(f"w{bits}/integer", first.threads)
+    if read and peak:  # each reading of the matrix serves 2 M N K operations
+        slope = 2 * first.N * first.K / size * read
+        drawings.append(f'(x * {slope} < {peak} ? x * {slope} : {peak}) with lines linecolor "black" linewidth 2 '
+                        f'title "roofline, {bits} bits"')
+    if flop := roofs.peak.get(("float", first.threads)):
+        drawings.append(f'{flop} with lines linecolor "gray" linewidth 2 title "float peak"')
+    top = max(M for points in lines.values() for M, _ in points)
+    return (f'set logscale xy\nset xlabel "M"\nset ylabel "GOP/s"\nset key outside right\nset xrange [1:{top}]\n{data}'
+            "plot " + ", ".join(drawings) + "\n")
+
+
+def by_format(single, kinds, memory):
+    """The commands for two bars, cold and warm, for each format at M = 1."""
+    rates = {(p.kind, p.place): p.GBps for p in single}
+    data = "".join(f"{quoted(kind)} {rates.get((kind, 'cold'), 0)} {rates.get((kind, 'warm'), 0)}\n" for kind in kinds)
+    drawings = ['$d using 2:xtic(1) title "cold"', '$d using 3 title "warm"']
+    if memory:
+        drawings.append(f'{memory} with lines linecolor "black" title "read from memory"')
+    return ('set style data histograms\nset style fill solid 0.8\nset xtics rotate by 60 right\nset yrange [0:*]\n'
+            f'set ylabel "GB/s of stored weights"\n$d << end\n{data}end\nplot ' + ", ".join(drawings) + "\n")
