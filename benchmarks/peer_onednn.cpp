@@ -145,21 +145,31 @@ void guarded(benchmark::State& state, F&& f) {
 /// the library adds pairs of products in 16 bits, which saturate for extreme codes.
 void run_s8(benchmark::State& state, shape s, std::size_t M, std::size_t threads, bool cold) {
   omp_set_num_threads(static_cast<int>(threads));
+  struct weights {
+    copies<packed_bytes> codes;
+    std::vector<float> scales;
+    std::vector<std::int32_t> bias;
+  };
+  const auto product_with = [&](const std::vector<float>& scales) {
+    return product(s, M, memory::data_type::u8, memory::data_type::s8, scales);
+  };
   guarded(state, [&] {
-    const s8_matrix q = s8_weights(s, true);
-    product p(s, M, memory::data_type::u8, memory::data_type::s8, q.scales);
-    auto* bias = static_cast<std::int32_t*>(p.bias.get_data_handle());
-    for (std::size_t n = 0; n < s.N; ++n) {
-      std::int32_t sum = 0;
-      for (std::size_t k = 0; k < s.K; ++k) sum += q.codes[n * s.K + k];
-      bias[n] = -128 * sum;
-    }
-    auto& weights =
-        packed("onednn_s8", s, M, cold, [&] { return in_its_order(p, s, memory::data_type::s8, q.codes.data()); });
+    auto& W = input_cache::get<weights>(text("onednn_s8/", name_of(s), "/M:", M), [&] {
+      s8_matrix q = s8_weights(s, true);
+      std::vector<std::int32_t> bias(s.N);
+      for (std::size_t n = 0; n < s.N; ++n)
+        for (std::size_t k = 0; k < s.K; ++k) bias[n] -= 128 * q.codes[n * s.K + k];
+      packed_bytes bytes = in_its_order(product_with(q.scales), s, memory::data_type::s8, q.codes.data());
+      const std::size_t size = bytes.size() + s.N * sizeof(float);
+      return weights{copies<packed_bytes>(std::move(bytes), size), std::move(q.scales), std::move(bias)};
+    });
+    W.codes.want_cold(cold);
+    product p = product_with(W.scales);
+    std::copy(W.bias.begin(), W.bias.end(), static_cast<std::int32_t*>(p.bias.get_data_handle()));
     const context ctx = omp_context(threads);
     std::vector<float> token_scales(M);
     auto* codes = static_cast<std::uint8_t*>(p.x.get_data_handle());
-    const product_cost cost{s.N, s.K, M, threads, weights.bytes() + s.N * sizeof(float), cold, byte_peak(8, threads)};
+    const product_cost cost{s.N, s.K, M, threads, W.codes.bytes(), cold, byte_peak(8, threads)};
     run_peer(state, cost, s8_channel_tolerance, [&](const float* x, float* y) {
       core::for_each_item(ctx, M, [&](std::size_t m, std::size_t) {
         std::uint8_t* row = codes + m * s.K;
@@ -167,7 +177,7 @@ void run_s8(benchmark::State& state, shape s, std::size_t M, std::size_t threads
             kernels::quantize_row<isa::native>::run(x + m * s.K, s.K, reinterpret_cast<std::int8_t*>(row), s.K);
         for (std::size_t k = 0; k < s.K; ++k) row[k] ^= 0x80;
       });
-      p.run(weights.next().data(), y);
+      p.run(W.codes.next().data(), y);
       // The library would multiply by a token's scale itself, but on the slow way of its reference code.
       core::for_each_item(ctx, M, [&](std::size_t m, std::size_t) {
         for (std::size_t n = 0; n < s.N; ++n) y[m * s.N + n] *= token_scales[m];
