@@ -13,8 +13,8 @@ import common
 
 TYPES = {"q4_0": 2, "q5_0": 6, "q8_0": 8, "q2_K": 10, "q3_K": 11, "q4_K": 12, "q5_K": 13, "q6_K": 14, "iq4_nl": 20}
 F32 = 0
-# Error of the products against those of the floats, about twice that of normal values in each format.
-TOLERANCE = {"q2": 0.6, "q3": 0.35, "q4": 0.2, "q5": 0.1, "q6": 0.06, "q8": 0.02, "iq": 0.2}
+# Error of the products against those of the floats: 1.7 times what right ones have on normal values.
+TOLERANCE = {"q2": 0.53, "q3": 0.25, "q4": 0.14, "q5": 0.067, "q6": 0.034, "q8": 0.014, "iq": 0.13}
 PACKED = "_packed"
 KINDS = [f"llama_{name}{order}/integer" for name in TYPES for order in ("", PACKED)]
 
