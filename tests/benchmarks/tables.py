@@ -4,6 +4,7 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import unittest
@@ -127,6 +128,67 @@ class Tables(unittest.TestCase):
                                  ["gops-4bit-4096x4096-threads1.svg", "gbps-4096x4096-threads1.svg"])
                 for path in drawn:
                     self.assertGreater(os.path.getsize(path), 1000)
+
+
+class Compare(unittest.TestCase):
+    """The program itself, with a stand-in for nibble-bench that writes another number in each round."""
+
+    def program(self, text):
+        path = os.path.join(self.folder.name, f"program{len(os.listdir(self.folder.name))}")
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(text)
+        os.chmod(path, 0o755)
+        return path
+
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+        self.out = os.path.join(self.folder.name, "out")
+        self.bench = self.program(f"""#!/bin/sh
+for a; do case $a in --benchmark_out=*) file=${{a#*=}} ;; esac; done
+echo x >> {self.folder.name}/rounds
+n=$(grep -c x {self.folder.name}/rounds)
+echo '{{"context": {{"peer eigen_f32": "absent: a test"}}, "benchmarks": [{{"run_name": "{name("w4_g128/integer")}",
+"GBps": '$n', "GOPs": '$n', "read_roof": 0.5, "peak_roof": 0.25, "label": "avx2"}}]}}' > $file
+""")
+        self.python = self.program(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')  # finds no package but Python's own
+
+    def compare(self, *arguments):
+        return subprocess.run([sys.executable, "-B", os.path.join(root, "benchmarks", "compare"), "--out", self.out,
+                               "--bench", self.bench, "--python", self.python, *arguments],
+                              capture_output=True, text=True, check=False)
+
+    def tables(self):
+        with open(os.path.join(self.out, "tables.md"), encoding="utf-8") as f:
+            return f.read()
+
+    def test_a_run_without_any_peer_names_them_as_absent(self):
+        done = self.compare("--rounds", "1")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        for peer in ("eigen_f32: absent: a test", "llama.cpp: absent: ", "ONNX Runtime: absent: "):
+            self.assertIn(f"peer {peer}", self.tables())
+
+    def test_results_are_medians_over_the_rounds(self):
+        self.assertEqual(self.compare("--rounds", "3").returncode, 0)
+        with open(os.path.join(self.out, "results.json"), encoding="utf-8") as f:
+            run = json.load(f)
+        self.assertEqual((run["context"]["rounds"], run["benchmarks"][0]["GOPs"]), (3, 2))
+
+    def test_a_round_that_would_end_too_late_is_not_begun(self):
+        done = self.compare("--rounds", "3", "--minutes", "0")
+        self.assertIn("stopped after 1 rounds", done.stdout)
+
+    def test_results_that_are_there_are_shown_again(self):
+        self.compare("--rounds", "1")
+        before = self.tables()
+        done = self.compare("--from", os.path.join(self.out, "results.json"))
+        self.assertEqual((done.returncode, self.tables()), (0, before))
+
+    def test_nibble_bench_that_fails_is_an_error_with_its_last_line(self):
+        self.bench = self.program("#!/bin/sh\necho broken >&2\nexit 3\n")
+        done = self.compare()
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("nibble-bench failed: broken", done.stderr)
 
 
 if __name__ == "__main__":
