@@ -140,14 +140,11 @@ void register_quantize();
 void register_pack();
 void register_gemm();
 void register_peers();
+void register_roofs();
 /// A handful of small entries for CI, all named smoke/...
 void register_smoke();
 /// Compiler, flags, CPU, ISA, versions and absent peers for the head of the output.
 void add_context();
-/// "absent: why", or the version of the peer that products are compared with.
-std::string eigen_version();
-std::string openblas_version();
-
 // What register_smoke takes from the topics.
 void run_gemm(benchmark::State& state, qtype type, bool integer, shape s, std::size_t M, std::size_t threads,
               bool cold);
@@ -155,11 +152,6 @@ void run_quantize(benchmark::State& state, qtype type, bool search, shape s, std
 void run_dequantize(benchmark::State& state, qtype type, shape s, std::size_t threads);
 void run_pack(benchmark::State& state, qtype type, shape s, std::size_t threads);
 void run_unpack(benchmark::State& state, qtype type, shape s, std::size_t threads);
-bool has_eigen();
-void run_eigen(benchmark::State& state, shape s, std::size_t M, std::size_t threads, bool cold);
-/// Whether the BLAS that was linked is OpenBLAS, whose threads can be set.
-bool has_openblas();
-void run_openblas(benchmark::State& state, shape s, std::size_t M, std::size_t threads, bool cold);
 
 /// "gemm/w4_g128/integer/N:4096/K:4096/M:1/threads:2/cold".
 std::string gemm_name(const std::string& what, shape s, std::size_t M, std::size_t threads, bool cold);

@@ -11,6 +11,7 @@
 #include <nibble/gemm/cpu.hpp>
 
 #include "bench.hpp"
+#include "peers.hpp"
 #include "roofs.hpp"
 
 namespace nibble::bench {
@@ -101,8 +102,8 @@ void add_context() {
   benchmark::AddCustomContext("compiler", compiler());
   benchmark::AddCustomContext("flags", flags());
   benchmark::AddCustomContext("xsimd", xsimd_version());
-  benchmark::AddCustomContext("peer eigen_f32", eigen_version());
-  benchmark::AddCustomContext("peer openblas_f32", openblas_version());
+  for (const peer& p : all_peers())
+    benchmark::AddCustomContext("peer " + p.name, p.absent.empty() ? p.version : "absent: " + p.absent);
   benchmark::AddCustomContext("cold set", text(cold_bytes() >> 20, " MiB"));
 }
 
@@ -119,12 +120,10 @@ void register_smoke() {
   gemm(qtype::w4_g128, false, 1, most, true);
   gemm(qtype::w4_g128, true, 16, most, false);
   gemm(qtype::nf4_g64, false, 5, 1, false);
-  if (has_eigen())
-    add(text("smoke/", gemm_name("eigen_f32", small, 1, 1, false)),
-        [](benchmark::State& state) { run_eigen(state, small, 1, 1, false); });
-  if (has_openblas())
-    add(text("smoke/", gemm_name("openblas_f32", small, 16, most, false)),
-        [most](benchmark::State& state) { run_openblas(state, small, 16, most, false); });
+  for (const peer& p : all_peers())
+    if (p.absent.empty())
+      add(text("smoke/", gemm_name(p.name, small, 5, most, false)),
+          [run = p.run, most](benchmark::State& state) { run(state, small, 5, most, false); });
   add("smoke/quantize", [](benchmark::State& state) { run_quantize(state, qtype::w4_g128, false, small, 1); });
   add("smoke/dequantize", [](benchmark::State& state) { run_dequantize(state, qtype::w4_g128, small, 1); });
   add("smoke/pack", [](benchmark::State& state) { run_pack(state, qtype::w4_g128, small, 1); });
@@ -147,6 +146,7 @@ int main(int argc, char** argv) {
   nibble::bench::register_smoke();
   nibble::bench::register_quantize();
   nibble::bench::register_pack();
+  nibble::bench::register_roofs();
   nibble::bench::register_peers();
   nibble::bench::register_gemm();
   benchmark::RunSpecifiedBenchmarks();

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <utility>
 #include <vector>
@@ -45,34 +46,43 @@ constexpr std::size_t register_bytes = 16;
 #endif
 using block = std::uint64_t __attribute__((vector_size(register_bytes), may_alias));
 
-/// Reads [p, p + blocks): independent chains, so that no load waits for an operation.
+/// Reads [p, p + blocks) as so many streams side by side, with independent chains, so that no load waits for an
+/// operation.
+template <std::size_t Streams>
 std::uint64_t read(const block* p, std::size_t blocks) noexcept {
+  constexpr std::size_t step = 8 / Streams;  // blocks of a stream in one turn
+  const std::size_t length = blocks / Streams / step * step;
   block sum[8] = {};
-  std::size_t i = 0;
-  for (; i + 8 <= blocks; i += 8)
-    for (std::size_t j = 0; j < 8; ++j) sum[j] ^= p[i + j];
-  for (; i < blocks; ++i) sum[0] ^= p[i];
+  for (std::size_t i = 0; i < length; i += step) {
+    for (std::size_t s = 0; s < Streams; ++s)
+      for (std::size_t j = 0; j < step; ++j) sum[s * step + j] ^= p[s * length + i + j];
+  }
+  for (std::size_t i = Streams * length; i < blocks; ++i) sum[0] ^= p[i];
   for (std::size_t j = 1; j < 8; ++j) sum[0] ^= sum[j];
   std::uint64_t all = 0;
   for (std::size_t j = 0; j < register_bytes / sizeof all; ++j) all ^= sum[0][j];
   return all;
 }
 
-/// Each thread cycles through its own part of the buffer, a window at a time.
+/// Each thread cycles through its own part of the buffer, a window at a time, in the order that is fastest here. One
+/// stream is not always: on Zen 3 it reads 22 GB/s from memory where four or eight read 31.
 double measure_read(std::size_t bytes, std::size_t threads) {
   const std::size_t blocks = std::max<std::size_t>(bytes / sizeof(block) / threads, 1);
   const std::size_t window = std::min(blocks, (std::size_t{4} << 20) / sizeof(block)), windows = blocks / window;
   aligned_vector<std::byte> buffer(blocks * threads * sizeof(block), std::byte{1});
   const auto* first = reinterpret_cast<const block*>(buffer.data());
   std::vector<std::size_t> at(threads);
-  const double seconds = best_seconds(threads, [&](std::size_t part, std::size_t repeats) {
-    for (std::size_t r = 0; r < repeats; ++r) {
-      std::uint64_t sum = read(first + part * blocks + at[part] * window, window);
-      keep(sum);
-      at[part] = at[part] + 1 < windows ? at[part] + 1 : 0;
-    }
-  });
-  return static_cast<double>(window * threads * sizeof(block)) / seconds;
+  double best = std::numeric_limits<double>::infinity();
+  for (const auto order : {read<1>, read<4>, read<8>}) {
+    best = std::min(best, best_seconds(threads, [&](std::size_t part, std::size_t repeats) {
+                      for (std::size_t r = 0; r < repeats; ++r) {
+                        std::uint64_t sum = order(first + part * blocks + at[part] * window, window);
+                        keep(sum);
+                        at[part] = at[part] + 1 < windows ? at[part] + 1 : 0;
+                      }
+                    }));
+  }
+  return static_cast<double>(window * threads * sizeof(block)) / best;
 }
 
 /// A register-only loop: `chains` independent accumulators hide the latency of `Step::next`, 4 cycles of which two begin

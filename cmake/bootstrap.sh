@@ -77,10 +77,19 @@ see CONTRIBUTING.md"
   cmake_is_new_enough || die "CMake 3.25 or later is needed, this system has $(cmake --version | head -n 1)"
 }
 
-# OpenBLAS adds a line to the benchmark's tables; without it, or the rights to install it, the line is missing.
-setup_openblas() {
-  installed libopenblas-dev && return
-  if ! may_install || ! apt_install libopenblas-dev; then say "going on without libopenblas-dev"; fi
+# Peers that nibble-bench compares itself with: without them, or the rights to install them, their lines are missing.
+setup_peers() {
+  local peers=(libopenblas-dev libdnnl-dev libgemmlowp-dev libxnnpack-dev libpthreadpool-dev) missing=() package
+  for package in "${peers[@]}"; do installed "$package" || missing+=("$package"); done
+  [ ${#missing[@]} -eq 0 ] && return
+  if may_install; then
+    apt_install "${missing[@]}" && return
+    for package in "${missing[@]}"; do  # one that this system lacks must not keep the others out
+      installed "$package" || apt_install "$package" || say "going on without $package"
+    done
+  else
+    say "going on without ${missing[*]}"
+  fi
 }
 
 # build <preset> [target...]
@@ -118,7 +127,7 @@ case $command in
     ;;
   bench)
     setup
-    setup_openblas
+    setup_peers
     build release nibble-bench
     run_program nibble-bench "$@"
     ;;

@@ -75,7 +75,20 @@ if(NIBBLE_BUILD_BENCHMARKS)
   nibble_dependency(benchmark TARGET benchmark::benchmark
     REPOSITORY https://github.com/google/benchmark.git
     RELEASE v1.9.4 COMMIT eddb0241389718a23a42db6af5f0164b6e0139af)
-  find_package(BLAS QUIET)  # one more line in the benchmark's tables, nothing else
+
+  # Peers: each adds lines to the benchmark's tables, nothing else. The package file of Debian's oneDNN wants OpenCL's
+  # headers, which nothing here needs, and those of XNNPACK and pthreadpool do not exist: they are looked for by hand.
+  find_package(BLAS QUIET)
+  find_package(OpenMP QUIET COMPONENTS CXX)  # where Debian's oneDNN takes its threads from
+  find_package(gemmlowp CONFIG QUIET)
+  find_path(NIBBLE_ONEDNN_INCLUDE oneapi/dnnl/dnnl.hpp)
+  find_library(NIBBLE_ONEDNN_LIBRARY dnnl)
+  find_path(NIBBLE_XNNPACK_INCLUDE xnnpack.h)
+  find_library(NIBBLE_XNNPACK_LIBRARY XNNPACK)
+  find_path(NIBBLE_PTHREADPOOL_INCLUDE pthreadpool.h)
+  find_library(NIBBLE_PTHREADPOOL_LIBRARY pthreadpool)
+  mark_as_advanced(NIBBLE_ONEDNN_INCLUDE NIBBLE_ONEDNN_LIBRARY NIBBLE_XNNPACK_INCLUDE NIBBLE_XNNPACK_LIBRARY
+    NIBBLE_PTHREADPOOL_INCLUDE NIBBLE_PTHREADPOOL_LIBRARY)
 endif()
 
 if(PROJECT_IS_TOP_LEVEL AND NIBBLE_CUDA STREQUAL "AUTO")
