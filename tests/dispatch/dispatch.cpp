@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: MIT
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <ctime>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include <nibble/core/thread_pool.hpp>
+#include <nibble/dispatch/dispatch.hpp>
+
+#include "dispatch/compare.hpp"
+
+using namespace nibble;
+
+namespace {
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool sanitized = true;
+#elif defined(__has_feature)
+constexpr bool sanitized = __has_feature(address_sanitizer) || __has_feature(thread_sanitizer);
+#else
+constexpr bool sanitized = false;
+#endif
+
+/// Nanoseconds of this thread's processor time for one call, the least of many batches.
+template <class F>
+double nanoseconds(F&& f) {
+  const auto now = [] {
+    timespec t{};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return static_cast<double>(t.tv_sec) * 1e9 + static_cast<double>(t.tv_nsec);
+  };
+  double least = std::numeric_limits<double>::infinity();
+  for (int batch = 0; batch < 50; ++batch) {
+    const double begin = now();
+    for (int i = 0; i < 5000; ++i) f();
+    least = std::min(least, (now() - begin) / 5000);
+  }
+  return least;
+}
+
+errc code_of(auto&& f) {
+  try {
+    f();
+  } catch (const error& e) {
+    return e.code();
+  }
+  return errc::ok;
+}
+
+struct product {
+  any_qmatrix q = test::random_qmatrix({.bits = 4}, 33, 100, 1);
+  packed_matrix w = pack_matrix(q.view());
+  std::vector<float> x = test::normal_values(4 * 100, 2), y = std::vector<float>(4 * 33);
+  span2d<const float> X() const { return make_span2d(x.data(), 4, 100); }
+  span2d<float> Y() { return make_span2d(y.data(), 4, 33); }
+};
+
+}  // namespace
+
+TEST_CASE("dispatch: the best tier of this CPU serves, and the baseline is always available") {
+  const std::vector<std::string_view> tiers = dispatch::available();
+  REQUIRE(!tiers.empty());
+  CHECK(dispatch::active() == tiers.back());
+  CHECK(tiers.front() == dispatch::detail::tiers(true).front());
+}
+
+TEST_CASE("dispatch: canonical rows and formats without a panel form are multiplied as well") {
+  const format_desc flat{code_rule::symmetric, 4, granularity_kind::flat, scale_storage::f32, 32};
+  const any_qmatrix q = test::random_qmatrix(flat, 7, 100, 3);  // 100 is no multiple of 32: blocks cross rows
+  const std::vector<float> x = test::normal_values(300, 4);
+  for (const computation c : {computation::integer, computation::weight_only}) {
+    const gemm_options options{.computation = c};
+    std::vector<float> y(21);
+    const packed_view rows{layout_id::row_major, q.view()};
+    dispatch::multiply(make_span2d(x.data(), 3, 100), rows, make_span2d(y.data(), 3, 7), options);
+    if (c == computation::integer)
+      CHECK(test::same_bits(y, test::scalar_product(make_span2d(x.data(), 3, 100), rows, options)));
+    else CHECK(y[20] == doctest::Approx(test::scalar_product(make_span2d(x.data(), 3, 100), rows, options)[20]));
+  }
+}
+
+TEST_CASE("dispatch: a pool, a context and the calling thread alone give the same bits") {
+  product p;
+  thread_pool pool(3);
+  for (const computation c : {computation::integer, computation::weight_only}) {
+    const gemm_options options{.computation = c};
+    dispatch::multiply(p.X(), p.w, p.Y(), options);
+    const std::vector<float> alone = p.y;
+    std::fill(p.y.begin(), p.y.end(), 0.0f);
+    dispatch::multiply(p.X(), p.w, p.Y(), pool, options);
+    CHECK(test::same_bits(p.y, alone));
+    aligned_vector<std::byte> scratch(dispatch::gemm_scratch_bytes(p.w.view(), 4, options, 2));
+    context ctx = pool.context();
+    ctx.concurrency = 2;
+    ctx.scratch = scratch.data();
+    ctx.scratch_bytes = scratch.size();
+    std::fill(p.y.begin(), p.y.end(), 0.0f);
+    dispatch::multiply(p.X(), p.w.view(), p.Y(), options, ctx);
+    CHECK(test::same_bits(p.y, alone));
+  }
+}
+
+TEST_CASE("dispatch: arguments are checked as everywhere") {
+  product p;
+  const context none;
+  CHECK(code_of([&] { dispatch::multiply(p.X(), p.w.view(), p.Y(), {}, none); }) == errc::scratch_too_small);
+  CHECK(code_of([&] { dispatch::multiply(make_span2d<const float>(p.x.data(), 4, 99), p.w, p.Y()); }) ==
+        errc::bad_shape);
+  packed_view empty;
+  CHECK(code_of([&] { dispatch::gemm_scratch_bytes(empty, 1); }) == errc::bad_shape);
+  const any_qmatrix table = test::random_qmatrix({code_rule::codebook, 4}, 33, 100, 1);
+  CHECK(code_of([&] {
+          dispatch::multiply(p.X(), pack_matrix(table.view()), p.Y(), {.computation = computation::integer});
+        }) == errc::unsupported_format);
+}
+
+TEST_CASE("dispatch: the chosen tier is a backend for templates on one") {
+  product p;
+  const packed_matrix rows = pack_matrix(p.q.view(), layout_id::row_major);
+  CHECK(gemm::repack_for<dispatch::backend>(rows).layout() == layout_id::row_major);  // it multiplies every layout
+  dispatch::multiply(p.X(), rows, p.Y(), {.computation = computation::integer});
+  CHECK(test::same_bits(p.y, test::scalar_product(p.X(), rows.view(), {.computation = computation::integer})));
+}
+
+TEST_CASE("dispatch: costs less than 50 ns a call") {
+  product p;
+  aligned_vector<std::byte> scratch(dispatch::gemm_scratch_bytes(p.w.view(), 1));
+  context ctx;
+  ctx.scratch = scratch.data();
+  ctx.scratch_bytes = scratch.size();
+  // No rows: the whole way of a call, its checks included, without a product at the end.
+  const span2d<const float> x{p.x.data(), 0, 100, 100};
+  const span2d<float> y{p.y.data(), 0, 33, 33};
+  const packed_view w = p.w.view();
+  const double direct = nanoseconds([&] { nibble::multiply(x, w, y, {}, ctx); });
+  const double dispatched = nanoseconds([&] { dispatch::multiply(x, w, y, {}, ctx); });
+  const double choice = nanoseconds([&] { dispatch::detail::table(); });
+  MESSAGE("a call without rows: " << dispatched << " ns through dispatch, " << direct << " ns direct; the choice alone "
+                                  << choice << " ns");
+  if (sanitized) return;
+  CHECK(dispatched - direct < 50.0);
+  CHECK(choice < 50.0);
+}
