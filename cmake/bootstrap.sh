@@ -77,10 +77,11 @@ see CONTRIBUTING.md"
   cmake_is_new_enough || die "CMake 3.25 or later is needed, this system has $(cmake --version | head -n 1)"
 }
 
-# OpenBLAS adds a line to the benchmark's tables; without it, or the rights to install it, the line is missing.
-setup_openblas() {
-  installed libopenblas-dev && return
-  if ! may_install || ! apt_install libopenblas-dev; then say "going on without libopenblas-dev"; fi
+# setup_optional <package>: what nothing fails without. OpenBLAS adds a line to the benchmark's tables, oneTBB the tests of
+# its adaptor.
+setup_optional() {
+  installed "$1" && return
+  if ! may_install || ! apt_install "$1"; then say "going on without $1"; fi
 }
 
 # build <preset> [target...]
@@ -118,12 +119,13 @@ case $command in
     ;;
   bench)
     setup
-    setup_openblas
+    setup_optional libopenblas-dev
     build release nibble-bench
     run_program nibble-bench "$@"
     ;;
   test)
     setup
+    setup_optional libtbb-dev
     build dev
     cd "$root"
     exec ctest --preset dev --parallel "$jobs" "$@"

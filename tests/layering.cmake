@@ -29,7 +29,7 @@ set(layer_nibble.hpp 5.5)
 set(layer_eigen.hpp 6.5)
 set(layer_cuda.hpp 6.5)
 set(umbrella_layers core isa quant pack kernels tensor gemm)
-set(by_name concurrency scratch thread_pool openmp tbb)  # headers of core, asked for by name all the same
+set(by_name concurrency process_mark scratch thread_pool openmp tbb)  # headers of core, asked for by name all the same
 list(TRANSFORM by_name REPLACE "(.+)" "nibble/core/\\1.hpp")
 # What a layer may include beside nibble and the standard library.
 set(third_party_core "^((sched|unistd|omp)\\.h$|tbb/)")

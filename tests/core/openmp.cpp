@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: MIT
 #include <doctest/doctest.h>
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <atomic>
+#include <cstdlib>
+#include <memory>
 #include <set>
 #include <thread>
 #include <vector>
@@ -92,4 +97,21 @@ TEST_CASE("openmp: two threads of the program share one pool") {
   caller();
   other.join();
   CHECK(items == 1000);
+}
+
+TEST_CASE("openmp: after fork the child works serially, and the pool's destructor returns") {
+  auto pool = std::make_unique<openmp_pool>(2);
+  CHECK(count_runs(pool->context(), 2) == std::vector<int>(2, 1));
+  const pid_t child = fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    alarm(20);  // a hang ends with SIGALRM
+    const bool right = count_runs(pool->context(), 5) == std::vector<int>(5, 1);
+    pool.reset();
+    std::_Exit(right ? 0 : 1);
+  }
+  int status = -1;
+  REQUIRE(waitpid(child, &status, 0) == child);
+  CHECK(status == 0);
+  CHECK(count_runs(pool->context(), 2) == std::vector<int>(2, 1));
 }

@@ -13,6 +13,7 @@
 
 #include <nibble/core/config.hpp>
 #include <nibble/core/context.hpp>
+#include <nibble/core/process_mark.hpp>
 #include <nibble/core/scratch.hpp>
 
 namespace nibble {
@@ -23,7 +24,9 @@ inline namespace NIBBLE_ABI {
 ///
 /// Inside a parallel region a call opens a nested one. With OpenMP's default, one active level, that has a single thread:
 /// the caller does all the work, as with a serial context. omp_set_max_active_levels(2) gives nested teams threads.
-/// After fork() a child may not open teams with libgomp once its parent has; that is OpenMP's own rule, not nibble's.
+///
+/// After fork() a pool made before works serially in the child, because libgomp hangs there once its parent has opened a
+/// team. A pool made in the child opens teams again: fine with LLVM's libomp, for libgomp only if the parent had none.
 class openmp_pool {
  public:
   /// At most `threads` threads at once; 0: as many as omp_get_max_threads() says now.
@@ -34,9 +37,10 @@ class openmp_pool {
 
   std::size_t size() const noexcept { return threads_; }
 
-  /// A context over OpenMP without scratch memory. It does not refer to this object.
-  nibble::context context() const noexcept {
+  /// A context over OpenMP without scratch memory.
+  nibble::context context() noexcept {
     nibble::context c;
+    c.user = this;
     c.parallel_for = &run;
     c.concurrency = threads_;
     return c;
@@ -50,7 +54,11 @@ class openmp_pool {
   }
 
  private:
-  static void run(void*, std::size_t slots, void (*body)(void*, std::size_t), void* arg) {
+  static void run(void* self, std::size_t slots, void (*body)(void*, std::size_t), void* arg) {
+    if (static_cast<openmp_pool*>(self)->maker_.forked()) {
+      for (std::size_t s = 0; s < slots; ++s) body(arg, s);
+      return;
+    }
     // One slot, one thread: slots share the items among themselves. A team that comes out smaller takes what is left.
     const int team = static_cast<int>(slots);  // no more than `concurrency`, the size of a team
 #pragma omp parallel for num_threads(team) schedule(dynamic, 1)
@@ -58,6 +66,7 @@ class openmp_pool {
   }
 
   std::size_t threads_;
+  core::process_mark maker_;
   core::scratch_keeper scratch_;
 };
 

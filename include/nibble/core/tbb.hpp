@@ -12,6 +12,7 @@
 
 #include <nibble/core/config.hpp>
 #include <nibble/core/context.hpp>
+#include <nibble/core/process_mark.hpp>
 #include <nibble/core/scratch.hpp>
 
 namespace nibble {
@@ -22,7 +23,7 @@ inline namespace NIBBLE_ABI {
 /// for their tasks to be done by those inside. A body that enters again, or a thread inside the arena, nests. While a
 /// caller waits for its product it works on that product alone, never on another task.
 ///
-/// Must outlive its contexts. oneTBB makes no promise about a child after fork(): use it there after exec() only.
+/// After fork() a pool made before works serially in the child, where oneTBB 2021.8 waits for threads that are gone.
 class tbb_pool {
  public:
   /// At most `threads` threads at once, the caller among them; 0: oneTBB's default for an arena.
@@ -51,7 +52,12 @@ class tbb_pool {
 
  private:
   static void run(void* self, std::size_t slots, void (*body)(void*, std::size_t), void* arg) {
-    static_cast<tbb_pool*>(self)->arena_.execute([&] {
+    tbb_pool& pool = *static_cast<tbb_pool*>(self);
+    if (pool.maker_.forked()) {
+      for (std::size_t s = 0; s < slots; ++s) body(arg, s);
+      return;
+    }
+    pool.arena_.execute([&] {
       tbb::this_task_arena::isolate([&] {
         tbb::parallel_for(
             std::size_t{0}, slots, [&](std::size_t s) { body(arg, s); }, tbb::simple_partitioner{});
@@ -60,6 +66,7 @@ class tbb_pool {
   }
 
   tbb::task_arena arena_;
+  core::process_mark maker_;
   core::scratch_keeper scratch_;
 };
 

@@ -18,11 +18,8 @@
 #include <nibble/core/config.hpp>
 #include <nibble/core/context.hpp>
 #include <nibble/core/error.hpp>
+#include <nibble/core/process_mark.hpp>
 #include <nibble/core/scratch.hpp>
-
-#if defined(__unix__) || defined(__APPLE__)
-#include <unistd.h>
-#endif
 
 namespace nibble {
 inline namespace NIBBLE_ABI {
@@ -58,7 +55,7 @@ class thread_pool {
   ~thread_pool() {
     // In a forked child the workers' stacks may serve new threads already, and destroying a condition variable waits for
     // sleepers that are gone: neither may be touched.
-    if (forked()) (void)crew_.release();
+    if (maker_.forked()) (void)crew_.release();
     else stop();
   }
   thread_pool(const thread_pool&) = delete;
@@ -98,19 +95,12 @@ class thread_pool {
     std::atomic<bool> stop = false;
   };
 
-#if defined(__unix__) || defined(__APPLE__)
-  /// One system call, a tenth of a microsecond, where waking a worker takes several.
-  bool forked() const noexcept { return getpid() != owner_; }
-#else
-  static bool forked() noexcept { return false; }
-#endif
-
   static void run(void* self, std::size_t slots, void (*body)(void*, std::size_t), void* arg) {
     static_cast<thread_pool*>(self)->run(slots, body, arg);
   }
 
   void run(std::size_t slots, void (*body)(void*, std::size_t), void* arg) {
-    if (slots <= 1 || size() == 1 || forked() || !try_share(slots, body, arg)) {
+    if (slots <= 1 || size() == 1 || maker_.forked() || !try_share(slots, body, arg)) {
       for (std::size_t s = 0; s < slots; ++s) body(arg, s);
       return;
     }
@@ -191,9 +181,7 @@ class thread_pool {
   }
 
   std::unique_ptr<crew> crew_ = std::make_unique<crew>();
-#if defined(__unix__) || defined(__APPLE__)
-  pid_t owner_ = getpid();
-#endif
+  core::process_mark maker_;
   core::scratch_keeper scratch_;
 };
 
