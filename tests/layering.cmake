@@ -32,7 +32,7 @@ set(umbrella_layers core isa quant pack kernels tensor gemm)
 set(by_name concurrency process_mark scratch thread_pool openmp tbb)  # headers of core, asked for by name all the same
 list(TRANSFORM by_name REPLACE "(.+)" "nibble/core/\\1.hpp")
 # What a layer may include beside nibble and the standard library.
-set(third_party_core "^((sched|unistd|omp)\\.h$|tbb/)")
+set(third_party_core "^((sched|pthread|omp)\\.h$|tbb/)")
 set(third_party_kernels "^(xsimd/|immintrin\\.h)")
 set(third_party_isa "^([eint]mmintrin|arm_neon|cpuid)\\.h$")
 set(third_party_io "^(nlohmann/|sys/|fcntl\\.h|unistd\\.h)")

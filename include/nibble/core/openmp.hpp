@@ -30,7 +30,7 @@ inline namespace NIBBLE_ABI {
 class openmp_pool {
  public:
   /// At most `threads` threads at once; 0: as many as omp_get_max_threads() says now.
-  explicit openmp_pool(std::size_t threads = 0) noexcept
+  explicit openmp_pool(std::size_t threads = 0)
       : threads_(threads != 0 ? threads : static_cast<std::size_t>(omp_get_max_threads())) {}
   openmp_pool(const openmp_pool&) = delete;
   openmp_pool& operator=(const openmp_pool&) = delete;
