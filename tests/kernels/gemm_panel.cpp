@@ -53,8 +53,8 @@ struct call_data {
   kernels::panel_call<X, Sum, State> call;
 
   call_data(std::size_t M, std::size_t K, std::size_t group, bool with_offsets, unsigned seed)
-      : x(M * round_up(K, std::size_t{32})), state(M * 16), acc(M * 16) {
-    const std::size_t padded = round_up(K, std::size_t{32}), groups = ceil_div(K, group);
+      : x(M * round_up(K, std::size_t{64})), state(M * 16), acc(M * 16) {
+    const std::size_t padded = round_up(K, std::size_t{64}), groups = ceil_div(K, group);
     const auto values = test::gaussian(x.size(), seed, 40.0f);
     sums.resize(M * groups);
     for (std::size_t m = 0; m < M; ++m)
@@ -101,8 +101,46 @@ struct shape {
   std::size_t M, K, group;
 };
 constexpr shape row_shapes[] = {{1, 32, 32}, {1, 77, 80}, {1, 160, 64}, {1, 129, 132}};
-constexpr shape shapes[] = {{1, 32, 32}, {1, 77, 80},  {2, 64, 8},   {3, 100, 12},
-                            {5, 33, 36}, {13, 96, 32}, {25, 130, 64}};
+constexpr shape shapes[] = {{1, 32, 32}, {1, 77, 80},  {2, 64, 8},    {3, 100, 12},
+                            {5, 33, 36}, {13, 96, 32}, {25, 130, 64}, {33, 200, 128}};
+
+/// Several panels at once against the scalar kernel, one after the other.
+template <class Kernel>
+void check_panels_at_once() {
+  constexpr std::size_t K = 448, cuts[] = {0, 128, 352, K};
+  for (const std::size_t group : {std::size_t{32}, std::size_t{96}, std::size_t{128}, K}) {
+    for (const std::size_t M : {1, 5, 16, 17, 31, 32, 33, 47, 48, 64, 79}) {
+      CAPTURE(group);
+      CAPTURE(M);
+      std::vector<std::vector<std::uint8_t>> units;
+      std::vector<std::unique_ptr<integer_data>> got, want;
+      kernels::integer_call calls[Kernel::block_panels];
+      const std::uint8_t* at[Kernel::block_panels];
+      for (std::size_t i = 0; i < Kernel::block_panels; ++i) {
+        units.push_back(test::codes(K * 16, 6 + i, 8));
+        for (auto* all : {&got, &want}) {
+          all->push_back(std::make_unique<integer_data>(M, K, group, i % 2 == 0, 9));
+          all->back()->scales = test::gaussian(all->back()->scales.size(), 90 + static_cast<unsigned>(i));
+          all->back()->call.params.scales = all->back()->scales.data();
+        }
+        calls[i] = got[i]->call;
+        calls[i].x = got[0]->x.data();
+      }
+      for (std::size_t cut = 0; cuts[cut] < K; ++cut) {
+        for (std::size_t i = 0; i < Kernel::block_panels; ++i) {
+          calls[i].k0 = cuts[cut];
+          calls[i].k1 = cuts[cut + 1];
+          at[i] = units[i].data() + cuts[cut] * 16;
+        }
+        Kernel::integer_blocks(calls, Kernel::block_panels, 8, at);
+      }
+      for (std::size_t i = 0; i < Kernel::block_panels; ++i) {
+        scalar::integer_block(want[i]->call, 8, units[i].data());
+        CHECK(same(got[i]->acc, want[i]->acc));
+      }
+    }
+  }
+}
 
 }  // namespace
 
@@ -147,7 +185,7 @@ TEST_CASE("gemm_panel: integer blocks equal the scalar ones bit for bit, every w
       CAPTURE(s.M);
       CAPTURE(s.K);
       CAPTURE(s.group);
-      const auto codes = test::codes(round_up(s.K, std::size_t{32}) * 16, 6, bits);
+      const auto codes = test::codes(round_up(s.K, std::size_t{64}) * 16, 6, bits);
       const test::guarded<std::uint8_t> units(codes.size());
       std::copy(codes.begin(), codes.end(), units.begin());
       const bool offsets = bits % 2 == 0;
@@ -162,6 +200,53 @@ TEST_CASE("gemm_panel: integer blocks equal the scalar ones bit for bit, every w
       CHECK(same(a.acc, b.acc));
     }
   }
+}
+
+TEST_CASE(
+    "gemm_panel: sums that start from a constant zero point's share equal those that subtract it, blocks and rows") {
+  if (!test::covers<native, native::isa_type>()) return;
+  for_each_width([]<int Bits>() {
+    for (const shape& s : shapes) {
+      CAPTURE(Bits);
+      CAPTURE(s.M);
+      CAPTURE(s.K);
+      const random_blocks w = make_blocks<Bits>(ceil_div(s.K, std::size_t{64}) * 2, 60 + Bits);
+      integer_data a(s.M, s.K, s.group, false, 9), b(s.M, s.K, s.group, false, 9);
+      constexpr std::int32_t zero = 1 << (Bits - 1);
+      std::fill(b.zeros.begin(), b.zeros.end(), zero);
+      a.call.params.zeros = nullptr;
+      for (std::int32_t& sum : a.sums) sum *= native::code_bias(Bits) - zero;
+      native::integer_block(a.call, Bits, w.units.data());
+      scalar::integer_block(b.call, Bits, w.units.data());
+      CHECK(same(a.acc, b.acc));
+      if (s.M != 1) continue;
+      native::integer_row<Bits>(a.call, w.packed.data());
+      scalar::integer_row<Bits>(b.call, w.packed.data());
+      CHECK(same(a.acc, b.acc));
+    }
+  });
+}
+
+TEST_CASE("gemm_panel: every number of rows is computed once and equals the scalar kernel") {
+  if (!test::covers<native, native::isa_type>()) return;
+  for (const int bits : {4, 7, 8}) {
+    const auto units = test::codes(64 * 16, 6, bits);
+    for (std::size_t M = 1; M <= 40; ++M) {
+      CAPTURE(bits);
+      CAPTURE(M);
+      integer_data a(M, 64, 32, false, 9), b(M, 64, 32, false, 9);
+      native::integer_block(a.call, bits, units.data());
+      scalar::integer_block(b.call, bits, units.data());
+      CHECK(same(a.acc, b.acc));
+    }
+  }
+}
+
+TEST_CASE("gemm_panel: several panels at once equal one after the other, in blocks that cut groups") {
+  if (!test::covers<native, native::isa_type>()) return;
+  []<class Kernel>(Kernel) {
+    if constexpr (Kernel::block_panels > 1) check_panels_at_once<Kernel>();
+  }(native{});
 }
 
 TEST_CASE("gemm_panel: the most extreme codes and activations of every width stay exact") {

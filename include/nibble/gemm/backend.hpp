@@ -21,11 +21,20 @@ enum class computation : unsigned char {
   integer,      ///< activations quantized per token to s8 on the fly, exact integer sums over each group
 };
 
-/// Options of one product. Plain data.
+/// Scales of activations in integer computation.
+enum class activation_scales : unsigned char {
+  per_token,            ///< one for each row of X, from its greatest magnitude
+  per_token_and_group,  ///< one for each row and group of W, which must be a grouped format
+  fixed,  ///< gemm_options::x_scale for all of X (static quantization): what lies beyond 127 steps is clamped
+};
+
+/// Options of one product or batch. Plain data.
 struct gemm_options {
   nibble::computation computation = nibble::computation::weight_only;
   const float* bias = nullptr;  ///< [N] or nullptr: added to every row
   float beta = 0.0f;            ///< Y = X * transpose(W) + bias + beta * Y; with 0, Y is not read
+  activation_scales activations = activation_scales::per_token;
+  float x_scale = 0.0f;  ///< of activation_scales::fixed: finite and greater than 0
 };
 
 inline namespace NIBBLE_ABI {

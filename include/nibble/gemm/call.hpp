@@ -6,10 +6,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include <nibble/core/config.hpp>
 #include <nibble/core/round.hpp>
 #include <nibble/gemm/backend.hpp>
+#include <nibble/gemm/epilogue.hpp>
+#include <nibble/gemm/task.hpp>
 #include <nibble/gemm/tiling.hpp>
 #include <nibble/kernels/panel_params.hpp>
 #include <nibble/kernels/scalar/gemm_rows.hpp>
@@ -22,28 +25,60 @@ namespace nibble {
 inline namespace NIBBLE_ABI {
 namespace gemm::detail {
 
-/// One product in progress: its arguments, its cut and its scratch memory.
+/// One task in progress: its arguments, its cut and its scratch memory.
 struct call {
-  span2d<const float> x;
+  input_ref x;
   const packed_view& w;
-  span2d<float> y;
+  output_ref y;
+  const float* bias;
   const gemm_options& o;
   scratch_plan plan;
   std::byte* scratch;
+  std::byte* areas;             ///< of the slots; one area for each slot and panel of a work item
+  std::size_t area_bytes;       ///< the greatest of all tasks
+  std::size_t number;           ///< of the task in its batch
+  std::size_t leader;           ///< the task that quantizes X for this one: itself or an earlier one
+  std::size_t panels_at_once;   ///< of a work item of this task
+  std::size_t first_item = 0;   ///< of the batch's work items
+  std::size_t first_chunk = 0;  ///< of the batch's chunks of rows; leaders only
 
   template <class T>
   T* shared(std::size_t offset) const noexcept {
     return reinterpret_cast<T*>(scratch + offset);
   }
   template <class T>
-  T* own(std::size_t slot, std::size_t offset) const noexcept {
-    return reinterpret_cast<T*>(scratch + plan.slots + slot * plan.slot_bytes + offset);
+  T* own(std::size_t area, std::size_t offset) const noexcept {
+    return reinterpret_cast<T*>(areas + area * area_bytes + offset);
   }
-  bool x_in_place() const noexcept { return w.layout == layout_id::row_major || x.cols % pack::panel16::block_k == 0; }
+  bool x_in_place() const noexcept { return reads_in_place(w, x.type); }
+  /// The integer path's token sums hold what each group's sum starts from (kernels::panel_params::zeros): with one zero
+  /// point for the whole matrix, and unless sums are combined in 64 bits or scaled group by group.
+  bool sums_started() const noexcept {
+    const format_desc& f = w.matrix.format;
+    return o.computation == computation::integer && w.layout == layout_id::panel16 &&
+           (f.rule == code_rule::symmetric || f.rule == code_rule::symmetric_full) && !long_sums() && !group_scales();
+  }
+  /// One group longer than the sums that int32 holds.
+  bool long_sums() const noexcept {
+    return w.matrix.K > kernels::exact_k && panel_group(w.matrix.format, w.matrix.K) >= w.matrix.K;
+  }
+  /// Row m of the float path.
   const float* x_row(std::size_t m) const noexcept {
-    return x_in_place() ? x.data + m * x.stride : shared<float>(plan.x) + m * plan.x_stride;
+    return x_in_place() ? static_cast<const float*>(x.data) + m * x.stride : shared<float>(plan.x) + m * plan.x_stride;
   }
+  bool group_scales() const noexcept { return o.activations == activation_scales::per_token_and_group; }
 };
+static_assert(std::is_trivially_destructible_v<call>, "calls of a batch live in scratch memory");
+
+/// Scales for each group of activations go with the groups of a panel.
+inline errc can_scale_activations(const packed_view& w, const gemm_options& o) noexcept {
+  if (o.activations == activation_scales::per_token) return errc::ok;
+  if (o.computation != computation::integer) return errc::unsupported_format;
+  if (o.activations == activation_scales::fixed) return errc::ok;
+  const granularity_kind kind = w.matrix.format.granularity;
+  if (kind != granularity_kind::grouped && kind != granularity_kind::flat) return errc::unsupported_format;
+  return w.layout == layout_id::panel16 ? errc::ok : errc::unsupported_layout;
+}
 
 /// z of the float path and of the integer path for rules with a constant one; mid-rise counts in half steps there.
 inline float constant_zero(const format_desc& f) noexcept {
@@ -114,7 +149,7 @@ inline kernels::panel_params decode_params(const call& c, std::size_t index, std
       else as_float[n] = z;
     }
   }
-  p.zeros = as_int;
+  p.zeros = c.sums_started() ? nullptr : as_int;
   zero_values = as_float;
   zero_value_stride = p.zero_stride;
 
@@ -134,29 +169,59 @@ inline kernels::panel_params decode_params(const call& c, std::size_t index, std
   return p;
 }
 
-/// What becomes of a finished accumulator; `row_scale` is null in the float path.
-inline float finish(float acc, const float* row_scale, const float* bias, float beta, const float* old) noexcept {
-  float v = acc;
-  if (row_scale != nullptr) v = bias != nullptr ? fused_multiply_add(acc, *row_scale, *bias) : acc * *row_scale;
-  else if (bias != nullptr) v = acc + *bias;
-  return beta == 0.0f ? v : fused_multiply_add(beta, *old, v);
+/// A finished accumulator with its scale and bias; `row_scale` is null in the float path.
+inline float scaled(float acc, const float* row_scale, const float* bias) noexcept {
+  if (row_scale != nullptr) return bias != nullptr ? fused_multiply_add(acc, *row_scale, *bias) : acc * *row_scale;
+  return bias != nullptr ? acc + *bias : acc;
 }
 
-/// The token's scale, bias and beta: one pass over the tile while it is in L1.
-inline void store(const call& c, std::size_t index, std::size_t m0, std::size_t M, const float* acc,
-                  const float* row_scales) noexcept {
+/// The code of an s8 output; NaN becomes -128, which is no code.
+inline std::int8_t output_code(float v, float scale) noexcept {
+  const float q = v / scale;
+  if (q != q) return -128;
+  return static_cast<std::int8_t>(round_half_even(q < -127.0f ? -127.0f : (q > 127.0f ? 127.0f : q)));
+}
+
+/// y[i] = v[i] + beta * y[i] in Y's type; with beta 0, y is not read.
+inline void write(const output_ref& y, std::size_t at, std::size_t count, const float* v, float beta) noexcept {
+  const auto floats = [&]<class T>(T* out) {
+    for (std::size_t i = 0; i < count; ++i)
+      out[i] = round_to<T>(beta == 0.0f ? v[i] : fused_multiply_add(beta, to_float(out[i]), v[i]));
+  };
+  switch (y.type) {
+    case element::f32: return floats(static_cast<float*>(y.data) + at);
+    case element::f16: return floats(static_cast<half*>(y.data) + at);
+    case element::bf16: return floats(static_cast<bfloat16*>(y.data) + at);
+    case element::s8: break;
+  }
+  std::int8_t* out = static_cast<std::int8_t*>(y.data) + at;
+  for (std::size_t i = 0; i < count; ++i) {
+    const float old = beta == 0.0f ? 0.0f : static_cast<float>(out[i]) * y.scale;
+    out[i] = output_code(beta == 0.0f ? v[i] : fused_multiply_add(beta, old, v[i]), y.scale);
+  }
+}
+
+/// Token scale, bias, epilogue and beta: one pass over the tile while it is in L1.
+template <class Epilogue>
+void store(const call& c, std::size_t index, std::size_t m0, std::size_t M, const float* acc, const float* row_scales,
+           const Epilogue& epilogue) noexcept {
   const std::size_t n0 = index * 16, count = c.w.matrix.N - n0 < 16 ? c.w.matrix.N - n0 : 16;
-  const float* bias = c.o.bias == nullptr ? nullptr : c.o.bias + n0;
+  float bias[16] = {};
+  if (c.bias != nullptr)
+    for (std::size_t n = 0; n < count; ++n) bias[n] = c.bias[n0 + n];
   for (std::size_t m = 0; m < M; ++m) {
-    float* y = c.y.data + (m0 + m) * c.y.stride + n0;
-    for (std::size_t n = 0; n < count; ++n)
-      y[n] = finish(acc[m * 16 + n], row_scales == nullptr ? nullptr : row_scales + m,
-                    bias == nullptr ? nullptr : bias + n, c.o.beta, y + n);
+    float v[16];
+    for (std::size_t n = 0; n < 16; ++n)
+      v[n] = scaled(acc[m * 16 + n], row_scales == nullptr ? nullptr : row_scales + m,
+                    c.bias == nullptr ? nullptr : bias + n);
+    epilogue(output_row{c.number, m0 + m, n0, count}, v);
+    write(c.y, (m0 + m) * c.y.stride + n0, count, v, c.o.beta);
   }
 }
 
 /// One output column of the canonical form.
-inline void row_item(const call& c, std::size_t n, std::size_t slot) noexcept {
+template <class Epilogue>
+void row_item(const call& c, std::size_t n, std::size_t slot, const Epilogue& epilogue) noexcept {
   const quantized_view& w = c.w.matrix;
   const format_desc& f = w.format;
   const bool integer = c.o.computation == computation::integer, flat = f.granularity == granularity_kind::flat;
@@ -190,12 +255,13 @@ inline void row_item(const call& c, std::size_t n, std::size_t slot) noexcept {
   r.zero_values = zero_values;
   r.offsets = f.rule == code_rule::asymmetric_offset ? offsets : nullptr;
   const float* row_scales = c.shared<float>(c.plan.x_scales);
-  const float* bias = c.o.bias == nullptr ? nullptr : c.o.bias + n;
+  const float* bias = c.bias == nullptr ? nullptr : c.bias + n;
   for (std::size_t m = 0; m < c.x.rows; ++m) {
     const float acc = integer ? kernels::gemm_rows::integer(r, c.shared<std::int8_t>(c.plan.x) + m * c.plan.x_stride)
-                              : kernels::gemm_rows::weight_only(r, c.x.data + m * c.x.stride, row_scales[m]);
-    float* y = c.y.data + m * c.y.stride + n;
-    *y = finish(acc, integer ? row_scales + m : nullptr, bias, c.o.beta, y);
+                              : kernels::gemm_rows::weight_only(r, c.x_row(m), row_scales[m]);
+    float v[16] = {scaled(acc, integer ? row_scales + m : nullptr, bias)};
+    epilogue(output_row{c.number, m, n, 1}, v);
+    write(c.y, m * c.y.stride + n, 1, v, c.o.beta);
   }
 }
 

@@ -10,6 +10,7 @@
 #include <nibble/core/config.hpp>
 #include <nibble/core/round.hpp>
 #include <nibble/gemm/backend.hpp>
+#include <nibble/gemm/task.hpp>
 #include <nibble/kernels/gemm_panel.hpp>
 #include <nibble/quant/granularity.hpp>
 
@@ -31,20 +32,18 @@ constexpr std::size_t panel_group(const format_desc& f, std::size_t K) noexcept 
   return one ? round_up(K, std::size_t{4}) : std::size_t{f.group_size};
 }
 
-/// Byte offsets of the parts of ctx.scratch; each begins at a multiple of 64.
+/// Byte offsets of the parts of ctx.scratch that a task uses; each begins at a multiple of 64.
 struct scratch_plan {
   // shared by all slots
   std::size_t x = 0;         ///< s8 codes [M][x_stride], or padded floats (0 bytes when X is used in place)
   std::size_t x_stride = 0;  ///< in elements
-  std::size_t x_scales = 0;  ///< float [M]: token scales, or the float path's 0 / NaN of each row
+  std::size_t x_scales = 0;  ///< float [M] or [M][groups]: scales of the codes, or the float path's 0 / NaN of each row
   std::size_t x_sums = 0;    ///< [M][groups]
-  std::size_t slots = 0;     ///< begin of the slots' areas
-  // inside one slot's area
+  // inside the area of a slot and panel
   std::size_t units = 0, values = 0, scales = 0, zeros = 0, zero_values = 0, offsets = 0, state = 0, acc = 0,
               long_sums = 0;
-  std::size_t slot_bytes = 0;
+  std::size_t area_bytes = 0;
   std::size_t groups = 0;  ///< groups of a row
-  std::size_t total = 0;
 };
 
 /// a * b and a + b, or the greatest size when that overflows: a plan too large for memory then asks for all of it, and no
@@ -72,53 +71,60 @@ constexpr bool float_rows(const packed_view& w, std::size_t M, const gemm_option
          (group % pack::panel16::block_k == 0 || group >= w.matrix.K);
 }
 
-/// Work items of a product: panels (or `row_panels` of them) times blocks of rows, or columns.
+/// Work items of a product: panels (or so many of them as a kernel takes at once) times blocks of rows, or columns.
 constexpr std::size_t work_items(const packed_view& w, std::size_t M, std::size_t panels_at_once) noexcept {
   return w.layout == layout_id::panel16
              ? saturating_product(ceil_div(pack::panel16::panels(w.matrix.N), panels_at_once), ceil_div(M, mc))
              : w.matrix.N;
 }
 
-/// `panels_at_once`: panels of a work item, each with an area of its own.
-constexpr scratch_plan plan_scratch(const packed_view& w, std::size_t M, const gemm_options& o, std::size_t concurrency,
-                                    std::size_t panels_at_once) noexcept {
+/// True when the panel kernels read X where it lies.
+constexpr bool reads_in_place(const packed_view& w, element type) noexcept {
+  return type == element::f32 && (w.layout == layout_id::row_major || w.matrix.K % pack::panel16::block_k == 0);
+}
+
+/// The parts of one task; `at` moves past the shared ones. `same_x`: the plan of a task whose activations serve this one.
+constexpr scratch_plan plan_task(const gemm_task& t, const gemm_options& o, const scratch_plan* same_x,
+                                 std::size_t& at) noexcept {
+  const packed_view& w = t.W;
   const format_desc& f = w.matrix.format;
-  const std::size_t K = w.matrix.K, padded = round_up(K, plane_alignment);
+  const std::size_t M = t.X.rows, K = w.matrix.K, padded = round_up(K, plane_alignment);
   const bool integer = o.computation == computation::integer, panel = w.layout == layout_id::panel16;
   const std::size_t rows = M < mc ? M : mc;
   scratch_plan p;
   p.groups = panel ? ceil_div(K, panel_group(f, K)) : 0;
-  std::size_t at = 0;
   p.x_stride = padded;
-  if (integer) p.x = place(at, M, padded);
-  else if (panel && K % pack::panel16::block_k != 0) p.x = place(at, M, padded * sizeof(float));
-  p.x_scales = place(at, M, sizeof(float));
+  if (same_x != nullptr) {
+    p.x = same_x->x;
+    p.x_scales = same_x->x_scales;
+  } else {
+    if (integer) p.x = place(at, M, padded);
+    else if (!reads_in_place(w, t.X.type)) p.x = place(at, M, padded * sizeof(float));
+    const bool each_group = o.activations == activation_scales::per_token_and_group;
+    p.x_scales = place(at, M, (each_group ? p.groups : 1) * sizeof(float));
+  }
   if (panel) p.x_sums = place(at, M, p.groups * sizeof(float));
-  p.slots = at;
-  at = 0;
+  std::size_t inside = 0;
   if (panel) {
-    p.units = place(at, integer ? kc_integer : kc_float, 16);
-    if (!integer) p.values = place(at, kc_float * 16, sizeof(float));
-    p.scales = place(at, p.groups * 16, sizeof(float));
-    p.zeros = place(at, p.groups * 16, sizeof(float));
-    p.offsets = place(at, p.groups * 16, sizeof(float));
-    p.state = place(at, rows * 16, sizeof(float));
-    p.acc = place(at, rows * 16, sizeof(float));
-    if (integer && K > kernels::exact_k) p.long_sums = place(at, rows * 16, sizeof(std::int64_t));
+    p.units = place(inside, integer ? kc_integer : kc_float, 16);
+    if (!integer) p.values = place(inside, kc_float * 16, sizeof(float));
+    p.scales = place(inside, p.groups * 16, sizeof(float));
+    p.zeros = place(inside, p.groups * 16, sizeof(float));
+    p.offsets = place(inside, p.groups * 16, sizeof(float));
+    p.state = place(inside, rows * 16, sizeof(float));
+    p.acc = place(inside, rows * 16, sizeof(float));
+    if (integer && K > kernels::exact_k) p.long_sums = place(inside, rows * 16, sizeof(std::int64_t));
   } else {
     // A row of canonical codes may be cut by flat blocks of >= 8 elements: at most K / 8 + 2 segments.
     const std::size_t segments =
         f.granularity == granularity_kind::flat ? K / f.group_size + 2 : quant::groups_per_row(f, K);
-    p.units = place(at, K, 1);
-    p.scales = place(at, segments, sizeof(float));
-    p.zeros = place(at, segments, sizeof(std::int32_t));
-    p.zero_values = place(at, segments, sizeof(float));
-    p.offsets = place(at, segments, sizeof(float));
+    p.units = place(inside, K, 1);
+    p.scales = place(inside, segments, sizeof(float));
+    p.zeros = place(inside, segments, sizeof(std::int32_t));
+    p.zero_values = place(inside, segments, sizeof(float));
+    p.offsets = place(inside, segments, sizeof(float));
   }
-  p.slot_bytes = at;
-  // for_each_item runs no more slots than there are items.
-  const std::size_t items = work_items(w, M, panels_at_once), slots = concurrency < items ? concurrency : items;
-  p.total = saturating_sum(p.slots, saturating_product(p.slot_bytes, (slots == 0 ? 1 : slots) * panels_at_once));
+  p.area_bytes = inside;
   return p;
 }
 

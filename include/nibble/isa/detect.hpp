@@ -13,6 +13,10 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(__linux__) && defined(__x86_64__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace nibble {
 inline namespace NIBBLE_ABI {
@@ -76,16 +80,30 @@ bool runs_on(const cpu_features& f) noexcept {
   else if constexpr (std::is_same_v<Isa, avx512bw>)
     return runs_on<avx2>(f) && f.avx512f && f.avx512cd && f.avx512dq && f.avx512bw && f.avx512vl;
   else if constexpr (std::is_same_v<Isa, avx512_vnni>) return runs_on<avx512bw>(f) && f.avx512vnni;
+  else if constexpr (std::is_same_v<Isa, amx_int8>) return runs_on<avx512_vnni>(f) && f.amx_tile && f.amx_int8;
   else {
     static_assert(std::is_same_v<Isa, neon>, "unknown ISA tag: add its features here");
     return f.neon;
   }
 }
 
-/// True when this translation unit may emit `Isa` and this CPU runs it. The first call asks the CPU.
+/// Asks the system for the tile registers' state, for the whole process and those that it forks: Linux (5.16 on) gives it
+/// only to who asks (Documentation/arch/x86/xstate.rst), because it makes signal frames 8 KiB larger. Asking again, also
+/// after somebody else did, changes nothing. False when the system refuses or is not known.
+inline bool permit_tiles() noexcept {
+#if defined(__linux__) && defined(__x86_64__)
+  constexpr long request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#else
+  return false;
+#endif
+}
+
+/// True when this translation unit may emit `Isa` and this CPU runs it. The first call asks the CPU, for AMX the system too.
 template <class Isa>
 bool runs_here() noexcept {
-  static const bool answer = compiled_in<Isa> && runs_on<Isa>(detect());
+  static const bool answer =
+      compiled_in<Isa> && runs_on<Isa>(detect()) && (!falls_back_to<Isa, amx_int8>() || permit_tiles());
   return answer;
 }
 

@@ -44,6 +44,11 @@ struct avx512_vnni {
   using fallback = avx512bw;
   static constexpr std::string_view name = "avx512_vnni";
 };
+/// AMX tiles of bytes, beside AVX-512 with VNNI.
+struct amx_int8 {
+  using fallback = avx512_vnni;
+  static constexpr std::string_view name = "amx_int8";
+};
 /// 64-bit Arm Advanced SIMD.
 struct neon {
   using fallback = scalar;
@@ -53,7 +58,9 @@ struct neon {
 /// The best tag that the compiler's flags allow in this translation unit.
 #if defined(__AVX512F__) && defined(__AVX512CD__) && defined(__AVX512DQ__) && defined(__AVX512BW__) && \
     defined(__AVX512VL__) && defined(__FMA__) && defined(__F16C__)
-#if defined(__AVX512VNNI__)
+#if defined(__AVX512VNNI__) && defined(__AMX_TILE__) && defined(__AMX_INT8__)
+using native = amx_int8;
+#elif defined(__AVX512VNNI__)
 using native = avx512_vnni;
 #else
 using native = avx512bw;

@@ -8,6 +8,8 @@
 ///   integer:  for each group g, ascending in k:  S = sum u * x, X = sum x       (exact integers)
 ///             I = (S << shift) - z * X                                          (exact)
 ///             acc = fma(float(I) / 2^shift, scale, acc);  with a float offset then acc = fma(float(X), offset, acc)
+///             with a scale t for each token and group:  acc = fma((float(I) / 2^shift) * t, scale, acc), and
+///                                                       acc = fma(float(X) * t, offset, acc)
 ///   float:    for each group g, ascending in k:  p = madd(x[k], q[k], p), one chain from p = 0
 ///             acc = fma(p, scale, acc);         with a float offset then acc = fma(sum x, offset, acc)
 ///
@@ -40,7 +42,9 @@ static_assert(2ll * 255 * 127 * static_cast<long long>(exact_k) < (1ll << 31));
 struct panel_params {
   const float* scales = nullptr;  ///< [groups][16]
   std::size_t scale_stride = 16;
-  const std::int32_t* zeros = nullptr;  ///< integer path: z of the law, [groups][16]
+  /// Integer path: z of the law, [groups][16]. nullptr, with shift 0 and no offsets, when z is one number: then x_sums holds
+  /// (code_bias - z) * X, from which the sum of each group starts.
+  const std::int32_t* zeros = nullptr;
   std::size_t zero_stride = 16;
   const float* offsets = nullptr;  ///< [groups][16] or nullptr
   std::size_t offset_stride = 16;
@@ -56,10 +60,13 @@ struct panel_call {
   std::size_t k0 = 0, k1 = 0;
   std::size_t group = 0;  ///< k of a group, multiple of 4; >= K for one group
   bool fold = true;       ///< false: never scale, leave the running sums in state (one group > exact_k)
-  const X* x = nullptr;   ///< x[m * x_stride + k], readable and 0 for k in [K, round_up(K, 32))
+  const X* x = nullptr;   ///< x[m * x_stride + k], readable and 0 for k in [K, round_up(K, 32)), s8 to round_up(K, 64)
   std::size_t x_stride = 0;
-  const Sum* x_sums = nullptr;  ///< sum of x over each group, [M][groups]
+  const Sum* x_sums = nullptr;  ///< sum of x over each group, [M][groups]; see panel_params::zeros
   std::size_t sum_stride = 0;
+  /// Integer path: a scale for each token and group, [M][groups] with sum_stride, or nullptr. With them params.zeros is
+  /// not nullptr.
+  const float* group_scales = nullptr;
   panel_params params;
   State* state = nullptr;  ///< [M][16]
   float* acc = nullptr;    ///< [M][16], read and written
@@ -74,7 +81,11 @@ using float_call = panel_call<float, float, float>;
 /// `values_affine(units, n, zero, v)`    n units to v[4 n][16] = float(u) - zero[column]
 /// `values_table(units, n, table, bits, v)`  v = table[u], table of 2^bits values
 /// `code_bias(bits)`                     what the kernel subtracts from codes: with `fold` false, state = sum (u - bias) x
-/// `integer_block(call, bits, units)`    the law on unpacked codes < 2^bits; units begins at k0
+/// `integer_block(call, bits, units)`    the law on unpacked codes < 2^bits; units begins at k0 and is readable to a multiple
+///                                       of 64 k
+/// `block_panels`                        how many panels the next one takes at once; not there when 1
+/// `integer_blocks(calls, count, bits, units)`  integer_block for 1 <= count <= block_panels panels; calls differ in params,
+///                                       state and acc only
 /// `float_block(call, values)`           the law on values; values begins at k0
 /// `integer_row<Bits>(call, blocks)`     M = 1 without a detour over unpacked memory; group a multiple of 32 or >= K
 /// `row_panels`                          how many panels the next two take at once

@@ -11,3 +11,5 @@
 
 #include <nibble/kernels/simd/gemm_panel.hpp>
 #include <nibble/kernels/simd/quantize_row.hpp>
+
+#include <nibble/kernels/amx_int8/gemm_panel.hpp>

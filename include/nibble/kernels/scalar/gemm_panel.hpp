@@ -15,6 +15,7 @@ struct gemm_panel<isa::scalar> {
   using isa_type = isa::scalar;
   static constexpr std::size_t nr = pack::panel16::nr;
   static constexpr std::size_t row_panels = 1;
+  static constexpr std::size_t block_panels = 1;
 
   template <int Bits>
   static void unpack(const std::byte* blocks, std::size_t count, std::uint8_t* units) noexcept {
@@ -53,13 +54,15 @@ struct gemm_panel<isa::scalar> {
     const std::int32_t x_sum = c.x_sums[m * c.sum_stride + g];
     float* acc = c.acc + m * nr;
     const float unit = p.shift == 0 ? 1.0f : 0.5f;
+    const float token = c.group_scales == nullptr ? 1.0f : c.group_scales[m * c.sum_stride + g];
     for (std::size_t n = 0; n < nr; ++n) {
-      const std::int32_t exact = (sum[n] << p.shift) - p.zeros[g * p.zero_stride + n] * x_sum;
-      acc[n] = fused_multiply_add(static_cast<float>(exact) * unit, p.scales[g * p.scale_stride + n], acc[n]);
+      const std::int32_t exact =
+          p.zeros == nullptr ? sum[n] + x_sum : (sum[n] << p.shift) - p.zeros[g * p.zero_stride + n] * x_sum;
+      acc[n] = fused_multiply_add(static_cast<float>(exact) * unit * token, p.scales[g * p.scale_stride + n], acc[n]);
     }
     if (p.offsets == nullptr) return;
     for (std::size_t n = 0; n < nr; ++n)
-      acc[n] = fused_multiply_add(static_cast<float>(x_sum), p.offsets[g * p.offset_stride + n], acc[n]);
+      acc[n] = fused_multiply_add(static_cast<float>(x_sum) * token, p.offsets[g * p.offset_stride + n], acc[n]);
   }
   static void fold(const float_call& c, std::size_t m, std::size_t g, const float* sum) noexcept {
     const panel_params& p = c.params;

@@ -29,6 +29,7 @@ struct gemm_panel<simd::isa_type> {
   /// Panels of the float path's single row: each lane adds in one chain, and four registers of them hide the latency of
   /// an FMA (4 cycles on current cores).
   static constexpr std::size_t row_panels = regs == 1 ? 4 : (regs == 2 ? 2 : 1);
+  static constexpr std::size_t block_panels = 1;
   /// Rows of the full register tile.
   static constexpr int mr = regs == 4 ? 2 : (regs == 2 ? 6 : 12);
   using vf = simd::vf;
@@ -77,15 +78,7 @@ struct gemm_panel<simd::isa_type> {
   }
 
   static void float_block(const float_call& c, const float* values) noexcept {
-    std::size_t m = 0;
-    for (; m + mr <= c.M; m += mr) float_tile<mr>(c, m, values);
-    if constexpr (mr > 8)
-      for (; m + 8 <= c.M; m += 8) float_tile<8>(c, m, values);
-    if constexpr (mr > 4)
-      for (; m + 4 <= c.M; m += 4) float_tile<4>(c, m, values);
-    if constexpr (mr > 2)
-      for (; m + 2 <= c.M; m += 2) float_tile<2>(c, m, values);
-    for (; m < c.M; ++m) float_tile<1>(c, m, values);
+    in_tiles<mr>(c.M, [&]<int Rows>(std::size_t m) NIBBLE_LAMBDA_INLINE { float_tile<Rows>(c, m, values); });
   }
 
   template <int Bits>
@@ -95,8 +88,10 @@ struct gemm_panel<simd::isa_type> {
     const std::size_t end = c.k1 < c.K ? c.k1 : c.K;
     for (std::size_t k = c.k0; k < end;) {
       const std::size_t stop = segment_end(k, c.group, end), g = k / c.group;
-      vi sum[1][regs];
-      begin(c, 0, k, g, sum);
+      constexpr std::size_t chains = simd::chains_of(kind, regs);
+      vi sum[chains][1][regs];
+      begin(c, 0, k, g, sum[0]);
+      clear_rest(sum);
       for (; k < stop; k += 32, blocks += pack::panel16::block_bytes(Bits)) {
         const std::int8_t* x = c.x + k;
         prefetch<Bits>(blocks);
@@ -110,19 +105,21 @@ struct gemm_panel<simd::isa_type> {
             for (std::size_t r = 0; r < regs; ++r) {
               if constexpr (U % run == 0) pairs[r] = dot::zero();
               dot::add(pairs[r], dot::weights(codes<Bits, U>(blocks, r)), v);
-              if constexpr (U % run == run - 1) dot::widen(sum[0][r], pairs[r]);
+              if constexpr (U % run == run - 1) dot::widen(sum[0][0][r], pairs[r]);
             }
           });
         } else {
           for_each_unit([&]<std::size_t U>() NIBBLE_LAMBDA_INLINE {
             const auto v = dot::activations(four_of(x + 4 * U));
             NIBBLE_UNROLL
-            for (std::size_t r = 0; r < regs; ++r) dot::add(sum[0][r], dot::weights(codes<Bits, U>(blocks, r)), v);
+            for (std::size_t r = 0; r < regs; ++r)
+              dot::add(sum[U % chains][0][r], dot::weights(codes<Bits, U>(blocks, r)), v);
           });
         }
       }
       k = stop;
-      finish<simd::bias_of(kind)>(c, 0, stop, g, sum);
+      gather_rest(sum);
+      finish<simd::bias_of(kind)>(c, 0, stop, g, sum[0]);
     }
   }
 
@@ -143,7 +140,7 @@ struct gemm_panel<simd::isa_type> {
     });
   }
 
- private:
+ protected:
   template <class Lookup>
   static void look_up(const std::uint8_t* units, std::size_t count, const Lookup lookup, float* values) noexcept {
     for (std::size_t u = 0; u < count; ++u, units += 64, values += 64) {
@@ -213,11 +210,12 @@ struct gemm_panel<simd::isa_type> {
     }
   }
 
-  /// A block's worth of bytes 2 KiB ahead: hardware prefetchers stop at the end of a page, and a panel has many. Whatever
-  /// lies there, the next panel or nothing, a prefetch does not fault.
+  /// A block's worth of bytes a page ahead: hardware prefetchers stop at the end of a page, and a panel has many. Whatever
+  /// lies there, the next panel or nothing, a prefetch does not fault. Measured on Zen 3: 2 and 4 KiB are equal, 1 and 8
+  /// take a tenth longer.
   template <int Bits>
   static NIBBLE_ALWAYS_INLINE void prefetch(const std::byte* block) noexcept {
-    const auto ahead = reinterpret_cast<std::uintptr_t>(block) + 2048;
+    const auto ahead = reinterpret_cast<std::uintptr_t>(block) + 4096;
     for (std::size_t line = 0; line < pack::panel16::block_bytes(Bits); line += 64)
       __builtin_prefetch(reinterpret_cast<const void*>(ahead + line));
   }
@@ -259,13 +257,26 @@ struct gemm_panel<simd::isa_type> {
   template <class Call, class V, std::size_t rows>
   static NIBBLE_ALWAYS_INLINE void begin(const Call& c, std::size_t m, std::size_t k, std::size_t g,
                                          V (&sum)[rows][regs]) noexcept {
-    const bool fresh = k == g * c.group;
+    if (k != g * c.group) {
+      NIBBLE_UNROLL
+      for (std::size_t i = 0; i < rows; ++i) {
+        NIBBLE_UNROLL
+        for (std::size_t r = 0; r < regs; ++r) sum[i][r] = simd::load(c.state + (m + i) * nr + r * lanes);
+      }
+      return;
+    }
     NIBBLE_UNROLL
     for (std::size_t i = 0; i < rows; ++i) {
+      V first(0);
+      if constexpr (std::is_same_v<V, vi>)
+        if (started(c)) first = vi(c.x_sums[(m + i) * c.sum_stride + g]);
       NIBBLE_UNROLL
-      for (std::size_t r = 0; r < regs; ++r) sum[i][r] = fresh ? V(0) : simd::load(c.state + (m + i) * nr + r * lanes);
+      for (std::size_t r = 0; r < regs; ++r) sum[i][r] = first;
     }
   }
+
+  /// Sums start from (bias - z) X: the fold has no zero point to subtract.
+  static NIBBLE_ALWAYS_INLINE bool started(const integer_call& c) noexcept { return c.params.zeros == nullptr; }
 
   /// Scales a finished group into the accumulators, or keeps the running sums of one that goes on. Bias: what was
   /// subtracted from the codes.
@@ -278,14 +289,33 @@ struct gemm_panel<simd::isa_type> {
         NIBBLE_UNROLL
         for (std::size_t r = 0; r < regs; ++r) sum[i][r].store_unaligned(c.state + (m + i) * nr + r * lanes);
       }
-    } else if (c.params.shift == 0 && c.params.offsets == nullptr) {
-      fold<Bias, false>(c, m, g, sum);
-    } else {
-      fold<Bias, true>(c, m, g, sum);
+      return;
+    }
+    if constexpr (std::is_same_v<V, vi>) {
+      if (started(c)) return fold(c, m, g, sum);
+    }
+    bool plain = c.params.shift == 0 && c.params.offsets == nullptr;
+    if constexpr (std::is_same_v<V, vi>) plain = plain && c.group_scales == nullptr;
+    if (plain) fold<Bias, false>(c, m, g, sum);
+    else fold<Bias, true>(c, m, g, sum);
+  }
+
+  /// Of sums that are the exact integers of the law already.
+  template <std::size_t rows>
+  static NIBBLE_ALWAYS_INLINE void fold(const integer_call& c, std::size_t m, std::size_t g,
+                                        const vi (&sum)[rows][regs]) noexcept {
+    NIBBLE_UNROLL
+    for (std::size_t r = 0; r < regs; ++r) {
+      const vf scale = simd::load(c.params.scales + g * c.params.scale_stride + r * lanes);
+      NIBBLE_UNROLL
+      for (std::size_t i = 0; i < rows; ++i) {
+        float* acc = c.acc + (m + i) * nr + r * lanes;
+        simd::fused(simd::to_float(sum[i][r]), scale, simd::load(acc)).store_unaligned(acc);
+      }
     }
   }
 
-  /// General: with a shift and, where there are any, offsets. The columns' parameters are loaded once for all rows.
+  /// General: with a shift, offsets or scales of groups, where there are any. The columns' parameters are loaded once for all rows.
   template <std::int32_t Bias, bool General, std::size_t rows>
   static NIBBLE_ALWAYS_INLINE void fold(const integer_call& c, std::size_t m, std::size_t g,
                                         const vi (&sum)[rows][regs]) noexcept {
@@ -303,12 +333,19 @@ struct gemm_panel<simd::isa_type> {
         if constexpr (General) exact = exact << p.shift;
         exact = exact - zero * x_sum;
         vf levels = simd::to_float(exact);
-        if constexpr (General)
+        vf x_level = simd::to_float(x_sum);
+        if constexpr (General) {
           if (p.shift != 0) levels = levels * vf(0.5f);
+          if (c.group_scales != nullptr) {
+            const vf token(c.group_scales[(m + i) * c.sum_stride + g]);
+            levels = levels * token;
+            x_level = x_level * token;
+          }
+        }
         vf v = simd::fused(levels, scale, simd::load(acc));
         if constexpr (General)
           if (p.offsets != nullptr)
-            v = simd::fused(simd::to_float(x_sum), simd::load(p.offsets + g * p.offset_stride + r * lanes), v);
+            v = simd::fused(x_level, simd::load(p.offsets + g * p.offset_stride + r * lanes), v);
         v.store_unaligned(acc);
       }
     }
@@ -339,15 +376,30 @@ struct gemm_panel<simd::isa_type> {
     // These hold weights in two registers each.
     constexpr bool two = Kind == simd::dot_kind::wide || Kind == simd::dot_kind::signs;
     constexpr int tallest = two && regs == 2 ? 4 : mr;
+    in_tiles<tallest>(
+        c.M, [&]<int Rows>(std::size_t m) NIBBLE_LAMBDA_INLINE { integer_tile<Kind, Rows>(c, m, units, run); });
+  }
+
+  /// Calls tile<Rows>(m) for tiles that cover [0, M): the tallest ones, then what is left in two halves, because short
+  /// tiles load as much as tall ones.
+  template <int Tallest, class F>
+  static NIBBLE_ALWAYS_INLINE void in_tiles(std::size_t M, F&& tile) noexcept {
     std::size_t m = 0;
-    for (; m + tallest <= c.M; m += tallest) integer_tile<Kind, tallest>(c, m, units, run);
-    if constexpr (tallest > 8)
-      for (; m + 8 <= c.M; m += 8) integer_tile<Kind, 8>(c, m, units, run);
-    if constexpr (tallest > 4)
-      for (; m + 4 <= c.M; m += 4) integer_tile<Kind, 4>(c, m, units, run);
-    if constexpr (tallest > 2)
-      for (; m + 2 <= c.M; m += 2) integer_tile<Kind, 2>(c, m, units, run);
-    for (; m < c.M; ++m) integer_tile<Kind, 1>(c, m, units, run);
+    for (; M - m >= 2 * Tallest || M - m == Tallest; m += Tallest) tile.template operator()<Tallest>(m);
+    while (m < M) {
+      const std::size_t left = M - m;
+      m += height<Tallest>(m, left > Tallest ? (left + 1) / 2 : left, tile);
+    }
+  }
+  /// One tile of at most `rows` rows, as tall as there is one; returns its height.
+  template <int Height, class F>
+  static NIBBLE_ALWAYS_INLINE std::size_t height(std::size_t m, std::size_t rows, F& tile) noexcept {
+    if constexpr (Height > 1) {
+      // Above 6 rows every other height exists, to save compile time.
+      if (rows < Height) return height<(Height > 6 ? Height - 2 : Height - 1)>(m, rows, tile);
+    }
+    tile.template operator()<Height>(m);
+    return Height;
   }
 
   template <simd::dot_kind Kind, int Rows>
@@ -358,8 +410,11 @@ struct gemm_panel<simd::isa_type> {
     const std::int8_t* x = c.x + m * c.x_stride;
     for (std::size_t k = c.k0; k < end;) {
       const std::size_t stop = segment_end(k, c.group, end), g = k / c.group;
-      vi sum[rows][regs];
+      constexpr std::size_t chains = simd::chains_of(Kind, rows * regs);
+      vi all[chains][rows][regs];
+      auto& sum = all[0];
       begin(c, m, k, g, sum);
+      clear_rest(all);
       if constexpr (Kind == simd::dot_kind::pairs) {
         while (k < stop) {
           const std::size_t part = stop - k < 4 * run ? stop : k + 4 * run;
@@ -377,10 +432,36 @@ struct gemm_panel<simd::isa_type> {
           }
         }
       } else {
+        if constexpr (chains > 1)
+          for (; stop - k >= 4 * chains; k += 4 * chains, units += 64 * chains) {
+            NIBBLE_UNROLL
+            for (std::size_t i = 0; i < chains; ++i) step<dot>(all[i], units + 64 * i, x + k + 4 * i, c.x_stride);
+          }
         for (; k < stop; k += 4, units += 64) step<dot>(sum, units, x + k, c.x_stride);
       }
       k = stop;
+      gather_rest(all);
       finish<simd::bias_of(Kind)>(c, m, stop, g, sum);
+    }
+  }
+
+  /// All chains but the first begin at 0 ...
+  template <std::size_t chains, std::size_t rows>
+  static NIBBLE_ALWAYS_INLINE void clear_rest(vi (&sum)[chains][rows][regs]) noexcept {
+    NIBBLE_UNROLL
+    for (std::size_t c = 1; c < chains; ++c) {
+      NIBBLE_UNROLL
+      for (std::size_t i = 0; i < rows * regs; ++i) sum[c][i / regs][i % regs] = vi(0);
+    }
+  }
+  /// ... and end in the first.
+  template <std::size_t chains, std::size_t rows>
+  static NIBBLE_ALWAYS_INLINE void gather_rest(vi (&sum)[chains][rows][regs]) noexcept {
+    NIBBLE_UNROLL
+    for (std::size_t c = 1; c < chains; ++c) {
+      NIBBLE_UNROLL
+      for (std::size_t i = 0; i < rows * regs; ++i)
+        sum[0][i / regs][i % regs] = sum[0][i / regs][i % regs] + sum[c][i / regs][i % regs];
     }
   }
 

@@ -47,7 +47,12 @@ using arch = xsimd::fma3<xsimd::avx2>;
 #else
 using arch = xsimd::sse2;
 #endif
+// Above AVX-512 VNNI only the integer product of several rows has kernels of its own.
+#if NIBBLE_SIMD_WIDTH == 512 && NIBBLE_SIMD_VNNI
+using isa_type = isa::avx512_vnni;
+#else
 using isa_type = isa::native;
+#endif
 
 using vf = xsimd::batch<float, arch>;
 using vi = xsimd::batch<std::int32_t, arch>;
@@ -228,6 +233,16 @@ constexpr dot_kind dot_of([[maybe_unused]] int bits) noexcept {
   if constexpr (lanes == 4) return dot_kind::wide;                            // vpmaddubsw came with SSSE3
   constexpr dot_kind widest = lanes == 8 ? dot_kind::signs : dot_kind::wide;  // AVX-512 has no vpsignb
   return bits <= 5 ? dot_kind::pairs : (bits <= 7 ? dot_kind::quads : widest);
+#endif
+}
+
+/// Chains that the sums of `sums` registers are cut into, because vpdpbusd waits for its sum: 4 or 5 cycles, of which two
+/// begin in each. The other kinds end in an addition of one cycle.
+constexpr std::size_t chains_of([[maybe_unused]] dot_kind kind, [[maybe_unused]] std::size_t sums) noexcept {
+#if NIBBLE_SIMD_VNNI
+  return sums >= 8 ? 1 : (sums >= 4 ? 2 : 4);
+#else
+  return 1;
 #endif
 }
 

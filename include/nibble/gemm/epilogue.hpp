@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+/// @file
+/// What is done to a piece of Y before it is stored, while it is in registers or L1.
+///
+/// An epilogue is any noexcept function object `e(const output_row& at, float* v)` that changes v[0, at.count) in place.
+/// v has room for 16 floats, so that a whole register may be computed. Threads call it at the same time, for each element
+/// of Y exactly once, in no order. It sees the value with the scales and the bias applied; beta * Y_old is added to what
+/// it leaves, and the sum is rounded to Y's type.
+
+#include <cstddef>
+#include <tuple>
+#include <utility>
+
+#include <nibble/core/config.hpp>
+#include <nibble/core/span2d.hpp>
+
+namespace nibble {
+inline namespace NIBBLE_ABI {
+namespace gemm {
+
+/// Elements [n0, n0 + count) of row m of Y of a batch's task.
+struct output_row {
+  std::size_t task, m, n0, count;
+};
+
+template <class E>
+concept epilogue = requires(const E& e, const output_row& at, float* v) {
+  { e(at, v) }
+  noexcept;
+};
+
+/// Y as it is.
+struct no_epilogue {
+  void operator()(const output_row&, float*) const noexcept {}
+};
+
+/// max(v, 0); NaN stays NaN.
+struct relu {
+  void operator()(const output_row& at, float* v) const noexcept {
+    for (std::size_t i = 0; i < at.count; ++i) v[i] = v[i] < 0.0f ? 0.0f : v[i];
+  }
+};
+
+/// v + R[m, n]: a residual connection. R[M, N] belongs to the caller, who checks its size; it may be Y itself.
+struct add_matrix {
+  span2d<const float> R;
+  void operator()(const output_row& at, float* v) const noexcept {
+    const float* r = R.data + at.m * R.stride + at.n0;
+    for (std::size_t i = 0; i < at.count; ++i) v[i] += r[i];
+  }
+};
+
+/// v * G[m, n]: a gate. As add_matrix.
+struct multiply_matrix {
+  span2d<const float> G;
+  void operator()(const output_row& at, float* v) const noexcept {
+    const float* g = G.data + at.m * G.stride + at.n0;
+    for (std::size_t i = 0; i < at.count; ++i) v[i] *= g[i];
+  }
+};
+
+/// One after the other: `chain{relu{}, add_matrix{R}}`.
+template <epilogue... E>
+struct chain {
+  std::tuple<E...> all;
+  constexpr explicit chain(E... e) : all(std::move(e)...) {}
+  void operator()(const output_row& at, float* v) const noexcept {
+    std::apply([&](const E&... e) noexcept { (e(at, v), ...); }, all);
+  }
+};
+
+}  // namespace gemm
+}  // namespace NIBBLE_ABI
+}  // namespace nibble
