@@ -2,8 +2,10 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <ctime>
 #include <limits>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -115,6 +117,60 @@ TEST_CASE("dispatch: arguments are checked as everywhere") {
   CHECK(code_of([&] {
           dispatch::multiply(p.X(), pack_matrix(table.view()), p.Y(), {.computation = computation::integer});
         }) == errc::unsupported_format);
+}
+
+TEST_CASE("dispatch: a batch with an epilogue of this unit, half activations and results, equals the scalar backend") {
+  const any_qmatrix a = test::random_qmatrix({.bits = 4}, 33, 100, 1),
+                    b = test::random_qmatrix({.bits = 8}, 18, 100, 2);
+  const packed_matrix A = pack_matrix(a.view()), B = pack_matrix(b.view());
+  const std::vector<float> values = test::normal_values(500, 3), residual = test::normal_values(5 * 33, 4);
+  std::vector<half> x(500);
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = to_half(values[i]);
+  const gemm_options options{.computation = computation::integer};
+  thread_pool pool(2);
+  const auto run = [&](auto&& multiply, std::vector<float>& ya, std::vector<half>& yb) {
+    ya.assign(5 * 33, 0.0f);
+    yb.assign(5 * 18, half{});
+    const auto X = input_of(make_span2d<const half>(x.data(), 5, 100));
+    const gemm_task tasks[] = {{X, A.view(), output_of(make_span2d(ya.data(), 5, 33)), nullptr},
+                               {X, B.view(), output_of(make_span2d(yb.data(), 5, 18)), values.data()}};
+    // Only the first task has a residual: the epilogue is told which one it serves.
+    const auto each = [&](const gemm::output_row& at, float* v) noexcept {
+      if (at.task == 0) gemm::add_matrix{make_span2d<const float>(residual.data(), 5, 33)}(at, v);
+      else gemm::relu{}(at, v);
+    };
+    multiply(std::span<const gemm_task>(tasks), each);
+  };
+  std::vector<float> ya, expected_a;
+  std::vector<half> yb, expected_b;
+  run([&](std::span<const gemm_task> t, const auto& each) { dispatch::multiply(t, pool, options, each); }, ya, yb);
+  run(
+      [&](std::span<const gemm_task> t, const auto& each) {
+        aligned_vector<std::byte> scratch(gemm::scalar::scratch_bytes(t, options, 1));
+        context ctx;
+        ctx.scratch = scratch.data();
+        ctx.scratch_bytes = scratch.size();
+        gemm::multiply<gemm::scalar>(t, options, ctx, each);
+      },
+      expected_a, expected_b);
+  CHECK(test::same_bits(ya, expected_a));
+  CHECK(std::equal(yb.begin(), yb.end(), expected_b.begin(), [](half p, half q) { return p.bits == q.bits; }));
+  const auto no_epilogue = [&](std::span<const gemm_task> t, const auto&) { dispatch::multiply(t, pool, options); };
+  run(no_epilogue, ya, yb);
+  CHECK_FALSE(test::same_bits(ya, expected_a));
+}
+
+TEST_CASE("dispatch: multiply_as writes s8 codes") {
+  product p;
+  thread_pool pool(2);
+  const gemm_options options{.computation = computation::integer};
+  std::vector<std::int8_t> codes(4 * 33);
+  dispatch::multiply(p.X(), p.w, p.Y(), options);
+  dispatch::multiply_as(p.X(), p.w.view(), make_span2d(codes.data(), 4, 33), pool, options, gemm::no_epilogue{}, 0.25f);
+  bool right = true;
+  for (std::size_t i = 0; i < codes.size(); ++i)
+    right = right && codes[i] == round_half_even(std::clamp(p.y[i] / 0.25f, -127.0f, 127.0f));
+  CHECK(right);
 }
 
 TEST_CASE("dispatch: the chosen tier is a backend for templates on one") {

@@ -5,8 +5,10 @@
 /// the target nibble::dispatch, whose objects hold the kernels; see README.md.
 
 #include <cstddef>
+#include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include <nibble/core/aligned_vector.hpp>
@@ -16,7 +18,9 @@
 #include <nibble/core/span2d.hpp>
 #include <nibble/dispatch/table.hpp>
 #include <nibble/gemm/backend.hpp>
+#include <nibble/gemm/epilogue.hpp>
 #include <nibble/gemm/gemm.hpp>
+#include <nibble/gemm/task.hpp>
 #include <nibble/isa/tags.hpp>
 #include <nibble/tensor/packed_matrix.hpp>
 #include <nibble/tensor/packed_view.hpp>
@@ -87,14 +91,35 @@ struct backend {
     const dispatch_table* const t = dispatch_chosen();
     return t == nullptr ? errc::unsupported_isa : t->can_multiply(w, o);
   }
-  static std::size_t scratch_bytes(const packed_view& w, std::size_t M, const gemm_options& o,
+  static std::size_t scratch_bytes(std::span<const gemm_task> tasks, const gemm_options& o,
                                    std::size_t concurrency) noexcept {
     const dispatch_table* const t = dispatch_chosen();
-    return t == nullptr ? 0 : t->scratch_bytes(w, M, o, concurrency);
+    return t == nullptr ? 0 : t->scratch_bytes(tasks.data(), tasks.size(), o, concurrency);
+  }
+  static std::size_t scratch_bytes(const packed_view& w, std::size_t M, const gemm_options& o,
+                                   std::size_t concurrency) noexcept {
+    const gemm_task task{{nullptr, M, w.matrix.K, w.matrix.K}, w, {}, nullptr};
+    return scratch_bytes(std::span(&task, 1), o, concurrency);
+  }
+  template <gemm::epilogue Epilogue>
+  static void multiply(std::span<const gemm_task> tasks, const gemm_options& o, const context& ctx,
+                       const Epilogue& each) noexcept {
+    const dispatch_table* const t = dispatch_chosen();
+    if constexpr (std::is_same_v<Epilogue, gemm::no_epilogue>) {
+      t->multiply(tasks.data(), tasks.size(), o, ctx, nullptr);
+    } else {
+      const dispatch_epilogue erased{
+          [](const void* e, std::size_t task, std::size_t m, std::size_t n0, std::size_t count, float* v) noexcept {
+            (*static_cast<const Epilogue*>(e))(gemm::output_row{task, m, n0, count}, v);
+          },
+          &each};
+      t->multiply(tasks.data(), tasks.size(), o, ctx, &erased);
+    }
   }
   static void multiply(span2d<const float> x, const packed_view& w, span2d<float> y, const gemm_options& o,
                        const context& ctx) noexcept {
-    dispatch_chosen()->multiply(x, w, y, o, ctx);
+    const gemm_task task{input_of(x), w, output_of(y), o.bias};
+    multiply(std::span(&task, 1), o, ctx, gemm::no_epilogue{});
   }
 };
 static_assert(gemm::backend<backend>);
@@ -103,9 +128,15 @@ static_assert(gemm::backend<backend>);
 /// Throws for a view that multiply would refuse, and as `active` does.
 inline std::size_t gemm_scratch_bytes(const packed_view& W, std::size_t M, const gemm_options& options = {},
                                       std::size_t concurrency = 1) {
-  const dispatch_table& t = detail::table();
+  detail::table();
   gemm::check_weights(W);
-  return t.scratch_bytes(W, M, options, concurrency);
+  return backend::scratch_bytes(W, M, options, concurrency);
+}
+inline std::size_t gemm_scratch_bytes(std::span<const gemm_task> tasks, const gemm_options& options = {},
+                                      std::size_t concurrency = 1) {
+  detail::table();
+  for (const gemm_task& t : tasks) gemm::check_weights(t.W);
+  return backend::scratch_bytes(tasks, options, concurrency);
 }
 
 /// Y[M, N] = X[M, K] * transpose(W[N, K]) (+ bias + beta * Y) on the caller's threads and memory: allocates nothing.
@@ -139,6 +170,37 @@ inline void multiply(span2d<const float> X, const packed_view& W, span2d<float> 
 }
 inline void multiply(span2d<const float> X, const packed_matrix& W, span2d<float> Y, const gemm_options& options = {}) {
   dispatch::multiply(X, W.view(), Y, options);
+}
+
+/// Batches, other element types and epilogues, as nibble::multiply and nibble::multiply_as have them. An epilogue is
+/// compiled in this unit and called through a pointer.
+template <gemm::epilogue Epilogue = gemm::no_epilogue>
+void multiply(std::span<const gemm_task> tasks, const gemm_options& options, const context& ctx,
+              const Epilogue& each = {}) {
+  detail::table();
+  gemm::multiply<backend>(tasks, options, ctx, each);
+}
+template <scratch_pool Pool, gemm::epilogue Epilogue = gemm::no_epilogue>
+void multiply(std::span<const gemm_task> tasks, Pool& pool, const gemm_options& options = {},
+              const Epilogue& each = {}) {
+  pool.with_scratch(dispatch::gemm_scratch_bytes(tasks, options, pool.size()),
+                    [&](const context& ctx) { dispatch::multiply(tasks, options, ctx, each); });
+}
+template <class X, class Y, gemm::epilogue Epilogue = gemm::no_epilogue>
+void multiply_as(span2d<X> x, const packed_view& W, span2d<Y> y, const gemm_options& options, const context& ctx,
+                 const Epilogue& each = {}, float y_scale = 0.0f) {
+  const gemm_task task{input_of(x), W, output_of(y, y_scale), options.bias};
+  gemm_options rest = options;
+  rest.bias = nullptr;
+  dispatch::multiply(std::span<const gemm_task>(&task, 1), rest, ctx, each);
+}
+template <class X, class Y, scratch_pool Pool, gemm::epilogue Epilogue = gemm::no_epilogue>
+void multiply_as(span2d<X> x, const packed_view& W, span2d<Y> y, Pool& pool, const gemm_options& options = {},
+                 const Epilogue& each = {}, float y_scale = 0.0f) {
+  const gemm_task task{input_of(x), W, output_of(y, y_scale), options.bias};
+  gemm_options rest = options;
+  rest.bias = nullptr;
+  dispatch::multiply(std::span<const gemm_task>(&task, 1), pool, rest, each);
 }
 
 }  // namespace dispatch

@@ -10,8 +10,8 @@
 #include <nibble/core/config.hpp>
 #include <nibble/core/context.hpp>
 #include <nibble/core/error.hpp>
-#include <nibble/core/span2d.hpp>
 #include <nibble/gemm/backend.hpp>
+#include <nibble/gemm/task.hpp>
 #include <nibble/tensor/packed_view.hpp>
 
 // A shared library that holds these objects keeps them to itself: two of them in one program never mix their tables.
@@ -23,20 +23,29 @@
 
 namespace nibble {
 
-/// The products of one instruction set, with the contracts of `gemm::backend`. Each object compiled from
+/// An epilogue of the caller's unit: its contract is that of gemm/epilogue.hpp, its call one through a pointer for each
+/// piece of at most 16 elements.
+struct dispatch_epilogue {
+  void (*apply)(const void* epilogue, std::size_t task, std::size_t m, std::size_t n0, std::size_t count,
+                float* v) noexcept;
+  const void* epilogue;
+};
+
+/// The products of one instruction set, with the contracts of `gemm::backend` for batches. Each object compiled from
 /// cmake/dispatch/instance.cpp.in defines one, nibble::dispatch_<tier>::table.
 struct dispatch_table {
   const char* tier;     ///< the tag that the object was compiled for
   const char* kernels;  ///< the tag whose kernels serve panel16: another one where this build lacks kernels for `tier`
   bool (*runs_here)() noexcept;  ///< asked only when the CPU has the tier's instructions
   errc (*can_multiply)(const packed_view& w, const gemm_options& o) noexcept;
-  std::size_t (*scratch_bytes)(const packed_view& w, std::size_t M, const gemm_options& o,
+  std::size_t (*scratch_bytes)(const gemm_task* tasks, std::size_t count, const gemm_options& o,
                                std::size_t concurrency) noexcept;
-  void (*multiply)(span2d<const float> x, const packed_view& w, span2d<float> y, const gemm_options& o,
-                   const context& ctx) noexcept;
+  /// `epilogue`: nullptr leaves Y as it is.
+  void (*multiply)(const gemm_task* tasks, std::size_t count, const gemm_options& o, const context& ctx,
+                   const dispatch_epilogue* epilogue) noexcept;
 };
 
-static_assert(std::is_trivially_copyable_v<span2d<const float>> && std::is_trivially_copyable_v<packed_view> &&
+static_assert(std::is_trivially_copyable_v<gemm_task> && std::is_trivially_copyable_v<packed_view> &&
                   std::is_trivially_copyable_v<gemm_options> && std::is_trivially_copyable_v<context>,
               "what crosses units is plain data");
 
