@@ -39,6 +39,7 @@ set(third_party_io "^(nlohmann/|sys/|fcntl\\.h|unistd\\.h)")
 set(third_party_eigen "^Eigen/")
 set(third_party_eigen.hpp "^Eigen/")
 set(third_party_study "^(nlohmann/|CLI/)")
+set(third_party_testing "^(sys/mman|signal|unistd)\\.h$")
 
 set(include_dir ${SOURCE_DIR}/include)
 file(GLOB_RECURSE headers RELATIVE ${include_dir} ${include_dir}/nibble/*.hpp ${include_dir}/nibble/*.cuh)

@@ -315,6 +315,41 @@ TEST_CASE("gemm_panel: an integer row from packed codes equals the detour over u
   });
 }
 
+TEST_CASE(
+    "gemm_panel: a float row with one zero point equals the detour over unpacked codes, every width and zero point") {
+  if (!test::covers<native, native::isa_type>()) return;
+  for_each_width([]<int Bits>() {
+    for (const float zero : {0.0f, 1.0f, static_cast<float>(1 << (Bits - 1)),
+                             static_cast<float>(1 << (Bits - 1)) - 0.5f, static_cast<float>((1 << Bits) - 1)}) {
+      constexpr std::size_t K = 160, group = 64;
+      CAPTURE(Bits);
+      CAPTURE(zero);
+      const std::vector<float> zeros(16, zero);
+      kernels::float_call calls[native::row_panels];
+      const std::byte* codes[native::row_panels];
+      const float* each_zero[native::row_panels];
+      random_blocks w[native::row_panels];
+      std::vector<std::unique_ptr<float_data>> data;
+      for (std::size_t i = 0; i < native::row_panels; ++i) {
+        w[i] = make_blocks<Bits>(K / 32, 30 + i);
+        data.push_back(std::make_unique<float_data>(1, K, group, false, 9));
+        calls[i] = data[i]->call;
+        calls[i].x = data[0]->x.data();
+        codes[i] = w[i].packed.data();
+        each_zero[i] = zeros.data();
+      }
+      native::float_row<Bits>(calls, codes, each_zero, 0);
+      for (std::size_t i = 0; i < native::row_panels; ++i) {
+        float_data want(1, K, group, false, 9);
+        std::vector<float> values(K * 16);
+        scalar::values_affine(w[i].units.data(), K / 4, zeros.data(), values.data());
+        scalar::float_block(want.call, values.data());
+        CHECK(same(data[i]->acc, want.acc));
+      }
+    }
+  });
+}
+
 TEST_CASE("gemm_panel: float rows from packed codes equal the detour over unpacked ones, every width and panel") {
   if (!test::covers<native, native::isa_type>()) return;
   for_each_width([]<int Bits>() {

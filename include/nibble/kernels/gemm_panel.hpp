@@ -90,7 +90,8 @@ using float_call = panel_call<float, float, float>;
 /// `integer_row<Bits>(call, blocks)`     M = 1 without a detour over unpacked memory; group a multiple of 32 or >= K
 /// `row_panels`                          how many panels the next two take at once
 /// `float_row<Bits>(calls, blocks, zeros, zero_stride)`  M = 1, affine: q = float(u) - zeros[panel][g][column]; calls differ
-///                                       in params, state and acc only
+///                                       in params, state and acc only. zero_stride 0: one z for all columns and panels,
+///                                       a multiple of 1/2 up to 2^Bits
 /// `table_row<Bits>(calls, blocks, table)`  the same for codebooks: q = table[u]
 template <class Isa>
 struct gemm_panel : gemm_panel<typename Isa::fallback> {};

@@ -43,7 +43,7 @@ inline float quantize_row_fixed(const float* x, std::size_t K, float scale, std:
 }
 
 /// sums[g] = sum of the codes of group g (`group` codes each, the last one short), g in [0, ceil(K / group)).
-/// K < 2^24, so that the sums are exact in int32.
+/// K <= 2^24, so that the sums are exact in int32: 127 * 2^24 < 2^31.
 inline void group_sums(const std::int8_t* codes, std::size_t K, std::size_t group, std::int32_t* sums) noexcept {
   for (std::size_t k = 0; k < K; ++sums) {
     const std::size_t stop = K - k > group ? k + group : K;
@@ -52,6 +52,7 @@ inline void group_sums(const std::int8_t* codes, std::size_t K, std::size_t grou
     *sums = sum;
   }
 }
+static_assert(127ll * (1ll << 24) < (1ll << 31), "group_sums: a row of 2^24 codes");
 
 }  // namespace kernels
 }  // namespace NIBBLE_ABI

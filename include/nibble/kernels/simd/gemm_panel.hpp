@@ -126,6 +126,18 @@ struct gemm_panel<simd::isa_type> {
   template <int Bits>
   static void float_row(const float_call* calls, const std::byte* const* blocks, const float* const* zeros,
                         std::size_t zero_stride) noexcept {
+    if constexpr (Bits <= 4 && lanes >= 8) {
+      if (zero_stride ==
+          0) {  // one zero point: the values, integers or halves of them, are a table of bfloat16 numbers
+        float values[16] = {};
+        for (std::size_t u = 0; u < std::size_t{1} << Bits; ++u) values[u] = static_cast<float>(u) - zeros[0][0];
+        const simd::table_lookup<true, true> lookup(values, Bits);
+        row<Bits>(calls, blocks, [&](std::size_t, std::size_t) NIBBLE_LAMBDA_INLINE {
+          return [lookup](vu four, std::size_t, vf(&q)[4]) NIBBLE_LAMBDA_INLINE { lookup(four, q); };
+        });
+        return;
+      }
+    }
     row<Bits>(calls, blocks, [&](std::size_t panel, std::size_t g) NIBBLE_LAMBDA_INLINE {
       return [z = load_columns(zeros[panel] + g * zero_stride)](vu four, std::size_t r, vf(&q)[4])
                  NIBBLE_LAMBDA_INLINE { affine_values(four, z[r], q); };

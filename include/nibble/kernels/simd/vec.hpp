@@ -75,7 +75,9 @@ NIBBLE_ALWAYS_INLINE vf to_float(vi v) noexcept { return xsimd::to_float(v); }
 
 /// fma with one rounding on every architecture: where there is no instruction, lane by lane through libm.
 NIBBLE_ALWAYS_INLINE vf fused(vf a, vf b, vf c) noexcept {
-#if NIBBLE_SIMD_WIDTH >= 256
+#if NIBBLE_SIMD_WIDTH == 512
+  return vf(_mm512_fmadd_ps(a, b, c));  // xsimd 8.1 has none for AVX-512: its generic fma rounds twice
+#elif NIBBLE_SIMD_WIDTH == 256
   return xsimd::fma(a, b, c);
 #elif defined(__FMA__)
   return vf(_mm_fmadd_ps(a, b, c));  // FMA without AVX2: xsimd's SSE2 architecture would round twice
@@ -136,8 +138,8 @@ NIBBLE_ALWAYS_INLINE void accumulate(vi& sum, vi v) noexcept {
 }
 
 /// The values of the codes of one unit and register, table[code]: q[k] for byte k of each lane. InRegisters: codes of up to
-/// 4 bits, the table is held in registers; else it is gathered from memory.
-template <bool InRegisters>
+/// 4 bits, the table is held in registers; else it is gathered from memory. UpperHalves: the values are bfloat16 numbers.
+template <bool InRegisters, bool UpperHalves = false>
 class table_lookup {
  public:
   NIBBLE_ALWAYS_INLINE explicit table_lookup(const float* table, [[maybe_unused]] int bits) noexcept : table_(table) {
@@ -166,14 +168,32 @@ class table_lookup {
       const __m256i order =
           _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
       const __m256i u = _mm256_shuffle_epi8(static_cast<vu::register_type>(four), order);
-      const __m256i b0 = _mm256_shuffle_epi8(planes_[0], u), b1 = _mm256_shuffle_epi8(planes_[1], u);
       const __m256i b2 = _mm256_shuffle_epi8(planes_[2], u), b3 = _mm256_shuffle_epi8(planes_[3], u);
+      if constexpr (UpperHalves) {
+        const __m256i zero = _mm256_setzero_si256();
+        const __m256i low = _mm256_unpacklo_epi8(b2, b3), high = _mm256_unpackhi_epi8(b2, b3);
+        q[0] = vf(_mm256_castsi256_ps(_mm256_unpacklo_epi16(zero, low)));
+        q[1] = vf(_mm256_castsi256_ps(_mm256_unpackhi_epi16(zero, low)));
+        q[2] = vf(_mm256_castsi256_ps(_mm256_unpacklo_epi16(zero, high)));
+        q[3] = vf(_mm256_castsi256_ps(_mm256_unpackhi_epi16(zero, high)));
+        return;
+      }
+      const __m256i b0 = _mm256_shuffle_epi8(planes_[0], u), b1 = _mm256_shuffle_epi8(planes_[1], u);
       const __m256i low01 = _mm256_unpacklo_epi8(b0, b1), low23 = _mm256_unpacklo_epi8(b2, b3);
       const __m256i high01 = _mm256_unpackhi_epi8(b0, b1), high23 = _mm256_unpackhi_epi8(b2, b3);
       q[0] = vf(_mm256_castsi256_ps(_mm256_unpacklo_epi16(low01, low23)));
       q[1] = vf(_mm256_castsi256_ps(_mm256_unpackhi_epi16(low01, low23)));
       q[2] = vf(_mm256_castsi256_ps(_mm256_unpacklo_epi16(high01, high23)));
       q[3] = vf(_mm256_castsi256_ps(_mm256_unpackhi_epi16(high01, high23)));
+      return;
+    }
+#endif
+#if NIBBLE_SIMD_WIDTH == 512
+    if constexpr (InRegisters) {  // vpermps looks at the lowest 4 bits of a lane
+      q[0] = look_up(four);
+      q[1] = look_up(four >> 8);
+      q[2] = look_up(four >> 16);
+      q[3] = look_up(four >> 24);
       return;
     }
 #endif

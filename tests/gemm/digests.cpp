@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: MIT
+//
+// The bits of integer products, and of codes, scales and panels, against digests committed in tests/golden/digests.txt.
+// NIBBLE_WRITE_DIGESTS=<path> in the environment writes the file anew; include/nibble/testing/README.md says when it may
+// change.
+
+#include <doctest/doctest.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <map>
+#include <string>
+#include <vector>
+
+#include <nibble/gemm/gemm.hpp>
+#include <nibble/quant/qtype.hpp>
+#include <nibble/tensor/quantize.hpp>
+#include <nibble/testing/digest.hpp>
+#include <nibble/testing/operands.hpp>
+
+#include "support/coverage.hpp"
+
+namespace {
+
+using namespace nibble;
+
+using digests = std::map<std::string, std::string>;
+
+constexpr std::uint64_t seed = 1;
+const std::string golden = NIBBLE_TEST_SOURCE_DIR "/tests/golden/digests.txt";
+
+struct product {
+  std::size_t M, N, K;
+  bool epilogue;  // bias, and beta = -0.5
+};
+// One row, a few, more than a tile; a column, a panel, beyond two; one block of k, ends of groups, several k blocks.
+constexpr product products[] = {{1, 1, 32, false},    {1, 16, 100, false},  {1, 33, 4100, false}, {3, 33, 32, false},
+                                {3, 16, 127, false},  {3, 17, 4100, false}, {3, 33, 100, true},   {17, 33, 100, false},
+                                {17, 16, 129, false}, {17, 33, 256, false}, {17, 1, 4100, true}};
+
+std::vector<float> weights_of(std::size_t N, std::size_t K) {
+  return testing::values(testing::value_pattern::random, N * K, seed * 1000 + N * 10007 + K);
+}
+
+std::string extents(std::initializer_list<std::size_t> sizes) {
+  std::string s;
+  for (const std::size_t size : sizes) s += (s.empty() ? "" : "x") + std::to_string(size);
+  return s;
+}
+
+std::string text_of(std::span<const std::byte> bytes) { return testing::digest().add(bytes).text(); }
+
+/// "product <format> <M>x<N>x<K> <epilogue> <seed>" -> digest of Y, on backend B with W in `layout`.
+template <class B>
+digests product_digests(layout_id layout) {
+  digests out;
+  for (std::size_t i = 0; i < quant::qtype_count; ++i) {
+    const quant::qtype_info& info = quant::info_of(static_cast<qtype>(i));
+    if (info.format.rule == code_rule::codebook) continue;  // no integer computation
+    for (const product& p : products) {
+      const auto w = weights_of(p.N, p.K);
+      const any_qmatrix q = quantize(static_cast<qtype>(i), make_span2d(w.data(), p.N, p.K));
+      const packed_matrix packed = pack_matrix(q.view(), layout);
+      const auto x = testing::activations(testing::operand_pattern::random, p.M, p.K, seed + p.M * 31 + p.K);
+      const auto bias = testing::values(testing::value_pattern::random, p.N, seed + 5);
+      auto y = testing::values(testing::value_pattern::random, p.M * p.N, seed + 6);
+      gemm_options o{.computation = computation::integer};
+      if (p.epilogue) o.bias = bias.data(), o.beta = -0.5f;
+      aligned_vector<std::byte> scratch(B::scratch_bytes(packed.view(), p.M, o, 1));
+      context ctx;
+      ctx.scratch = scratch.data();
+      ctx.scratch_bytes = scratch.size();
+      gemm::multiply<B>(make_span2d(x.data(), p.M, p.K), packed.view(), make_span2d(y.data(), p.M, p.N), o, ctx);
+      out["product " + std::string(info.name) + ' ' + extents({p.M, p.N, p.K}) +
+          (p.epilogue ? " bias+beta " : " plain ") + std::to_string(seed)] =
+          text_of(std::as_bytes(std::span<const float>(y)));
+    }
+  }
+  return out;
+}
+
+/// "weights <format> <N>x<K> <seed>" -> digests of codes, of scales and zero points, and of the panels' codes.
+digests weight_digests() {
+  digests out;
+  for (std::size_t i = 0; i < quant::qtype_count; ++i) {
+    const quant::qtype_info& info = quant::info_of(static_cast<qtype>(i));
+    for (const auto& [N, K] : {std::pair<std::size_t, std::size_t>{1, 33}, {17, 256}, {33, 1000}}) {
+      const auto w = weights_of(N, K);
+      const any_qmatrix q = quantize(static_cast<qtype>(i), make_span2d(w.data(), N, K));
+      testing::digest parameters;
+      parameters.add(q.scale_plane()).add(q.zero_plane()).add(q.super_scales());
+      std::string panels = "-";
+      if (can_pack(info.format, K, layout_id::panel16) == errc::ok) {
+        const packed_matrix p = pack_matrix(q.view(), layout_id::panel16);
+        const std::size_t bytes = pack::panel16::panels(N) * pack::panel16::panel_bytes(K, info.format.bits);
+        panels = text_of({p.view().matrix.codes, bytes});
+      }
+      out["weights " + std::string(info.name) + ' ' + extents({N, K}) + ' ' + std::to_string(seed)] =
+          text_of(q.codes()) + ' ' + parameters.text() + ' ' + panels;
+    }
+  }
+  return out;
+}
+
+/// A line is a key, " = ", and its digests; lines that begin with # are remarks.
+digests read_golden(std::string_view kind) {
+  digests out;
+  std::ifstream file(golden);
+  for (std::string line; std::getline(file, line);)
+    if (const std::size_t at = line.find(" = "); line.starts_with(kind) && at != line.npos)
+      out[line.substr(0, at)] = line.substr(at + 3);
+  return out;
+}
+
+/// True in a run that writes the file: then nothing is compared.
+bool writing() { return std::getenv("NIBBLE_WRITE_DIGESTS") != nullptr; }
+
+void compare(const digests& got, std::string_view kind) {
+  const digests want = read_golden(kind);
+  CHECK(got.size() == want.size());
+  std::size_t wrong = 0;
+  std::string first;
+  for (const auto& [key, value] : got) {
+    const auto at = want.find(key);
+    if (at != want.end() && at->second == value) continue;
+    if (wrong++ == 0) first = key + " = " + value + ", committed " + (at == want.end() ? "nothing" : at->second);
+  }
+  CAPTURE(first);
+  CHECK(wrong == 0);
+}
+
+}  // namespace
+
+TEST_CASE("digests: the file is written where NIBBLE_WRITE_DIGESTS says") {
+  if (!writing()) return;
+  std::ofstream file(std::getenv("NIBBLE_WRITE_DIGESTS"));
+  file
+      << "# FNV-1a 64 (testing/digest.hpp) of results that every instruction set, compiler and thread count must give.\n"
+         "# law version "
+      << testing::law_version
+      << ", layout panel16 (1). tests/gemm/digests.cpp makes and checks this file.\n"
+         "# product <format> <M>x<N>x<K> <epilogue> <seed> = Y, integer computation\n"
+         "# weights <format> <N>x<K> <seed> = codes, scales and zero points, codes in panel16 (- when it has none)\n";
+  for (const digests& all : {product_digests<gemm::simd>(layout_id::panel16), weight_digests()})
+    for (const auto& [key, value] : all) file << key << " = " << value << '\n';
+  CHECK(file.flush().good());
+}
+
+TEST_CASE("digests: the file is of this law version") {
+  if (writing()) return;
+  std::ifstream file(golden);
+  std::string first, second;
+  std::getline(file, first);
+  std::getline(file, second);
+  CHECK(second.starts_with("# law version " + std::to_string(testing::law_version) + ","));
+}
+
+TEST_CASE("digests: integer products of the panel kernels are those committed") {
+  if (writing() || !test::covers<kernels::gemm_panel<isa::native>, gemm::simd::isa_type>()) return;
+  compare(product_digests<gemm::simd>(layout_id::panel16), "product ");
+}
+
+TEST_CASE("digests: integer products of the plain kernels are those committed, canonical rows and panels") {
+  if (writing()) return;
+  compare(product_digests<gemm::scalar>(layout_id::row_major), "product ");
+  compare(product_digests<gemm::scalar>(layout_id::panel16), "product ");
+}
+
+TEST_CASE("digests: codes, scales and panels are those committed") {
+  if (writing()) return;
+  compare(weight_digests(), "weights ");
+}

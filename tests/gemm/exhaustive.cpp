@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: MIT
+//
+// Every shape from one element to two tiles and one, against the double reference within a bound that follows from the
+// law's own rounding steps, and against the law bit for bit.
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include <nibble/gemm/gemm.hpp>
+#include <nibble/testing/law.hpp>
+#include <nibble/testing/operands.hpp>
+
+#include "support/coverage.hpp"
+#include "support/matrices.hpp"
+
+namespace {
+
+using namespace nibble;
+using panel = kernels::gemm_panel<isa::native>;
+
+/// Two of the tallest tiles and one row.
+constexpr std::size_t most_rows = [] {
+  if constexpr (requires { panel::mr; }) return 2 * static_cast<std::size_t>(panel::mr) + 1;
+  else return std::size_t{5};
+}();
+constexpr std::size_t most_columns = 2 * pack::panel16::nr + 1, most_k = 2 * pack::panel16::block_k + 1;
+
+/// How far element (token, n) may lie from the reference's. A running error analysis (Higham 2002, section 3.3) of the
+/// law: after each rounding step with exact value A and error e so far, e grows by u (|A| + e), u = 2^-24; a product
+/// with an exact factor multiplies e. Integer sums do not round at all, nor does their conversion to float below 2^24.
+/// The reference adds the rounding of its own result to float, and K sums in double.
+double bound_of(const testing::law_weights& w, const testing::law_token& x, std::size_t n, computation c) {
+  constexpr double u = 0x1p-24;
+  const bool integer = c == computation::integer;
+  const std::uint8_t* codes = w.codes.data() + n * w.K;
+  double exact = 0.0, error = 0.0, magnitude = 0.0;
+  const auto round = [&](double by, double by_error) {
+    exact += by;
+    error += by_error;
+    error += u * (std::abs(exact) + error);
+    magnitude += std::abs(by) + by_error;
+  };
+  for (const testing::law_weights::segment& s : w.segments[n]) {
+    double sum = 0.0, sum_error = 0.0, x_sum = 0.0, x_error = 0.0, terms = 0.0;
+    for (std::size_t k = s.begin; k < s.end; ++k) {
+      const double a = integer ? x.codes[k] : x.x[k], q = w.value(s, codes[k]);
+      sum += a * q;
+      x_sum += a;
+      terms += std::abs(a * q);
+      if (integer) continue;
+      if (testing::native_float_rule == testing::float_rule::rounded_twice) sum_error += u * std::abs(a * q);
+      sum_error += u * (std::abs(sum) + sum_error);
+      x_error += u * (std::abs(x_sum) + x_error);
+    }
+    if (integer && !(2.0 * std::abs(sum) < 0x1p24)) return -1.0;  // not exact as a float, in half steps: no bound
+    const double scale = s.scale, offset = w.has_offset() ? static_cast<double>(s.zero) : 0.0;
+    round(sum * scale, sum_error * std::abs(scale));
+    if (w.has_offset()) round(x_sum * offset, x_error * std::abs(offset));
+    magnitude += terms * std::abs(scale);
+  }
+  if (integer) {
+    const double token = x.scale;
+    exact *= token, error *= token, magnitude *= token;
+    error += u * (std::abs(exact) + error);
+  }
+  return error + u * (std::abs(exact) + error) + 4.0 * static_cast<double>(w.K + 1) * 0x1p-53 * magnitude;
+}
+
+/// Products of all asked sizes that share K: expectations for the greatest, which hold the smaller ones in their corner.
+class sweep {
+ public:
+  sweep(const format_desc& f, std::size_t K, computation c)
+      : options_{.computation = c},
+        W_(testing::weights(testing::operand_pattern::random, f, most_columns, K, 31 * K + f.bits)),
+        x_(testing::activations(testing::operand_pattern::random, most_rows, K, 77 * K + 1)),
+        reference_(most_rows * most_columns),
+        law_(reference_.size()),
+        bounds_(reference_.size()),
+        y_(reference_.size()) {
+    gemm::reference::multiply(make_span2d<const float>(x_.data(), most_rows, K), {layout_id::row_major, W_.view()},
+                              make_span2d(reference_.data(), most_rows, most_columns), options_, {});
+    const testing::law_weights w(W_.view());
+    for (std::size_t m = 0; m < most_rows; ++m) {
+      const testing::law_token token{std::span<const float>(x_.data() + m * K, K)};
+      for (std::size_t n = 0; n < most_columns; ++n) {
+        law_[m * most_columns + n] = testing::law_element(w, token, n, options_, testing::native_float_rule, 0.0f);
+        bounds_[m * most_columns + n] = bound_of(w, token, n, c);
+      }
+    }
+  }
+
+  /// The first N columns of W.
+  void columns(std::size_t N) {
+    quantized_view v = W_.view();
+    v.N = N;
+    packed_ = std::make_unique<packed_matrix>(v, layout_id::panel16);
+  }
+
+  /// Counts what is wrong with the first M rows times the columns chosen.
+  template <class B>
+  void run(std::size_t M) {
+    const std::size_t N = packed_->N(), K = W_.K();
+    const packed_view view = packed_->view();
+    const std::size_t need = B::scratch_bytes(view, M, options_, 1);
+    if (scratch_.size() < need) scratch_.resize(need);
+    context ctx;
+    ctx.scratch = scratch_.data();
+    ctx.scratch_bytes = scratch_.size();
+    B::multiply(make_span2d<const float>(x_.data(), M, K), view, make_span2d(y_.data(), M, N), options_, ctx);
+    for (std::size_t m = 0; m < M; ++m)
+      for (std::size_t n = 0; n < N; ++n) {
+        const std::size_t at = m * most_columns + n;
+        const double error = std::abs(static_cast<double>(y_[m * N + n]) - static_cast<double>(reference_[at]));
+        if (!(error <= bounds_[at])) note(beyond_bound, M, N, K, m, n);
+        if (y_[m * N + n] != law_[at]) note(other_bits, M, N, K, m, n);
+        worst = std::max(worst, bounds_[at] > 0.0 ? error / bounds_[at] : 0.0);
+      }
+  }
+
+  std::string beyond_bound, other_bits;  ///< the first element of each kind
+  double worst = 0.0;                    ///< greatest share of a bound that was used
+
+ private:
+  static void note(std::string& first, std::size_t M, std::size_t N, std::size_t K, std::size_t m, std::size_t n) {
+    if (!first.empty()) return;
+    first = "M " + std::to_string(M) + " N " + std::to_string(N) + " K " + std::to_string(K) + " at (" +
+            std::to_string(m) + ", " + std::to_string(n) + ")";
+  }
+
+  gemm_options options_;
+  any_qmatrix W_;
+  std::vector<float> x_, reference_, law_;
+  std::vector<double> bounds_;
+  std::vector<float> y_;
+  std::unique_ptr<packed_matrix> packed_;
+  aligned_vector<std::byte> scratch_;
+};
+
+bool computable(const format_desc& f, computation c) {
+  return c == computation::weight_only || f.rule != code_rule::codebook;
+}
+
+std::vector<std::size_t> up_to(std::size_t last) {
+  std::vector<std::size_t> all(last);
+  for (std::size_t i = 0; i < last; ++i) all[i] = i + 1;
+  return all;
+}
+
+/// All products of rows x columns x ks; returns the greatest share of a bound that was used.
+template <class B>
+double check_all(const format_desc& f, computation c, const std::vector<std::size_t>& rows,
+                 const std::vector<std::size_t>& columns, const std::vector<std::size_t>& ks) {
+  double worst = 0.0;
+  for (const std::size_t K : ks) {
+    if (can_pack(f, K, layout_id::panel16) != errc::ok) continue;
+    sweep s(f, K, c);
+    for (const std::size_t N : columns) {
+      s.columns(N);
+      for (const std::size_t M : rows) s.template run<B>(M);
+    }
+    CAPTURE(testing::describe(f));
+    CAPTURE(c == computation::integer);
+    CHECK(s.beyond_bound == "");
+    CHECK(s.other_bits == "");
+    worst = std::max(worst, s.worst);
+  }
+  return worst;
+}
+
+}  // namespace
+
+TEST_CASE("exhaustive: every M, N and K up to two tiles and one, every width and rule") {
+  if (!test::covers<panel, gemm::simd::isa_type>()) return;
+  using enum code_rule;
+  using enum scale_storage;
+  using g = granularity_kind;
+  double worst = 0.0;
+  for (std::uint8_t bits = 2; bits <= 8; ++bits) {
+    // The rules turn with the width, so that every rule meets every kind of group and several widths.
+    const code_rule rules[] = {symmetric, mid_rise, asymmetric, asymmetric_offset, codebook, symmetric_full};
+    const auto rule = [&](int i) { return rules[(bits + i) % 6]; };
+    for (const format_desc& f :
+         {format_desc{rule(0), bits, g::grouped, f16, 32}, format_desc{rule(1), bits, g::per_channel, f32, 0},
+          format_desc{rule(2), bits, g::grouped, bf16, 12}, format_desc{rule(3), bits, g::grouped, f32, 64}})
+      for (const computation c : {computation::integer, computation::weight_only})
+        if (computable(f, c))
+          worst = std::max(worst, check_all<gemm::simd>(f, c, up_to(most_rows), up_to(most_columns), up_to(most_k)));
+  }
+  // The bounds are no wider than they need be: some element uses a good part of its own.
+  CHECK(worst > 0.3);
+}
+
+TEST_CASE("exhaustive: every format on a covering set of shapes") {
+  if (!test::covers<panel, gemm::simd::isa_type>()) return;
+  const std::size_t tile = most_rows / 2;
+  const std::vector<std::size_t> rows{1, 2, tile, tile + 1, most_rows}, columns{1, 16, 17, most_columns};
+  for (int bits = 2; bits <= 8; ++bits)
+    for (const format_desc& f : test::all_formats(bits, {32}))
+      for (const computation c : {computation::integer, computation::weight_only})
+        if (computable(f, c)) check_all<gemm::simd>(f, c, rows, columns, {1, 33, 64, most_k});
+}
