@@ -77,18 +77,19 @@ see CONTRIBUTING.md"
   cmake_is_new_enough || die "CMake 3.25 or later is needed, this system has $(cmake --version | head -n 1)"
 }
 
-# Peers that nibble-bench compares itself with: without them, or the rights to install them, their lines are missing.
-setup_peers() {
-  local peers=(libopenblas-dev libdnnl-dev libgemmlowp-dev libxnnpack-dev libpthreadpool-dev) missing=() package
-  for package in "${peers[@]}"; do installed "$package" || missing+=("$package"); done
+# setup_optional <what is lost> <package...>: packages that nothing fails without; without the rights to install them, too.
+setup_optional() {
+  local loss=$1 missing=() package
+  shift
+  for package in "$@"; do installed "$package" || missing+=("$package"); done
   [ ${#missing[@]} -eq 0 ] && return
   if may_install; then
     apt_install "${missing[@]}" && return
     for package in "${missing[@]}"; do  # one that this system lacks must not keep the others out
-      installed "$package" || apt_install "$package" || say "going on without $package"
+      installed "$package" || apt_install "$package" || say "going on without $package: $loss"
     done
   else
-    say "going on without ${missing[*]}"
+    say "going on without ${missing[*]}: $loss"
   fi
 }
 
@@ -127,12 +128,14 @@ case $command in
     ;;
   bench)
     setup
-    setup_peers
+    setup_optional "its lines of the tables are missing" libopenblas-dev libdnnl-dev libgemmlowp-dev libxnnpack-dev \
+      libpthreadpool-dev
     build release nibble-bench
     run_program nibble-bench "$@"
     ;;
   test)
     setup
+    setup_optional "the test of its adaptor is left out" libtbb-dev
     build dev
     cd "$root"
     exec ctest --preset dev --parallel "$jobs" "$@"

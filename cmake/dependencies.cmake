@@ -48,6 +48,14 @@ if(NIBBLE_BUILD_TESTS)
     message(FATAL_ERROR "nibble: the tests need doctest (Debian: apt-get install doctest-dev); "
       "-DNIBBLE_FETCH_DEPS=ON fetches it, -DNIBBLE_BUILD_TESTS=OFF does without")
   endif()
+  # What the adaptors for threads stand on; without them these are not tested.
+  find_package(OpenMP QUIET COMPONENTS CXX)
+  find_package(TBB QUIET)
+  foreach(target OpenMP::OpenMP_CXX TBB::tbb)
+    if(NOT TARGET ${target})
+      message(STATUS "nibble: ${target} not found")
+    endif()
+  endforeach()
 endif()
 
 if(NIBBLE_BUILD_TESTS OR NIBBLE_BUILD_BENCHMARKS OR NIBBLE_BUILD_EXAMPLES)

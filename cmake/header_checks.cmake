@@ -8,7 +8,9 @@ foreach(header IN LISTS nibble_optional_headers)
   file(RELATIVE_PATH name ${PROJECT_SOURCE_DIR}/include ${header})
   nibble_reachable_from(${PROJECT_SOURCE_DIR}/include ${name} reached)
   if(reached MATCHES "(^|;)Eigen/" AND NOT TARGET Eigen3::Eigen
-     OR reached MATCHES "(^|;)nlohmann/" AND NOT TARGET nlohmann_json::nlohmann_json)
+     OR reached MATCHES "(^|;)nlohmann/" AND NOT TARGET nlohmann_json::nlohmann_json
+     OR reached MATCHES "(^|;)omp\\.h" AND NOT TARGET OpenMP::OpenMP_CXX
+     OR reached MATCHES "(^|;)tbb/" AND NOT TARGET TBB::tbb)
     message(STATUS "nibble: ${name} will not be checked: a dependency was not found")
   else()
     list(APPEND checked ${header})
@@ -33,7 +35,7 @@ foreach(isa IN LISTS NIBBLE_TEST_ISAS)
   # A template that nobody uses generates no code, and -O0 -g0 does the rest: a unit costs what parsing it costs.
   target_compile_options(nibble_headers_${isa} PRIVATE ${NIBBLE_ISA_FLAGS_${isa}} -O0 -g0 -Werror)
   target_link_libraries(nibble_headers_${isa} PRIVATE nibble::nibble nibble_own_flags)
-  foreach(dependency Eigen3::Eigen nlohmann_json::nlohmann_json)
+  foreach(dependency Eigen3::Eigen nlohmann_json::nlohmann_json OpenMP::OpenMP_CXX TBB::tbb)
     if(TARGET ${dependency})
       target_link_libraries(nibble_headers_${isa} PRIVATE ${dependency})
     endif()

@@ -11,5 +11,7 @@ configure_package_config_file(cmake/nibbleConfig.cmake.in ${PROJECT_BINARY_DIR}/
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/nibbleConfigVersion.cmake
   COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
 install(FILES ${PROJECT_BINARY_DIR}/nibbleConfig.cmake ${PROJECT_BINARY_DIR}/nibbleConfigVersion.cmake
+  cmake/dispatch.cmake cmake/isa.cmake
   DESTINATION ${package_dir})
+install(FILES cmake/dispatch/instance.cpp.in cmake/dispatch/choose.cpp.in DESTINATION ${package_dir}/dispatch)
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})

@@ -6,6 +6,15 @@ option(NIBBLE_NATIVE "Build nibble's own programs for this machine's CPU" OFF)
 option(NIBBLE_WERROR "Treat warnings in nibble's own programs and tests as errors" OFF)
 set(NIBBLE_SANITIZE "" CACHE STRING "Sanitizers of nibble's own programs and tests, for example address,undefined")
 
+include(isa)
+set(NIBBLE_TEST_ISAS ${NIBBLE_ISAS} CACHE STRING "Instruction sets the tests are compiled for: ${NIBBLE_ISAS}")
+# A build for chosen sets compiles nibble::dispatch for these and the baseline.
+if(NOT NIBBLE_DISPATCH_ISAS AND NOT NIBBLE_TEST_ISAS STREQUAL NIBBLE_ISAS)
+  list(GET NIBBLE_ISAS 0 NIBBLE_DISPATCH_ISAS)
+  list(APPEND NIBBLE_DISPATCH_ISAS ${NIBBLE_TEST_ISAS})
+  list(REMOVE_DUPLICATES NIBBLE_DISPATCH_ISAS)
+endif()
+
 find_package(Threads REQUIRED)
 
 add_library(nibble_own_flags INTERFACE)
@@ -15,13 +24,6 @@ if(NIBBLE_SANITIZE)
   target_compile_options(nibble_own_flags INTERFACE
     -fsanitize=${NIBBLE_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
   target_link_options(nibble_own_flags INTERFACE -fsanitize=${NIBBLE_SANITIZE})
-endif()
-
-# GCC 12 takes the deliberately undefined operand inside its own AVX-512 intrinsics for a mistake (GCC bug 105593), once for
-# each of some thousand calls.
-set(NIBBLE_AVX512_FLAGS)
-if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
-  set(NIBBLE_AVX512_FLAGS -Wno-uninitialized -Wno-maybe-uninitialized)
 endif()
 
 # nibble_program(<name> <source>...): a program in <build>/bin, for the CPU of this machine where NIBBLE_NATIVE says so.

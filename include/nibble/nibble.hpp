@@ -2,8 +2,9 @@
 #pragma once
 /// @file
 /// The CPU library in one include: formats, quantized matrices and products. Needs the standard library alone; uses
-/// xsimd where it is found. Asked for by name: nibble/core/thread_pool.hpp (for programs without threads of their own),
-/// nibble/eigen.hpp, nibble/io/, nibble/nn/, nibble/study/.
+/// xsimd where it is found. Asked for by name: nibble/core/thread_pool.hpp, openmp.hpp and tbb.hpp (for programs without
+/// threads of their own), nibble/dispatch/ (one binary for many CPUs), nibble/eigen.hpp, nibble/io/, nibble/nn/,
+/// nibble/study/.
 
 #include <nibble/core/aligned_vector.hpp>
 #include <nibble/core/assert.hpp>

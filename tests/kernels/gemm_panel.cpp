@@ -89,6 +89,21 @@ bool same(const std::vector<float>& a, const std::vector<float>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
 
+/// The one-row kernel on one panel; it may take several, which then are this one with results of their own.
+template <class Kernel, int Bits>
+void one_row(integer_data& d, const std::byte* packed) {
+  constexpr std::size_t panels = Kernel::integer_row_panels(Bits);
+  std::vector<float> others(panels * 16);
+  kernels::integer_call calls[panels];
+  const std::byte* codes[panels];
+  for (std::size_t i = 0; i < panels; ++i) {
+    calls[i] = d.call;
+    if (i != 0) calls[i].acc = others.data() + i * 16;
+    codes[i] = packed;
+  }
+  Kernel::template integer_row<Bits>(calls, codes);
+}
+
 /// One of the panels that a float row takes at once.
 struct row_panel {
   random_blocks blocks;
@@ -220,8 +235,8 @@ TEST_CASE(
       scalar::integer_block(b.call, Bits, w.units.data());
       CHECK(same(a.acc, b.acc));
       if (s.M != 1) continue;
-      native::integer_row<Bits>(a.call, w.packed.data());
-      scalar::integer_row<Bits>(b.call, w.packed.data());
+      one_row<native, Bits>(a, w.packed.data());
+      one_row<scalar, Bits>(b, w.packed.data());
       CHECK(same(a.acc, b.acc));
     }
   });
@@ -269,8 +284,8 @@ TEST_CASE("gemm_panel: the most extreme codes and activations of every width sta
           native::integer_block(a.call, Bits, units.data());
           scalar::integer_block(b.call, Bits, units.data());
           if (M == 1) {
-            native::integer_row<Bits>(a.call, packed.data());
-            scalar::integer_row<Bits>(b.call, packed.data());
+            one_row<native, Bits>(a, packed.data());
+            one_row<scalar, Bits>(b, packed.data());
           }
           CHECK(same(a.acc, b.acc));
         }
@@ -298,19 +313,42 @@ TEST_CASE("gemm_panel: float blocks equal the scalar ones bit for bit, cut anywh
   }
 }
 
-TEST_CASE("gemm_panel: an integer row from packed codes equals the detour over unpacked ones, every width") {
+TEST_CASE("gemm_panel: integer rows from packed codes equal the detour over unpacked ones, every width and panel") {
   if (!test::covers<native, native::isa_type>()) return;
   for_each_width([]<int Bits>() {
+    constexpr std::size_t panels = native::integer_row_panels(Bits);
     for (const shape& s : row_shapes) {
       CAPTURE(Bits);
       CAPTURE(s.K);
-      const random_blocks w = make_blocks<Bits>(ceil_div(s.K, std::size_t{32}), 70 + Bits);
-      const test::guarded<std::byte> packed(w.packed.size());
-      std::copy(w.packed.begin(), w.packed.end(), packed.begin());
-      integer_data a(1, s.K, s.group, true, 9), b(1, s.K, s.group, true, 9);
-      native::integer_row<Bits>(a.call, packed.data());
-      scalar::integer_block(b.call, Bits, w.units.data());
-      CHECK(same(a.acc, b.acc));
+      // Panels differ in weights, scales, zeros and accumulators; the row of x and its sums are one.
+      std::vector<std::unique_ptr<integer_data>> data;
+      std::vector<std::unique_ptr<test::guarded<std::byte>>> packed;
+      std::vector<random_blocks> blocks;
+      kernels::integer_call calls[panels];
+      const std::byte* codes[panels];
+      for (std::size_t i = 0; i < panels; ++i) {
+        blocks.push_back(make_blocks<Bits>(ceil_div(s.K, std::size_t{32}), 70 + i));
+        packed.push_back(std::make_unique<test::guarded<std::byte>>(blocks[i].packed.size()));
+        std::copy(blocks[i].packed.begin(), blocks[i].packed.end(), packed[i]->begin());
+        data.push_back(std::make_unique<integer_data>(1, s.K, s.group, true, 9));
+        data[i]->scales = test::gaussian(data[i]->scales.size(), 40 + static_cast<unsigned>(i));
+        std::rotate(data[i]->zeros.begin(), data[i]->zeros.begin() + static_cast<std::ptrdiff_t>(i),
+                    data[i]->zeros.end());
+        data[i]->call.params.scales = data[i]->scales.data();
+        calls[i] = data[i]->call;
+        calls[i].x = data[0]->x.data();
+        calls[i].x_sums = data[0]->sums.data();
+        codes[i] = packed[i]->data();
+      }
+      native::integer_row<Bits>(calls, codes);
+      for (std::size_t i = 0; i < panels; ++i) {
+        CAPTURE(i);
+        integer_data b(1, s.K, s.group, true, 9);
+        b.call.params.scales = data[i]->scales.data();
+        b.call.params.zeros = data[i]->zeros.data();
+        scalar::integer_block(b.call, Bits, blocks[i].units.data());
+        CHECK(same(data[i]->acc, b.acc));
+      }
     }
   });
 }

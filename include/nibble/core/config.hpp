@@ -239,6 +239,12 @@ static_assert(CHAR_BIT == 8 && sizeof(float) == 4, "nibble needs 8-bit bytes and
 #else
 #define NIBBLE_DETAIL_ABI_XSIMD
 #endif
+// The objects of nibble::dispatch are always optimized; a debug unit with the same flags must not lend them its kernels.
+#ifdef NIBBLE_DISPATCH_OBJECT
+#define NIBBLE_DETAIL_ABI_DISPATCH _dispatch
+#else
+#define NIBBLE_DETAIL_ABI_DISPATCH
+#endif
 
 #define NIBBLE_DETAIL_ABI_0 NIBBLE_DETAIL_CAT(v0_1, NIBBLE_DETAIL_ABI_SIMD)
 #define NIBBLE_DETAIL_ABI_1 NIBBLE_DETAIL_CAT(NIBBLE_DETAIL_ABI_0, NIBBLE_DETAIL_ABI_BW)
@@ -269,8 +275,9 @@ static_assert(CHAR_BIT == 8 && sizeof(float) == 4, "nibble needs 8-bit bytes and
 #define NIBBLE_DETAIL_ABI_26 NIBBLE_DETAIL_CAT(NIBBLE_DETAIL_ABI_25, NIBBLE_DETAIL_ABI_LSE)
 #define NIBBLE_DETAIL_ABI_27 NIBBLE_DETAIL_CAT(NIBBLE_DETAIL_ABI_26, NIBBLE_DETAIL_ABI_XSIMD)
 #define NIBBLE_DETAIL_ABI_28 NIBBLE_DETAIL_CAT(NIBBLE_DETAIL_ABI_27, NIBBLE_DETAIL_ABI_ASSERT)
+#define NIBBLE_DETAIL_ABI_29 NIBBLE_DETAIL_CAT(NIBBLE_DETAIL_ABI_28, NIBBLE_DETAIL_ABI_DISPATCH)
 /// The inline namespace of this translation unit, for example v0_1_avx2_fma_f16c_xsimd.
-#define NIBBLE_ABI NIBBLE_DETAIL_CAT(NIBBLE_DETAIL_ABI_28, NIBBLE_DETAIL_ABI_EXCEPTIONS)
+#define NIBBLE_ABI NIBBLE_DETAIL_CAT(NIBBLE_DETAIL_ABI_29, NIBBLE_DETAIL_ABI_EXCEPTIONS)
 
 #define NIBBLE_DETAIL_STR_(x) #x
 #define NIBBLE_DETAIL_STR(x) NIBBLE_DETAIL_STR_(x)

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 /// @file
-/// The caller's threads and memory. The library starts no thread and keeps no global state.
+/// The caller's threads and memory. The library starts no thread and keeps no global state; the pools that are asked for by
+/// name count forks (process_mark.hpp), and nibble::dispatch keeps a pointer to its choice.
 
 #include <atomic>
 #include <cstddef>

@@ -173,7 +173,15 @@ struct cpu {
 
   static constexpr std::size_t panels_at_once(const packed_view& w, std::size_t M, const gemm_options& o) noexcept {
     if (float_rows(w, M, o)) return panel::row_panels;
+    if (integer_rows(w, M, o)) return panel::integer_row_panels(w.matrix.format.bits);
     return M > 1 && o.computation == computation::integer && w.layout == layout_id::panel16 ? panel::block_panels : 1;
+  }
+
+  /// True for a product that the one-row kernel of the integer path serves, integer_row_panels panels at once.
+  static constexpr bool integer_rows(const packed_view& w, std::size_t M, const gemm_options& o) noexcept {
+    const std::size_t K = w.matrix.K, group = panel_group(w.matrix.format, K);
+    return M == 1 && o.computation == computation::integer && w.layout == layout_id::panel16 &&
+           (group % pack::panel16::block_k == 0 || group >= K) && !(K > kernels::exact_k && group >= K);
   }
 
   /// Rows in chunks: waking threads costs more than quantizing a handful of rows.
@@ -264,6 +272,7 @@ struct cpu {
     const std::size_t first = item % across * c.panels_at_once, m0 = item / across * mc;
     const std::size_t count = panels - first < c.panels_at_once ? panels - first : c.panels_at_once;
     if (float_rows(c.w, c.x.rows, c.o)) return float_row_item(c, first, count, area, epilogue);
+    if (integer_rows(c.w, c.x.rows, c.o)) return integer_row_item(c, first, count, area, epilogue);
     if constexpr (panel::block_panels > 1) {
       if (c.panels_at_once > 1) return integer_item(c, first, count, m0, area, epilogue);
     }
@@ -366,6 +375,31 @@ struct cpu {
     for (std::size_t i = 0; i < count; ++i) detail::store(c, first + i, m0, M, calls[i].acc, row_scales, epilogue);
   }
 
+  /// One row of codes against `count` panels, the last one again and again where the kernel takes more. Panel i has the area
+  /// of slot `slot` + i.
+  template <class Epilogue>
+  static void integer_row_item(const call& c, std::size_t first, std::size_t count, std::size_t slot,
+                               const Epilogue& epilogue) noexcept {
+    pack::with_bits(c.w.matrix.format.bits, [&]<int Bits>() {
+      constexpr std::size_t panels = panel::integer_row_panels(Bits);
+      const quantized_view& w = c.w.matrix;
+      kernels::integer_call calls[panels];
+      const std::byte* codes[panels];
+      for (std::size_t i = 0; i < panels; ++i) {
+        const std::size_t index = first + (i < count ? i : count - 1);
+        codes[i] = w.codes + index * pack::panel16::panel_bytes(w.K, Bits);
+        const float* zero_values = nullptr;
+        std::size_t zero_value_stride = 0;
+        const auto params = detail::decode_params(c, index, slot + i, zero_values, zero_value_stride);
+        calls[i] = integer_call_of(c, 0, 1, params, slot + i);
+        for (std::size_t n = 0; n < 16; ++n) calls[i].acc[n] = 0.0f;
+      }
+      panel::template integer_row<Bits>(calls, codes);
+      const float* row_scales = c.group_scales() ? nullptr : c.shared<float>(c.plan.x_scales);
+      for (std::size_t i = 0; i < count; ++i) detail::store(c, first + i, 0, 1, calls[i].acc, row_scales, epilogue);
+    });
+  }
+
   /// One row against `count` panels, the last one again and again where fewer than row_panels are left. Panel i has the
   /// area of slot `slot` + i.
   template <class Epilogue>
@@ -407,10 +441,6 @@ struct cpu {
     const int bits = c.w.matrix.format.bits;
     const std::size_t K = k.K;
     const bool long_sums = c.long_sums();
-    if (k.M == 1 && !long_sums && (k.group % pack::panel16::block_k == 0 || k.group >= K)) {
-      pack::with_bits(bits, [&]<int Bits>() { panel::template integer_row<Bits>(k, codes); });
-      return;
-    }
     std::int64_t* total = c.own<std::int64_t>(slot, c.plan.long_sums);
     if (long_sums) {
       for (std::size_t i = 0; i < k.M * 16; ++i) total[i] = 0;

@@ -15,6 +15,7 @@ struct gemm_panel<isa::scalar> {
   using isa_type = isa::scalar;
   static constexpr std::size_t nr = pack::panel16::nr;
   static constexpr std::size_t row_panels = 1;
+  static constexpr std::size_t integer_row_panels(int) noexcept { return 1; }
   static constexpr std::size_t block_panels = 1;
 
   template <int Bits>
@@ -86,8 +87,8 @@ struct gemm_panel<isa::scalar> {
   }
 
   template <int Bits>
-  static void integer_row(const integer_call& c, const std::byte* blocks) noexcept {
-    row<Bits>(c, blocks, [](std::uint8_t code, std::size_t, std::size_t) { return std::int32_t{code}; });
+  static void integer_row(const integer_call* call, const std::byte* const* blocks) noexcept {
+    row<Bits>(*call, *blocks, [](std::uint8_t code, std::size_t, std::size_t) { return std::int32_t{code}; });
   }
   template <int Bits>
   static void float_row(const float_call* call, const std::byte* const* blocks, const float* const* zeros,

@@ -29,6 +29,12 @@ struct gemm_panel<simd::isa_type> {
   /// Panels of the float path's single row: each lane adds in one chain, and four registers of them hide the latency of
   /// an FMA (4 cycles on current cores).
   static constexpr std::size_t row_panels = regs == 1 ? 4 : (regs == 2 ? 2 : 1);
+  /// Panels of the integer path's single row: side by side they are streams side by side. One stream from memory brings 22
+  /// GB/s on Zen 3, four 30, and the load of an activation serves them all. Narrow codes are bound by their unpacking,
+  /// which then wants all 16 registers for itself.
+  static constexpr std::size_t integer_row_panels(int bits) noexcept {
+    return regs == 4 ? 1 : (regs == 2 ? (bits <= 3 ? 1 : 2) : 4);
+  }
   static constexpr std::size_t block_panels = 1;
   /// Rows of the full register tile.
   static constexpr int mr = regs == 4 ? 2 : (regs == 2 ? 6 : 12);
@@ -82,45 +88,30 @@ struct gemm_panel<simd::isa_type> {
   }
 
   template <int Bits>
-  static void integer_row(const integer_call& c, const std::byte* blocks) noexcept {
+  static void integer_row(const integer_call* calls, const std::byte* const* blocks) noexcept {
     constexpr simd::dot_kind kind = simd::dot_of(Bits);
-    using dot = simd::byte_dot<kind>;
-    const std::size_t end = c.k1 < c.K ? c.k1 : c.K;
-    for (std::size_t k = c.k0; k < end;) {
-      const std::size_t stop = segment_end(k, c.group, end), g = k / c.group;
-      constexpr std::size_t chains = simd::chains_of(kind, regs);
-      vi sum[chains][1][regs];
-      begin(c, 0, k, g, sum[0]);
-      clear_rest(sum);
-      for (; k < stop; k += 32, blocks += pack::panel16::block_bytes(Bits)) {
-        const std::int8_t* x = c.x + k;
-        prefetch<Bits>(blocks);
-        if constexpr (kind == simd::dot_kind::pairs) {
-          constexpr std::size_t run = simd::pair_run(Bits) < 8 ? simd::pair_run(Bits) : 8;
-          static_assert(8 % run == 0);
-          typename dot::native pairs[regs];
-          for_each_unit([&]<std::size_t U>() NIBBLE_LAMBDA_INLINE {
-            const auto v = dot::activations(four_of(x + 4 * U));
-            NIBBLE_UNROLL
-            for (std::size_t r = 0; r < regs; ++r) {
-              if constexpr (U % run == 0) pairs[r] = dot::zero();
-              dot::add(pairs[r], dot::weights(codes<Bits, U>(blocks, r)), v);
-              if constexpr (U % run == run - 1) dot::widen(sum[0][0][r], pairs[r]);
-            }
-          });
-        } else {
-          for_each_unit([&]<std::size_t U>() NIBBLE_LAMBDA_INLINE {
-            const auto v = dot::activations(four_of(x + 4 * U));
-            NIBBLE_UNROLL
-            for (std::size_t r = 0; r < regs; ++r)
-              dot::add(sum[U % chains][0][r], dot::weights(codes<Bits, U>(blocks, r)), v);
-          });
+    constexpr std::size_t panels = integer_row_panels(Bits);
+    constexpr std::size_t chains = simd::chains_of(kind, panels * regs);
+    [&]<std::size_t... P>(std::index_sequence<P...>) NIBBLE_LAMBDA_INLINE {
+      const integer_call& c = calls[0];
+      const std::byte* at[] = {blocks[P]...};
+      const std::size_t end = c.k1 < c.K ? c.k1 : c.K;
+      for (std::size_t k = c.k0; k < end;) {
+        const std::size_t stop = segment_end(k, c.group, end), g = k / c.group;
+        vi sum[panels][chains][1][regs];
+        (begin(calls[P], 0, k, g, sum[P][0]), ...);
+        (clear_rest(sum[P]), ...);
+        for (; k < stop; k += 32, ((at[P] += pack::panel16::block_bytes(Bits)), ...)) {
+          const std::ptrdiff_t ahead = prefetch_distance<Bits>(blocks, panels, end - k);
+          (prefetch<Bits>(at[P], ahead), ...);
+          multiply_block<Bits, kind>(c.x + k, at, sum);
         }
+        k = stop;
+        (gather_rest(sum[P]), ...);
+        (finish<simd::bias_of(kind)>(calls[P], 0, stop, g, sum[P][0]), ...);
       }
-      k = stop;
-      gather_rest(sum);
-      finish<simd::bias_of(kind)>(c, 0, stop, g, sum[0]);
     }
+    (std::make_index_sequence<panels>{});
   }
 
   template <int Bits>
@@ -196,7 +187,8 @@ struct gemm_panel<simd::isa_type> {
         (begin(calls[P], 0, k, g, sum[P]), ...);
         const std::array decode = {decoder_of(P, g)...};
         for (; k < stop; k += 32, ((at[P] += pack::panel16::block_bytes(Bits)), ...)) {
-          (prefetch<Bits>(at[P]), ...);
+          const std::ptrdiff_t ahead = prefetch_distance<Bits>(blocks, row_panels, end - k);
+          (prefetch<Bits>(at[P], ahead), ...);
           for_each_unit([&]<std::size_t U>() NIBBLE_LAMBDA_INLINE {
             const float* x = c.x + k + 4 * U;
             (multiply_unit<Bits, U>(x, at[P], decode[P], sum[P][0]), ...);
@@ -207,6 +199,37 @@ struct gemm_panel<simd::isa_type> {
       }
     }
     (std::make_index_sequence<row_panels>{});
+  }
+
+  /// 32 activations against a packed block of each panel, whose sums are cut into chains.
+  template <int Bits, simd::dot_kind Kind, std::size_t panels, std::size_t chains>
+  static NIBBLE_ALWAYS_INLINE void multiply_block(const std::int8_t* x, const std::byte* const (&blocks)[panels],
+                                                  vi (&sum)[panels][chains][1][regs]) noexcept {
+    using dot = simd::byte_dot<Kind>;
+    if constexpr (Kind == simd::dot_kind::pairs) {
+      constexpr std::size_t run = simd::pair_run(Bits) < 8 ? simd::pair_run(Bits) : 8;
+      static_assert(8 % run == 0 && chains == 1);
+      typename dot::native pairs[panels][regs];
+      for_each_unit([&]<std::size_t U>() NIBBLE_LAMBDA_INLINE {
+        const auto v = dot::activations(four_of(x + 4 * U));
+        NIBBLE_UNROLL
+        for (std::size_t i = 0; i < panels * regs; ++i) {
+          const std::size_t p = i / regs, r = i % regs;
+          if constexpr (U % run == 0) pairs[p][r] = dot::zero();
+          dot::add(pairs[p][r], dot::weights(codes<Bits, U>(blocks[p], r)), v);
+          if constexpr (U % run == run - 1) dot::widen(sum[p][0][0][r], pairs[p][r]);
+        }
+      });
+    } else {
+      for_each_unit([&]<std::size_t U>() NIBBLE_LAMBDA_INLINE {
+        const auto v = dot::activations(four_of(x + 4 * U));
+        NIBBLE_UNROLL
+        for (std::size_t i = 0; i < panels * regs; ++i) {
+          const std::size_t p = i / regs, r = i % regs;
+          dot::add(sum[p][U % chains][0][r], dot::weights(codes<Bits, U>(blocks[p], r)), v);
+        }
+      });
+    }
   }
 
   /// Four activations against unit U of a packed block.
@@ -222,12 +245,20 @@ struct gemm_panel<simd::isa_type> {
     }
   }
 
-  /// A block's worth of bytes a page ahead: hardware prefetchers stop at the end of a page, and a panel has many. Whatever
-  /// lies there, the next panel or nothing, a prefetch does not fault. Measured on Zen 3: 2 and 4 KiB are equal, 1 and 8
-  /// take a tenth longer.
+  /// Bytes from a block to what one-row kernels will read a page later: hardware prefetchers stop at the end of a page, and a
+  /// panel has many. Measured on Zen 3: 2 and 4 KiB are equal, 1 and 8 take a tenth longer. Behind the end of a panel comes
+  /// the one `panels` further on. `left`: k of the panel from this block on.
   template <int Bits>
-  static NIBBLE_ALWAYS_INLINE void prefetch(const std::byte* block) noexcept {
-    const auto ahead = reinterpret_cast<std::uintptr_t>(block) + 4096;
+  static NIBBLE_ALWAYS_INLINE std::ptrdiff_t prefetch_distance(const std::byte* const* blocks, std::size_t panels,
+                                                               std::size_t left) noexcept {
+    constexpr std::ptrdiff_t page = 4096;
+    if (panels == 1 || left / 32 * pack::panel16::block_bytes(Bits) > page) return page;
+    return page + (blocks[panels - 1] - blocks[0]);
+  }
+  /// A block's worth of bytes. Whatever lies there, a prefetch does not fault.
+  template <int Bits>
+  static NIBBLE_ALWAYS_INLINE void prefetch(const std::byte* block, std::ptrdiff_t distance) noexcept {
+    const auto ahead = reinterpret_cast<std::uintptr_t>(block) + static_cast<std::uintptr_t>(distance);
     for (std::size_t line = 0; line < pack::panel16::block_bytes(Bits); line += 64)
       __builtin_prefetch(reinterpret_cast<const void*>(ahead + line));
   }
