@@ -311,7 +311,7 @@ TEST_CASE("batch: relu, a residual in place and a gate in a chain") {
   const auto Y = make_span2d(y.data(), M, N);
   multiply_as(make_span2d(x.data(), M, K), W.view(), Y, pool, {},
               gemm::chain{gemm::relu{}, gemm::multiply_matrix{make_span2d(gate.data(), M, N)}, gemm::add_matrix{Y}});
-  for (std::size_t i = 0; i < y.size(); ++i) CHECK(y[i] == (plain[i] < 0.0f ? 0.0f : plain[i]) * gate[i] + old[i]);
+  for (std::size_t i = 0; i < y.size(); ++i) CHECK(y[i] == rounded_product(plain[i] < 0.0f ? 0.0f : plain[i], gate[i]) + old[i]);
 }
 
 TEST_CASE("batch: what is wrong is said with the task's number") {

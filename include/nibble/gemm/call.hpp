@@ -214,6 +214,7 @@ void store(const call& c, std::size_t index, std::size_t m0, std::size_t M, cons
     for (std::size_t n = 0; n < 16; ++n)
       v[n] = scaled(acc[m * 16 + n], row_scales == nullptr ? nullptr : row_scales + m,
                     c.bias == nullptr ? nullptr : bias + n);
+    if constexpr (!std::is_same_v<Epilogue, no_epilogue>) keep_rounding(v);
     epilogue(output_row{c.number, m0 + m, n0, count}, v);
     write(c.y, (m0 + m) * c.y.stride + n0, count, v, c.o.beta);
   }
@@ -260,6 +261,7 @@ void row_item(const call& c, std::size_t n, std::size_t slot, const Epilogue& ep
     const float acc = integer ? kernels::gemm_rows::integer(r, c.shared<std::int8_t>(c.plan.x) + m * c.plan.x_stride)
                               : kernels::gemm_rows::weight_only(r, c.x_row(m), row_scales[m]);
     float v[16] = {scaled(acc, integer ? row_scales + m : nullptr, bias)};
+    if constexpr (!std::is_same_v<Epilogue, no_epilogue>) keep_rounding(v);
     epilogue(output_row{c.number, m, n, 1}, v);
     write(c.y, m * c.y.stride + n, 1, v, c.o.beta);
   }

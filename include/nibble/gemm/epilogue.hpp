@@ -30,6 +30,14 @@ concept epilogue = requires(const E& e, const output_row& at, float* v) {
   noexcept;
 };
 
+/// Values that were computed are rounded before they are used again: else a compiler that contracts (gcc by default) makes
+/// an fma of one epilogue's product and the next one's sum, and results depend on its flags.
+inline void keep_rounding([[maybe_unused]] float* v) noexcept {
+#if defined(__GNUC__)
+  __asm__ volatile("" : : "r"(v) : "memory");
+#endif
+}
+
 /// Y as it is.
 struct no_epilogue {
   void operator()(const output_row&, float*) const noexcept {}
@@ -60,13 +68,13 @@ struct multiply_matrix {
   }
 };
 
-/// One after the other: `chain{relu{}, add_matrix{R}}`.
+/// One after the other, each on the rounded values of the one before: `chain{relu{}, add_matrix{R}}`.
 template <epilogue... E>
 struct chain {
   std::tuple<E...> all;
   constexpr explicit chain(E... e) : all(std::move(e)...) {}
   void operator()(const output_row& at, float* v) const noexcept {
-    std::apply([&](const E&... e) noexcept { (e(at, v), ...); }, all);
+    std::apply([&](const E&... e) noexcept { ((keep_rounding(v), e(at, v)), ...); }, all);
   }
 };
 
