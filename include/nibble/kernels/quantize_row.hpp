@@ -22,15 +22,15 @@ namespace kernels {
 template <class Isa>
 struct quantize_row : quantize_row<typename Isa::fallback> {};
 
-/// sums[g] = sum of the codes of group g (`group` codes each, the last one short), g in [0, ceil(K / group)).
-/// K < 2^24, so that the sums are exact in int32.
+/// sums[g] = sum of the codes of group g (`group` codes each, the last one short), g in [0, ceil(K / group)): exact in
+/// int32 for groups of less than 2^24 codes.
+template <class Isa>
+struct sum_groups : sum_groups<typename Isa::fallback> {};
+
+/// sum_groups on the unit's own instruction set.
+template <class Isa = isa::native>
 inline void group_sums(const std::int8_t* codes, std::size_t K, std::size_t group, std::int32_t* sums) noexcept {
-  for (std::size_t k = 0; k < K; ++sums) {
-    const std::size_t stop = K - k > group ? k + group : K;
-    std::int32_t sum = 0;
-    for (; k < stop; ++k) sum += codes[k];
-    *sums = sum;
-  }
+  sum_groups<Isa>::run(codes, K, group, sums);
 }
 
 }  // namespace kernels
