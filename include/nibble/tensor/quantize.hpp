@@ -140,6 +140,20 @@ inline void store_group(any_qmatrix& m, std::size_t g, quant::group_params p) no
   }
 }
 
+/// store_group for groups first, first + 1, ...: the common storage of affine formats without a question for each.
+inline void store_groups(any_qmatrix& m, std::size_t first, const quant::group_params* params, std::size_t n) noexcept {
+  const format_desc& f = m.format();
+  if (f.scale != scale_storage::f16 || f.rule == code_rule::asymmetric_offset) {
+    for (std::size_t i = 0; i < n; ++i) store_group(m, first + i, params[i]);
+    return;
+  }
+  half* const scales = reinterpret_cast<half*>(m.scale_plane().data()) + first;
+  for (std::size_t i = 0; i < n; ++i) scales[i] = to_half(params[i].scale);
+  if (f.rule != code_rule::asymmetric) return;
+  auto* const zeros = reinterpret_cast<std::uint8_t*>(m.zero_plane().data()) + first;
+  for (std::size_t i = 0; i < n; ++i) zeros[i] = static_cast<std::uint8_t>(params[i].zero);
+}
+
 /// One run of the quantizer over a matrix.
 class quantize_job {
  public:
@@ -290,7 +304,11 @@ class quantize_job {
     for (std::size_t i = 0; i < r.count; i += at_once) {
       const std::size_t n = r.count - i < at_once ? r.count - i : at_once;
       kernels::fit_groups<isa::native>::run(codec_, r.x + i * size, size, n, params);
-      for (std::size_t j = 0; j < n; ++j) keep(r.first + i + j, params[j]);
+      store_groups(out_, r.first + i, params, n);
+      for (std::size_t j = 0; j < n; ++j) {
+        if (!quant::detail::finite(params[j])) lower(first_failed_, r.first + i + j);
+        if (!fitted_.empty()) fitted_[r.first + i + j] = params[j].scale;
+      }
     }
     return r.count;
   }
@@ -413,7 +431,12 @@ class quantize_job {
   /// Codes of the first n values of a run, at most a tile.
   void encode_run(const run_of_groups& r, std::size_t n, std::uint8_t* codes) const noexcept {
     quant::group_params params[quant::max_flat_block / 4];
-    for (std::size_t i = 0; i < r.count; ++i) params[i] = params_of(r.first + i);
+    if (codec_.format.scale == scale_storage::f16 && codec_.format.rule != code_rule::asymmetric_offset) {
+      const half* const scales = static_cast<const half*>(view_.scales) + r.first;
+      for (std::size_t i = 0; i < r.count; ++i) params[i] = {to_float(scales[i]), quant::zero_at(view_, r.first + i)};
+    } else {
+      for (std::size_t i = 0; i < r.count; ++i) params[i] = params_of(r.first + i);
+    }
     kernels::encode_groups<isa::native>::run(codec_, params, r.x, quant_group_size(), n, codes);
   }
 
