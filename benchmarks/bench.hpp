@@ -139,6 +139,7 @@ void add(const std::string& name, F&& f) {
 void register_quantize();
 void register_pack();
 void register_gemm();
+void register_nn();
 void register_peers();
 void register_roofs();
 /// A handful of small entries for CI, all named smoke/...

@@ -95,6 +95,50 @@ TEST_CASE("quantize_row: reads nothing past K and writes nothing past the paddin
   }
 }
 
+TEST_CASE("quantize_row: native equals scalar where quotients are ties or a few units beside them") {
+  // x = fl((i + 1/2) * s) moved by up to two units in the last place; the first value fixes the scale.
+  if (!test::covers<native, native::isa_type>()) return;
+  for (const float scale : {1.0f, 0.3f, 0x1.fffffep-9f, 7e-39f, 1e-30f, 2e36f}) {
+    CAPTURE(scale);
+    for (int units = -2; units <= 2; ++units) {
+      std::vector<float> x = {127.0f * scale};
+      for (int i = -127; i < 127; ++i) {
+        float v = (static_cast<float>(i) + 0.5f) * scale;
+        for (int u = 0; u < std::abs(units); ++u) v = std::nextafter(v, units < 0 ? -1e38f : 1e38f);
+        x.push_back(v);
+      }
+      CHECK(run<native>(x, x.size()) == run<scalar>(x, x.size()));
+    }
+  }
+}
+
+TEST_CASE("quantize_row: native equals scalar on many scales") {
+  if (!test::covers<native, native::isa_type>()) return;
+  for (unsigned seed = 0; seed < 200; ++seed) {
+    CAPTURE(seed);
+    const auto x = test::gaussian(4096, seed, std::exp2(static_cast<float>(seed % 60) * 0.37f - 10.0f));
+    CHECK(run<native>(x, x.size()) == run<scalar>(x, x.size()));
+  }
+}
+
+TEST_CASE("sum_groups: native equals scalar on every group and ragged length") {
+  using native_sums = kernels::sum_groups<isa::native>;
+  if (!test::covers<native_sums, native_sums::isa_type>()) return;
+  for (const std::size_t group : {1, 4, 8, 16, 24, 32, 36, 64, 128, 1000}) {
+    for (const std::size_t K : test::ragged_sizes(64)) {
+      CAPTURE(group);
+      CAPTURE(K);
+      const test::guarded<std::int8_t> codes(K);
+      for (std::size_t k = 0; k < K; ++k)
+        codes.begin()[k] = static_cast<std::int8_t>(static_cast<int>((k * 77 + group) % 255) - 127);
+      std::vector<std::int32_t> got(K / group + 1, 5), want(K / group + 1, 5);
+      native_sums::run(codes.begin(), K, group, got.data());
+      kernels::sum_groups<isa::scalar>::run(codes.begin(), K, group, want.data());
+      CHECK(got == want);
+    }
+  }
+}
+
 TEST_CASE("group_sums: sums of each group, the last one short") {
   const std::vector<std::int8_t> codes = {1, 2, 3, 4, -5, 6, 7, 8, 127, -127};
   std::int32_t sums[3];

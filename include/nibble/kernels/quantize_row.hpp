@@ -42,15 +42,15 @@ inline float quantize_row_fixed(const float* x, std::size_t K, float scale, std:
   return finite ? scale : std::numeric_limits<float>::quiet_NaN();
 }
 
-/// sums[g] = sum of the codes of group g (`group` codes each, the last one short), g in [0, ceil(K / group)).
-/// K <= 2^24, so that the sums are exact in int32: 127 * 2^24 < 2^31.
+/// sums[g] = sum of the codes of group g (`group` codes each, the last one short), g in [0, ceil(K / group)): exact in
+/// int32 for groups of less than 2^24 codes.
+template <class Isa>
+struct sum_groups : sum_groups<typename Isa::fallback> {};
+
+/// sum_groups on the unit's own instruction set.
+template <class Isa = isa::native>
 inline void group_sums(const std::int8_t* codes, std::size_t K, std::size_t group, std::int32_t* sums) noexcept {
-  for (std::size_t k = 0; k < K; ++sums) {
-    const std::size_t stop = K - k > group ? k + group : K;
-    std::int32_t sum = 0;
-    for (; k < stop; ++k) sum += codes[k];
-    *sums = sum;
-  }
+  sum_groups<Isa>::run(codes, K, group, sums);
 }
 static_assert(127ll * (1ll << 24) < (1ll << 31), "group_sums: a row of 2^24 codes");
 

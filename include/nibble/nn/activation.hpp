@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 /// @file
-/// The activation functions of the MLP, element by element through <cmath>.
+/// The activation functions of the MLP.
 
 #include <cmath>
 #include <cstddef>
 
 #include <nibble/core/config.hpp>
-#include <nibble/core/round.hpp>
+#include <nibble/isa/tags.hpp>
+#include <nibble/kernels/kernels.hpp>
 #include <nibble/nn/config.hpp>
 
 namespace nibble {
@@ -18,26 +19,25 @@ namespace nn {
 inline float gelu(float x) noexcept { return 0.5f * x * (1.0f + std::erf(x * 0.70710678118654752f)); }
 /// x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3))), the same source's approximation.
 inline float gelu_tanh(float x) noexcept {
-  const float inner = multiply_add(0.044715f * x * x, x, x);
-  return 0.5f * x * (1.0f + std::tanh(0.79788456080286536f * inner));
+  kernels::activation<isa::scalar>::gelu_tanh(&x, 1);
+  return x;
 }
 /// x * sigmoid(x)
-inline float silu(float x) noexcept { return x / (1.0f + std::exp(-x)); }
+inline float silu(float x) noexcept {
+  kernels::activation<isa::scalar>::silu(&x, 1);
+  return x;
+}
 /// max(x, 0); NaN stays NaN.
 inline float relu(float x) noexcept { return x < 0.0f ? 0.0f : x; }
 
-/// x[i] = f(x[i])
+/// x[i] = f(x[i]), with the bits of the functions above.
 inline void activate(activation_kind kind, float* x, std::size_t size) noexcept {
   switch (kind) {
     case activation_kind::gelu:
       for (std::size_t i = 0; i < size; ++i) x[i] = gelu(x[i]);
       return;
-    case activation_kind::gelu_tanh:
-      for (std::size_t i = 0; i < size; ++i) x[i] = gelu_tanh(x[i]);
-      return;
-    case activation_kind::silu:
-      for (std::size_t i = 0; i < size; ++i) x[i] = silu(x[i]);
-      return;
+    case activation_kind::gelu_tanh: return kernels::activation<isa::native>::gelu_tanh(x, size);
+    case activation_kind::silu: return kernels::activation<isa::native>::silu(x, size);
     case activation_kind::relu:
       for (std::size_t i = 0; i < size; ++i) x[i] = relu(x[i]);
       return;

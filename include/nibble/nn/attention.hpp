@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstring>
 #include <limits>
 #include <utility>
 
@@ -14,10 +15,12 @@
 #include <nibble/core/context.hpp>
 #include <nibble/core/round.hpp>
 #include <nibble/core/span2d.hpp>
+#include <nibble/kernels/kernels.hpp>
 #include <nibble/nn/config.hpp>
 #include <nibble/nn/kv_cache.hpp>
 #include <nibble/nn/panel_product.hpp>
 #include <nibble/nn/rope.hpp>
+#include <nibble/quant/group_codec.hpp>
 
 namespace nibble {
 inline namespace NIBBLE_ABI {
@@ -27,7 +30,7 @@ namespace nn {
 ///   s[j] = dot(rope(q, p), rope(k[g][j], j)),  j = 0..p
 ///   e[j] = exp((s[j] - max s) / sqrt(head_dim)),  out = (sum of e[j] * v[g][j]) * (1 / sum of e)
 ///
-/// Every sum has one order: dot over d ascending; the sum of e over j ascending, in double; the values in blocks of 32
+/// Every sum has one order: dot over d ascending; the sum of e in 32 lanes of j, in double; the values in blocks of 32
 /// places (j / 32), one chain within a block, block sums added ascending. So a token's result depends on the cache's
 /// contents only, not on the tokens it is computed together with. Places after p are never touched by a token's sums: a
 /// NaN there stays there.
@@ -92,7 +95,7 @@ class attention {
     p.head_panels = ceil_div(head_dim_, panel_columns);
     p.queries = place(rows * p.q_stride);
     p.scores = place(rows * p.score_stride);
-    p.rotated = place(head_dim_);
+    p.rotated = place(p.head_panels * panel_columns * panel_columns);
     p.keys = place(head_dim_ * panel_columns);
     p.values = place(p.head_panels * value_block * panel_columns);
     p.acc = place(rows * panel_columns);
@@ -122,13 +125,13 @@ class attention {
     float* const acc = base + p.acc;
     for (std::size_t first = 0; first < places; first += panel_columns) {
       const std::size_t count = std::min(panel_columns, places - first);
-      if (count < panel_columns) std::fill_n(keys, head_dim_ * panel_columns, 0.0f);
+      if (count < panel_columns) std::fill_n(base + p.rotated, panel_columns * head_dim_, 0.0f);
       for (std::size_t j = 0; j < count; ++j) {
-        float* const key = base + p.rotated;
+        float* const key = base + p.rotated + j * head_dim_;
         cache.read_key(layer, kv_head, seen, first + j, key);
         table.rotate(key, first + j);
-        for (std::size_t d = 0; d < head_dim_; ++d) keys[d * panel_columns + j] = key[d];
       }
+      kernels::panel_of_rows<Isa>::run(base + p.rotated, head_dim_, head_dim_, keys);
       std::fill_n(acc, rows * panel_columns, 0.0f);
       panel_product<Isa>(base + p.queries, p.q_stride, rows, head_dim_, keys, acc);
       for (std::size_t r = 0; r < rows; ++r)
@@ -137,16 +140,17 @@ class attention {
 
     for (std::size_t r = 0; r < rows; ++r) acc[r] = softmax(base + p.scores + r * p.score_stride, visible(r));
 
+    std::fill(base + p.rotated + head_dim_, base + p.rotated + p.head_panels * panel_columns, 0.0f);
     float* const sums = base + p.sums;
     std::fill_n(sums, p.head_panels * rows * panel_columns, 0.0f);
     for (std::size_t first = 0; first < places; first += value_block) {
       const std::size_t count = std::min(value_block, places - first);
       for (std::size_t j = 0; j < count; ++j) {
-        float* const value = base + p.rotated;
+        float* const value = base + p.rotated;  // zero from head_dim to a whole panel
         cache.read_value(layer, kv_head, seen, first + j, value);
-        for (std::size_t d = 0; d < p.head_panels * panel_columns; ++d)
-          base[p.values + (d / panel_columns * value_block + j) * panel_columns + d % panel_columns] =
-              d < head_dim_ ? value[d] : 0.0f;
+        for (std::size_t h = 0; h < p.head_panels; ++h)
+          std::memcpy(base + p.values + (h * value_block + j) * panel_columns, value + h * panel_columns,
+                      panel_columns * sizeof(float));
       }
       // Rows that see the whole block go through the kernel; those that end inside it one by one, in the same order.
       std::size_t r = 0;
@@ -181,14 +185,19 @@ class attention {
 
   /// s[j] becomes e[j], j in [0, count); returns 1 / sum of e. With a score that is NaN or +infinity it is NaN.
   float softmax(float* s, std::size_t count) const noexcept {
-    float largest = -std::numeric_limits<float>::infinity();
-    for (std::size_t j = 0; j < count; ++j) largest = s[j] > largest ? s[j] : largest;
-    double sum = 0.0;
-    for (std::size_t j = 0; j < count; ++j) {
-      s[j] = std::exp((s[j] - largest) * scale_);
-      sum += static_cast<double>(s[j]);
-    }
-    return static_cast<float>(1.0 / sum);
+    // In lanes: a maximum has no order, and each comparison leaves NaN aside as one chain would.
+    constexpr std::size_t lanes = 16;
+    float most[lanes];
+    std::fill_n(most, lanes, -std::numeric_limits<float>::infinity());
+    const std::size_t whole = count - count % lanes;
+    for (std::size_t j = 0; j < whole; j += lanes)
+      for (std::size_t i = 0; i < lanes; ++i) most[i] = s[j + i] > most[i] ? s[j + i] : most[i];
+    for (std::size_t j = whole; j < count; ++j) most[0] = s[j] > most[0] ? s[j] : most[0];
+    const float largest = *std::max_element(most, most + lanes);
+    kernels::activation<Isa>::exp_scaled(s, count, largest, scale_);
+    quant::block_sum sum;
+    sum.add(s, count, [](float e) { return static_cast<double>(e); });
+    return static_cast<float>(1.0 / sum.total());
   }
 
   std::size_t head_dim_, n_kv_heads_, group_, tile_tokens_;

@@ -20,6 +20,8 @@
 #include <nibble/core/error.hpp>
 #include <nibble/core/half.hpp>
 #include <nibble/core/round.hpp>
+#include <nibble/isa/tags.hpp>
+#include <nibble/kernels/kernels.hpp>
 #include <nibble/nn/config.hpp>
 #include <nibble/nn/kv_codec.hpp>
 
@@ -223,8 +225,7 @@ class kv_cache {
     switch (kind_) {
       case kv_kind::f32: std::memcpy(x, from, head_dim_ * sizeof(float)); return;
       case kv_kind::f16: {
-        const auto* const h = reinterpret_cast<const half*>(from);
-        for (std::size_t i = 0; i < head_dim_; ++i) x[i] = to_float(h[i]);
+        kernels::load_cached<isa::native>::halves(reinterpret_cast<const half*>(from), head_dim_, x);
         return;
       }
       case kv_kind::int8:

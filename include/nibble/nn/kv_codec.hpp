@@ -12,6 +12,10 @@
 
 #include <nibble/core/config.hpp>
 #include <nibble/core/round.hpp>
+#include <nibble/isa/tags.hpp>
+#include <nibble/kernels/kernels.hpp>
+#include <nibble/quant/group_codec.hpp>
+#include <nibble/quant/range.hpp>
 
 namespace nibble {
 inline namespace NIBBLE_ABI {
@@ -27,13 +31,10 @@ struct kv_online_params {
 /// constant vector has scale 0 and comes back exactly; one that holds NaN or an infinity, or spans more than the largest
 /// float, comes back as NaN as a whole.
 inline kv_online_params encode_kv_online(std::span<const float> x, std::uint8_t* codes) noexcept {
-  float low = std::numeric_limits<float>::infinity(), high = -low;
-  bool finite = true;
-  for (const float v : x) {
-    finite = finite && is_finite(v);
-    low = v < low ? v : low;
-    high = v > high ? v : high;
-  }
+  quant::range_scan scan;
+  scan.add(x.data(), x.size());
+  const bool finite = scan.finite();
+  const float low = finite ? scan.range().lo : 0.0f, high = finite ? scan.range().hi : 0.0f;
   const float range = high - low;
   if (!finite || !is_finite(range)) {
     std::fill_n(codes, x.size(), std::uint8_t{0});
@@ -45,12 +46,15 @@ inline kv_online_params encode_kv_online(std::span<const float> x, std::uint8_t*
     std::fill_n(codes, x.size(), std::uint8_t{0});
     return {0.0f, low};
   }
-  for (std::size_t i = 0; i < x.size(); ++i)
-    codes[i] = static_cast<std::uint8_t>(round_half_even(std::min((x[i] - low) / scale, 255.0f)));
+  // (x - low) / scale, rounded and clamped to 0..255: the codes of an asymmetric format with a float offset.
+  static constexpr quant::group_codec codec{
+      {code_rule::asymmetric_offset, 8, granularity_kind::per_tensor, scale_storage::f32, 0}, {}};
+  const quant::group_params params{scale, low};
+  kernels::encode_groups<isa::native>::run(codec, &params, x.data(), x.size(), x.size(), codes);
   return {scale, low};
 }
 inline void decode_kv_online(const std::uint8_t* codes, kv_online_params p, std::span<float> x) noexcept {
-  for (std::size_t i = 0; i < x.size(); ++i) x[i] = multiply_add(static_cast<float>(codes[i]), p.scale, p.zero);
+  kernels::load_cached<isa::native>::bytes(codes, x.size(), 0, p.scale, p.zero, x.data());
 }
 
 /// Offline form: one pair for all keys of a layer, one for all its values. x' = (byte - 128) * scale + zero_point.
@@ -80,8 +84,7 @@ inline void encode_kv_static(std::span<const float> x, kv_static_params p, std::
   }
 }
 inline void decode_kv_static(const std::uint8_t* codes, kv_static_params p, std::span<float> x) noexcept {
-  for (std::size_t i = 0; i < x.size(); ++i)
-    x[i] = multiply_add(static_cast<float>(static_cast<int>(codes[i]) - 128), p.scale, p.zero_point);
+  kernels::load_cached<isa::native>::bytes(codes, x.size(), 128, p.scale, p.zero_point, x.data());
 }
 
 }  // namespace nn

@@ -8,7 +8,8 @@
 
 #include <nibble/core/aligned_vector.hpp>
 #include <nibble/core/config.hpp>
-#include <nibble/core/round.hpp>
+#include <nibble/isa/tags.hpp>
+#include <nibble/kernels/kernels.hpp>
 
 namespace nibble {
 inline namespace NIBBLE_ABI {
@@ -38,13 +39,8 @@ class rope {
 
   /// Rotates one head in place; position < positions().
   void rotate(float* head, std::size_t position) const noexcept {
-    const float* const c = cos_.data() + position * half_;
-    const float* const s = sin_.data() + position * half_;
-    for (std::size_t i = 0; i < half_; ++i) {
-      const float a = head[i], b = head[i + half_];
-      head[i] = multiply_add(-b, s[i], a * c[i]);
-      head[i + half_] = multiply_add(a, s[i], b * c[i]);
-    }
+    kernels::rotate_pairs<isa::native>::run(head, half_, cos_.data() + position * half_,
+                                            sin_.data() + position * half_);
   }
 
  private:

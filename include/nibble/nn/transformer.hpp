@@ -55,7 +55,7 @@ struct logits_matrix {
 ///
 /// Everything that is computed for a token has one order of operations, whatever tokens it is computed with: prefill in
 /// one piece, in pieces, and token by token give the same bits, in every weight format and cache form. Bits may differ
-/// between targets with and without FMA, and between C libraries (exp, tanh, erf).
+/// between targets with and without FMA, and between C libraries (erf; pow, cos and sin for RoPE).
 template <gemm::backend Backend = gemm::simd>
 class transformer {
  public:

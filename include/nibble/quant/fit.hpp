@@ -145,21 +145,58 @@ group_params fit_own_rule(const group_codec& c, const Source& source, value_rang
   return params_for_range(c, range);
 }
 
-/// The parameters of least squared error among the format's own rule and `clips` clips of the range, evenly spread from 1
-/// down to 0.3. Of equal errors the own rule wins, then the greater clip.
+/// Clip i of `clips`, evenly spread from 1 down to 0.3.
+inline float clip_at(int i, int clips) noexcept {
+  return i == clips - 1 ? 0.3f : static_cast<float>(1.0 - 0.7 * i / (clips - 1));
+}
+
+constexpr bool same(group_params a, group_params b) noexcept { return a.scale == b.scale && a.zero == b.zero; }
+
+/// What the caller of fit_mse knows beforehand: clip i has an error of at least at_least[i], one of them at most at_most.
+struct known_errors {
+  const float* at_least = nullptr;  ///< nullptr: nothing is known
+  float at_most = 0.0f;
+  bool rules_out(int i) const noexcept { return at_least != nullptr && at_least[i] > at_most; }
+};
+
+/// The parameters of least squared error among the format's own rule and `clips` clips of the range. Of equal errors the
+/// own rule wins, then the greater clip. Clips that `known` rules out are none of least error, and only those have a say.
 template <class Source>
-group_params fit_mse(const group_codec& c, const Source& source, value_range range, int clips) {
+group_params fit_mse(const group_codec& c, const Source& source, value_range range, int clips,
+                     const known_errors& known = {}) {
+  const auto params_of_clip = [&](int i) {
+    return params_for_range(c, clipped(c.format.rule, range, clip_at(i, clips)));
+  };
   // The format's own rule first: it is the clip 1 of affine formats, and for root-mean-square tables no clip at all.
   group_params best = fit_own_rule(c, source, range);
   int best_at = -1;
-  double least = finite(best) ? squared_error(c, source, best) : __builtin_inf();
-  if (!(least > 0.0)) return best;
+  double least = __builtin_inf();
+  bool own_may_win = finite(best);
+  if (known.at_least != nullptr) {
+    const group_params first = params_of_clip(0);
+    if (same(first, best) && known.rules_out(0)) own_may_win = false;
+    // When all that remain are the same parameters, their error need not be known.
+    group_params remaining = best;
+    bool any = own_may_win, several = false;
+    for (int i = 0; i < clips && !several; ++i) {
+      if (known.rules_out(i)) continue;
+      const group_params p = i == 0 ? first : params_of_clip(i);
+      several = any && !same(p, remaining);
+      remaining = p;
+      any = true;
+    }
+    if (!several) return remaining;
+  }
+  if (own_may_win) {
+    least = squared_error(c, source, best);
+    if (!(least > 0.0)) return best;
+  }
   // Every 16th clip, then those halfway between, and so on: the sooner a small error is known, the sooner others stop.
   for (int stride = 16; stride != 0; stride /= 2)
     for (int i = stride == 16 ? 0 : stride; i < clips; i += stride == 16 ? stride : 2 * stride) {
-      const float clip = i == clips - 1 ? 0.3f : static_cast<float>(1.0 - 0.7 * i / (clips - 1));
-      const group_params p = params_for_range(c, clipped(c.format.rule, range, clip));
-      if (!finite(p) || (p.scale == best.scale && p.zero == best.zero)) continue;
+      if (known.rules_out(i)) continue;
+      const group_params p = params_of_clip(i);
+      if (!finite(p) || same(p, best)) continue;
       const double error = squared_error(c, source, p, least);
       if (error < least || (error == least && i < best_at)) least = error, best = p, best_at = i;
     }

@@ -19,6 +19,8 @@
 #include <nibble/core/half.hpp>
 #include <nibble/core/round.hpp>
 #include <nibble/core/span2d.hpp>
+#include <nibble/isa/tags.hpp>
+#include <nibble/kernels/kernels.hpp>
 #include <nibble/pack/bits.hpp>
 #include <nibble/quant/codebook.hpp>
 #include <nibble/quant/double_quant.hpp>
@@ -138,6 +140,20 @@ inline void store_group(any_qmatrix& m, std::size_t g, quant::group_params p) no
   }
 }
 
+/// store_group for groups first, first + 1, ...: the common storage of affine formats without a question for each.
+inline void store_groups(any_qmatrix& m, std::size_t first, const quant::group_params* params, std::size_t n) noexcept {
+  const format_desc& f = m.format();
+  if (f.scale != scale_storage::f16 || f.rule == code_rule::asymmetric_offset) {
+    for (std::size_t i = 0; i < n; ++i) store_group(m, first + i, params[i]);
+    return;
+  }
+  half* const scales = reinterpret_cast<half*>(m.scale_plane().data()) + first;
+  for (std::size_t i = 0; i < n; ++i) scales[i] = to_half(params[i].scale);
+  if (f.rule != code_rule::asymmetric) return;
+  auto* const zeros = reinterpret_cast<std::uint8_t*>(m.zero_plane().data()) + first;
+  for (std::size_t i = 0; i < n; ++i) zeros[i] = static_cast<std::uint8_t>(params[i].zero);
+}
+
 /// One run of the quantizer over a matrix.
 class quantize_job {
  public:
@@ -146,6 +162,11 @@ class quantize_job {
       : codec_(codec), W_(W), options_(options), out_(out), view_(out.view()) {
     by_range_ = options.non_finite == non_finite::error && options.fit.method == fitter::min_max &&
                 !(codec.format.rule == code_rule::codebook && codec.book.scaling == codebook_scaling::rms);
+    by_bounds_ = options.non_finite == non_finite::error && options.fit.method == fitter::mse_search &&
+                 options.fit.clips <= static_cast<int>(kernels::clip_bounds::most);
+    if (!by_bounds_) return;
+    for (int i = 0; i < options.fit.clips; ++i)
+      clips_[static_cast<std::size_t>(i)] = quant::detail::clip_at(i, options.fit.clips);
   }
 
   /// Fits and encodes all groups. Returns the first group that failed, or no_group.
@@ -244,26 +265,75 @@ class quantize_job {
     return quant::extent_of(codec_.format, W_.rows, W_.cols, g);
   }
 
+  /// Groups whose values lie one after the other, from group `first` at x on.
+  struct run_of_groups {
+    std::size_t first, count;
+    const float* x;
+  };
+
   void fit(const chunk& c) {
-    if (codec_.format.granularity == granularity_kind::flat) {
-      for (std::size_t g = c.first_group; g < c.end_group; ++g) fit_group(g, extent_of(g));
+    const std::size_t K = W_.cols, size = quant_group_size();
+    const bool flat = codec_.format.granularity == granularity_kind::flat;
+    std::size_t done = 0;
+    // Whole groups side by side where they are fitted by their range alone.
+    if (by_range_ && (!flat || W_.stride == K))
+      done = fit_run(flat ? run_of_groups{c.first_group, whole_groups(c), W_.data + c.first_group * size}
+                          : run_of_groups{c.first_group, K / size, row(W_, c.row)});
+    if (flat) {
+      for (std::size_t g = c.first_group + done; g < c.end_group; ++g) fit_group(g, extent_of(g));
       return;
     }
-    const std::size_t K = W_.cols;
-    const std::size_t size = codec_.format.granularity == granularity_kind::grouped ? codec_.format.group_size : K;
-    for (std::size_t g = c.first_group, k = 0; g < c.end_group; ++g, k += size)
+    for (std::size_t g = c.first_group + done, k = done * size; g < c.end_group; ++g, k += size)
       fit_group(g, {c.row, k, K - k < size ? K - k : size});
+  }
+
+  /// Groups of a flat chunk that are not cut short by the matrix's end.
+  std::size_t whole_groups(const chunk& c) const noexcept {
+    const std::size_t whole = W_.rows * W_.cols / codec_.format.group_size;
+    return (c.end_group < whole ? c.end_group : whole) - c.first_group;
+  }
+  /// Elements of a group that is not cut short.
+  std::size_t quant_group_size() const noexcept {
+    return codec_.format.group_size != 0 ? codec_.format.group_size : W_.cols;
+  }
+
+  std::size_t fit_run(const run_of_groups& r) noexcept {
+    constexpr std::size_t at_once = 256;
+    quant::group_params params[at_once];
+    const std::size_t size = quant_group_size();
+    for (std::size_t i = 0; i < r.count; i += at_once) {
+      const std::size_t n = r.count - i < at_once ? r.count - i : at_once;
+      kernels::fit_groups<isa::native>::run(codec_, r.x + i * size, size, n, params);
+      store_groups(out_, r.first + i, params, n);
+      for (std::size_t j = 0; j < n; ++j) {
+        if (!quant::detail::finite(params[j])) lower(first_failed_, r.first + i + j);
+        if (!fitted_.empty()) fitted_[r.first + i + j] = params[j].scale;
+      }
+    }
+    return r.count;
   }
 
   void fit_group(std::size_t g, const quant::group_extent& extent) {
     // The common case apart, small enough to stay in registers: one run of a row, scaled by its range.
-    if (by_range_ && extent.count <= W_.cols - extent.k) {
+    if (extent.count <= W_.cols - extent.k && (by_range_ || by_bounds_)) {
+      const float* const x = row(W_, extent.n) + extent.k;
       quant::range_scan scan;
-      scan.add(row(W_, extent.n) + extent.k, extent.count);
+      scan.add(x, extent.count);
       if (!scan.finite()) return lower(first_failed_, g);
-      return keep(g, quant::detail::params_for_range(codec_, scan.range()));
+      return keep(
+          g, by_range_ ? quant::detail::params_for_range(codec_, scan.range()) : search(x, extent.count, scan.range()));
     }
     fit_any_group(g, extent);
+  }
+
+  /// mse_search, with bounds of the errors first: few clips are left whose error must be known by the law.
+  [[gnu::noinline]] quant::group_params search(const float* x, std::size_t n, quant::value_range range) const {
+    kernels::clip_bounds bounds;
+    const int clips = options_.fit.clips;
+    kernels::bound_clips<isa::native>::run(codec_, range, clips_, static_cast<std::size_t>(clips), x, n, bounds);
+    quant::detail::known_errors known;
+    if (bounds.known) known = {bounds.at_least, bounds.at_most};
+    return quant::detail::fit_mse(codec_, quant::contiguous_source{x, n}, range, clips, known);
   }
 
   [[gnu::noinline]] void fit_any_group(std::size_t g, const quant::group_extent& extent) {
@@ -299,6 +369,13 @@ class quantize_job {
     const std::size_t bits = f.bits;
     if (f.granularity == granularity_kind::flat) {
       // A chunk is at most one tile and begins at a multiple of the block, itself a multiple of 8.
+      if (options_.non_finite == non_finite::error && W_.stride == W_.cols) {
+        const std::size_t first = c.first_group * f.group_size, rest = W_.rows * W_.cols - first;
+        const std::size_t n = (c.end_group - c.first_group) * f.group_size;
+        encode_run({c.first_group, c.end_group - c.first_group, W_.data + first}, n < rest ? n : rest, codes);
+        pack::pack_row(codes, n < rest ? n : rest, f.bits, out_.codes().data() + first / 8 * bits);
+        return;
+      }
       std::uint8_t* at = codes;
       for (std::size_t g = c.first_group; g < c.end_group; ++g) {
         const quant::group_params p = params_of(g);
@@ -314,6 +391,15 @@ class quantize_job {
     const std::size_t K = W_.cols;
     const std::size_t size = f.granularity == granularity_kind::grouped ? f.group_size : K;
     std::byte* packed = out_.codes().data() + c.row * out_.row_stride_bytes();
+    if (options_.non_finite == non_finite::error && size <= tile / 2) {
+      const std::size_t in_tile = tile / size & ~std::size_t{1};  // an even number: sizes are multiples of 4
+      for (std::size_t first = 0, g = c.first_group; first < K; first += in_tile * size, g += in_tile) {
+        const std::size_t n = K - first < in_tile * size ? K - first : in_tile * size;
+        encode_run({g, ceil_div(n, size), row(W_, c.row) + first}, n, codes);
+        pack::pack_row(codes, n, f.bits, packed + first / 8 * bits);
+      }
+      return;
+    }
     std::size_t g = c.first_group, group_end = size < K ? size : K;
     quant::group_params p = params_of(g);
     float limit = limit_of(g);
@@ -327,7 +413,8 @@ class quantize_job {
         }
         const std::size_t stop = group_end < end ? group_end : end;
         if (options_.non_finite == non_finite::error) {
-          quant::encode_group(codec_, p, row(W_, c.row) + k, stop - k, codes + (k - first));
+          kernels::encode_groups<isa::native>::run(codec_, &p, row(W_, c.row) + k, stop - k, stop - k,
+                                                   codes + (k - first));
         } else {
           std::uint8_t* at = codes + (k - first);
           source_of({c.row, k, stop - k}, limit).for_each_run([&](const float* x, std::size_t n) {
@@ -339,6 +426,18 @@ class quantize_job {
       }
       pack::pack_row(codes, end - first, f.bits, packed + first / 8 * bits);
     }
+  }
+
+  /// Codes of the first n values of a run, at most a tile.
+  void encode_run(const run_of_groups& r, std::size_t n, std::uint8_t* codes) const noexcept {
+    quant::group_params params[quant::max_flat_block / 4];
+    if (codec_.format.scale == scale_storage::f16 && codec_.format.rule != code_rule::asymmetric_offset) {
+      const half* const scales = static_cast<const half*>(view_.scales) + r.first;
+      for (std::size_t i = 0; i < r.count; ++i) params[i] = {to_float(scales[i]), quant::zero_at(view_, r.first + i)};
+    } else {
+      for (std::size_t i = 0; i < r.count; ++i) params[i] = params_of(r.first + i);
+    }
+    kernels::encode_groups<isa::native>::run(codec_, params, r.x, quant_group_size(), n, codes);
   }
 
   std::string_view name_of_storage() const noexcept {
@@ -355,8 +454,10 @@ class quantize_job {
   span2d<const float> W_;
   const quantize_options& options_;
   any_qmatrix& out_;
-  quantized_view view_;        // of out_
-  bool by_range_;              // the range of a group alone decides its parameters
+  quantized_view view_;  // of out_
+  bool by_range_;        // the range of a group alone decides its parameters
+  bool by_bounds_;       // mse_search through kernels::bound_clips
+  float clips_[kernels::clip_bounds::most];
   float tensor_limit_ = 0.0f;  // of a per_tensor group under `saturate`
   std::vector<float> fitted_;  // double quantization: the scales before they are quantized themselves
   std::atomic<std::size_t> first_failed_{no_group};
@@ -456,7 +557,10 @@ inline void dequantize_rows(const quantized_view& v, std::size_t first, span2d<f
           group_end += size;
         }
         const std::size_t stop = group_end < end ? group_end : end;
-        quant::decode_group(codec, p, codes + (k - t), stop - k, row(out, i) + k);
+        if (v.format.rule == code_rule::codebook)
+          kernels::decode_table<isa::native>::run(v.table, v.format.bits, p.scale, codes + (k - t), stop - k,
+                                                  row(out, i) + k);
+        else quant::decode_group(codec, p, codes + (k - t), stop - k, row(out, i) + k);
         k = stop;
       }
     }

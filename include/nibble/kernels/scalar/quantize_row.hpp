@@ -43,6 +43,20 @@ struct quantize_row<isa::scalar> {
   }
 };
 
+template <>
+struct sum_groups<isa::scalar> {
+  using isa_type = isa::scalar;
+
+  static void run(const std::int8_t* codes, std::size_t K, std::size_t group, std::int32_t* sums) noexcept {
+    for (std::size_t k = 0; k < K; ++sums) {
+      const std::size_t stop = K - k > group ? k + group : K;
+      std::int32_t sum = 0;
+      for (; k < stop; ++k) sum += codes[k];
+      *sums = sum;
+    }
+  }
+};
+
 }  // namespace kernels
 }  // namespace NIBBLE_ABI
 }  // namespace nibble

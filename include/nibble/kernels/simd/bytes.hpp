@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+/// @file
+/// Between registers of 32-bit lanes and bytes in memory, on the native register width.
+
+#include <cstddef>
+#include <cstdint>
+
+#include <nibble/kernels/simd/vec.hpp>
+
+#if NIBBLE_SIMD_KERNELS
+namespace nibble {
+inline namespace NIBBLE_ABI {
+namespace kernels::simd {
+
+#if NIBBLE_SIMD_WIDTH == 512
+#define NIBBLE_SIMD_OP(name) _mm512_##name
+#define NIBBLE_SIMD_CAST(from, to) _mm512_cast##from##_##to##512
+#elif NIBBLE_SIMD_WIDTH == 256
+#define NIBBLE_SIMD_OP(name) _mm256_##name
+#define NIBBLE_SIMD_CAST(from, to) _mm256_cast##from##_##to##256
+#else
+#define NIBBLE_SIMD_OP(name) _mm_##name
+#define NIBBLE_SIMD_CAST(from, to) _mm_cast##from##_##to##128
+#endif
+
+/// The bits of each lane.
+NIBBLE_ALWAYS_INLINE vi bits_of(vf v) noexcept {
+  return vi(NIBBLE_SIMD_CAST(ps, si)(static_cast<vf::register_type>(v)));
+}
+NIBBLE_ALWAYS_INLINE vf float_of_bits(vi v) noexcept {
+#if NIBBLE_SIMD_WIDTH == 512
+  return vf(_mm512_castsi512_ps(static_cast<vi::register_type>(v)));
+#elif NIBBLE_SIMD_WIDTH == 256
+  return vf(_mm256_castsi256_ps(static_cast<vi::register_type>(v)));
+#else
+  return vf(_mm_castsi128_ps(static_cast<vi::register_type>(v)));
+#endif
+}
+NIBBLE_ALWAYS_INLINE vf magnitude(vf v) noexcept { return float_of_bits(bits_of(v) & vi(0x7fffffff)); }
+
+/// Adding it rounds to even and leaves the integer in the low bits of the mantissa, for |x| <= 2^22.
+inline constexpr float rounding_shift = 12582912.0f;
+inline constexpr std::int32_t rounding_bits = 0x4b400000;
+
+/// The lanes of four registers as 4 * lanes bytes; every value fits a byte (int8 if Signed, else uint8).
+template <bool Signed>
+NIBBLE_ALWAYS_INLINE void store_bytes(const vi (&v)[4], void* to) noexcept {
+#if NIBBLE_SIMD_WIDTH == 512
+  for (std::size_t i = 0; i < 4; ++i)
+    _mm_storeu_si128(static_cast<__m128i*>(to) + i, _mm512_cvtepi32_epi8(static_cast<__m512i>(v[i])));
+#else
+  using native = vi::register_type;
+  const native low = NIBBLE_SIMD_OP(packs_epi32)(static_cast<native>(v[0]), static_cast<native>(v[1]));
+  const native high = NIBBLE_SIMD_OP(packs_epi32)(static_cast<native>(v[2]), static_cast<native>(v[3]));
+  const native bytes = Signed ? NIBBLE_SIMD_OP(packs_epi16)(low, high) : NIBBLE_SIMD_OP(packus_epi16)(low, high);
+#if NIBBLE_SIMD_WIDTH == 256
+  // Both packs work inside the 128-bit halves: the fours of bytes come out in turns.
+  const native order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  _mm256_storeu_si256(static_cast<__m256i*>(to), _mm256_permutevar8x32_epi32(bytes, order));
+#else
+  _mm_storeu_si128(static_cast<__m128i*>(to), bytes);
+#endif
+#endif
+}
+
+#undef NIBBLE_SIMD_OP
+#undef NIBBLE_SIMD_CAST
+
+}  // namespace kernels::simd
+}  // namespace NIBBLE_ABI
+}  // namespace nibble
+#endif

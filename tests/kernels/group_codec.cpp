@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: MIT
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include <nibble/kernels/kernels.hpp>
+#include <nibble/quant/qtype.hpp>
+
+#include "support/coverage.hpp"
+#include "support/guard_page.hpp"
+#include "support/random.hpp"
+
+namespace {
+
+using namespace nibble;
+using fit_native = kernels::fit_groups<isa::native>;
+using fit_scalar = kernels::fit_groups<isa::scalar>;
+using encode_native = kernels::encode_groups<isa::native>;
+using encode_scalar = kernels::encode_groups<isa::scalar>;
+using bound_native = kernels::bound_clips<isa::native>;
+
+std::vector<std::uint32_t> bits_of(const std::vector<quant::group_params>& p) {
+  std::vector<std::uint32_t> bits;
+  for (const quant::group_params& v : p) {
+    bits.push_back(std::isnan(v.scale) ? 0x7fc00000u : std::bit_cast<std::uint32_t>(v.scale));
+    bits.push_back(std::isnan(v.scale) ? 0 : std::bit_cast<std::uint32_t>(v.zero));
+  }
+  return bits;
+}
+
+/// Gaussian values with groups of zeros, of one sign and of one value among them.
+std::vector<float> values(std::size_t n, unsigned seed, float sigma) {
+  std::vector<float> x = test::gaussian(n, seed, sigma);
+  for (std::size_t i = 0; i < n; ++i) {
+    const std::size_t run = i / 64 % 16;
+    if (run == 3) x[i] = i % 2 == 0 ? 0.0f : -0.0f;
+    if (run == 5) x[i] = std::abs(x[i]);
+    if (run == 7) x[i] = -std::abs(x[i]);
+    if (run == 9) x[i] = sigma;
+  }
+  return x;
+}
+
+/// Calls f(codec, name) for each format of the list, and with other storage types of the scale.
+template <class F>
+void for_each_codec(F f) {
+  for (std::size_t i = 0; i < quant::qtype_count; ++i) {
+    const quant::qtype_info& info = quant::info_of(static_cast<qtype>(i));
+    for (const scale_storage s : {scale_storage::f32, scale_storage::f16, scale_storage::bf16}) {
+      CAPTURE(info.name);
+      CAPTURE(static_cast<int>(s));
+      quant::group_codec codec{info.format, info.book};
+      codec.format.scale = s;
+      f(codec);
+    }
+  }
+}
+
+constexpr std::size_t group_sizes[] = {4, 8, 16, 24, 32, 64, 128, 256, 1000};
+
+}  // namespace
+
+TEST_CASE("group_codec: the scalar kernels take part") { CHECK(test::covers<fit_scalar, isa::scalar>()); }
+
+TEST_CASE("fit_groups: native equals scalar bit for bit in every format, group size and magnitude") {
+  if (!test::covers<fit_native, fit_native::isa_type>()) return;
+  for_each_codec([](const quant::group_codec& codec) {
+    for (const std::size_t group : group_sizes) {
+      for (const float sigma : {1e-42f, 1e-30f, 1e-8f, 1e-5f, 3e-4f, 0.02f, 1.0f, 300.0f, 1e6f, 1e30f}) {
+        CAPTURE(group);
+        CAPTURE(sigma);
+        const std::size_t count = 21;
+        const auto x = values(count * group, static_cast<unsigned>(group), sigma);
+        std::vector<quant::group_params> got(count), want(count);
+        fit_native::run(codec, x.data(), group, count, got.data());
+        fit_scalar::run(codec, x.data(), group, count, want.data());
+        CHECK(bits_of(got) == bits_of(want));
+      }
+    }
+  });
+}
+
+TEST_CASE("fit_groups: a NaN or infinity makes the scale of its group NaN and no other") {
+  const quant::qtype_info& info = quant::info_of(qtype::w4a_g128);
+  const quant::group_codec codec{info.format, {}};
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                          -std::numeric_limits<float>::infinity()}) {
+    for (std::size_t place = 0; place < 8 * 32; place += 37) {
+      auto x = test::gaussian(8 * 32, 1);
+      x[place] = bad;
+      std::vector<quant::group_params> got(8);
+      fit_native::run(codec, x.data(), 32, 8, got.data());
+      for (std::size_t g = 0; g < 8; ++g) CHECK(std::isnan(got[g].scale) == (g == place / 32));
+    }
+  }
+}
+
+TEST_CASE("encode_groups: native equals scalar on every format, group size and ragged length") {
+  if (!test::covers<encode_native, encode_native::isa_type>()) return;
+  for_each_codec([](const quant::group_codec& codec) {
+    for (const std::size_t group : group_sizes) {
+      CAPTURE(group);
+      const std::size_t n = 3 * group + 37;
+      const auto x = values(n, static_cast<unsigned>(group), 0.05f);
+      std::vector<quant::group_params> params(n / group + 1);
+      fit_scalar::run(codec, x.data(), group, n / group, params.data());
+      params.back() = params.front();
+      params[1].scale *= 0.25f;  // values beyond the ends of the grid
+      std::vector<std::uint8_t> got(n), want(n);
+      encode_native::run(codec, params.data(), x.data(), group, n, got.data());
+      encode_scalar::run(codec, params.data(), x.data(), group, n, want.data());
+      CHECK(got == want);
+    }
+  });
+}
+
+TEST_CASE("encode_groups: native equals scalar with scales of 0 and scales without a reciprocal") {
+  if (!test::covers<encode_native, encode_native::isa_type>()) return;
+  for_each_codec([](const quant::group_codec& codec) {
+    for (const float scale : {0.0f, 0x1p-149f, 0x1p-130f, 0x1p-126f}) {
+      CAPTURE(scale);
+      const auto x = values(200, 1, scale == 0.0f ? 1.0f : 3.0f * scale);
+      const std::vector<quant::group_params> params(7,
+                                                    {scale, codec.format.rule == code_rule::asymmetric ? 3.0f : 0.0f});
+      std::vector<std::uint8_t> got(200), want(200);
+      encode_native::run(codec, params.data(), x.data(), 32, 200, got.data());
+      encode_scalar::run(codec, params.data(), x.data(), 32, 200, want.data());
+      CHECK(got == want);
+    }
+  });
+}
+
+TEST_CASE("encode_groups: reads and writes nothing past n") {
+  const quant::qtype_info& info = quant::info_of(qtype::nf4_g64);
+  const quant::group_codec codec{info.format, info.book};
+  for (const std::size_t n : test::ragged_sizes(64)) {
+    CAPTURE(n);
+    const test::guarded<float> x(n);
+    const auto from = test::gaussian(n, 1);
+    std::copy(from.begin(), from.end(), x.begin());
+    const test::guarded<std::uint8_t> codes(n);
+    const std::vector<quant::group_params> params(n / 32 + 1, {2.0f, 0.0f});
+    encode_native::run(codec, params.data(), x.data(), 32, n, codes.data());
+    std::vector<std::uint8_t> want(n);
+    encode_scalar::run(codec, params.data(), x.data(), 32, n, want.data());
+    CHECK(std::equal(want.begin(), want.end(), codes.begin()));
+  }
+}
+
+TEST_CASE("decode_table: native equals scalar in every width and ragged length") {
+  using decode_native = kernels::decode_table<isa::native>;
+  if (!test::covers<decode_native, decode_native::isa_type>()) return;
+  for (int bits = 2; bits <= 8; ++bits) {
+    for (const std::size_t n : test::ragged_sizes(32)) {
+      CAPTURE(bits);
+      CAPTURE(n);
+      const std::size_t size = std::size_t{1} << bits;
+      const test::guarded<float> table(size), got(n);
+      const auto from = test::gaussian(size, 1);
+      std::copy(from.begin(), from.end(), table.begin());
+      const test::guarded<std::uint8_t> codes(n);
+      for (std::size_t i = 0; i < n; ++i) codes[i] = static_cast<std::uint8_t>(i * 7 % size);
+      std::vector<float> want(n);
+      decode_native::run(table.data(), bits, 0.3f, codes.data(), n, got.data());
+      kernels::decode_table<isa::scalar>::run(table.data(), bits, 0.3f, codes.data(), n, want.data());
+      CHECK(std::equal(want.begin(), want.end(), got.begin()));
+    }
+  }
+}
+
+TEST_CASE("bound_clips: the bounds hold for the errors by the law") {
+  if (!test::covers<bound_native, bound_native::isa_type>()) return;
+  std::size_t known = 0;
+  for_each_codec([&](const quant::group_codec& codec) {
+    for (const std::size_t n : {8, 30, 32, 64, 128, 1000}) {
+      for (const float sigma : {1e-3f, 1.0f, 700.0f}) {
+        CAPTURE(n);
+        CAPTURE(sigma);
+        // Multiples of a power of two: many of them lie in the middle between two levels of some clip.
+        auto x = test::gaussian(n, static_cast<unsigned>(n), sigma);
+        if (n % 3 == 2)
+          for (float& v : x) v = std::round(v / sigma * 16.0f) * sigma / 16.0f;
+        quant::range_scan scan;
+        scan.add(x.data(), n);
+        float clips[64];
+        for (int i = 0; i < 64; ++i) clips[i] = quant::detail::clip_at(i, 64);
+        kernels::clip_bounds bounds;
+        bound_native::run(codec, scan.range(), clips, 64, x.data(), n, bounds);
+        if (!bounds.known) continue;
+        ++known;
+        double least = std::numeric_limits<double>::infinity();
+        bool below = true;
+        for (std::size_t i = 0; i < 64; ++i) {
+          const quant::group_params p =
+              quant::detail::params_for_range(codec, quant::detail::clipped(codec.format.rule, scan.range(), clips[i]));
+          const double error = quant::detail::squared_error(codec, quant::contiguous_source{x.data(), n}, p);
+          below = below && static_cast<double>(bounds.at_least[i]) <= error;
+          least = std::min(least, error);
+        }
+        CHECK(below);
+        CHECK(static_cast<double>(bounds.at_most) >= least);
+      }
+    }
+  });
+  CHECK(known > 1000);
+}
+
+TEST_CASE("bound_clips: the search with bounds finds what the search without finds") {
+  if (!test::covers<bound_native, bound_native::isa_type>()) return;
+  for_each_codec([&](const quant::group_codec& codec) {
+    for (const int clips : {2, 9, 64}) {
+      for (unsigned seed = 0; seed < 6; ++seed) {
+        CAPTURE(clips);
+        CAPTURE(seed);
+        const auto x = values(512, seed, 0.02f);
+        float clip[64];
+        for (int i = 0; i < clips; ++i) clip[i] = quant::detail::clip_at(i, clips);
+        for (std::size_t first = 0; first < x.size(); first += 64) {
+          quant::range_scan scan;
+          scan.add(x.data() + first, 64);
+          kernels::clip_bounds bounds;
+          bound_native::run(codec, scan.range(), clip, static_cast<std::size_t>(clips), x.data() + first, 64, bounds);
+          if (!bounds.known) continue;
+          const quant::contiguous_source source{x.data() + first, 64};
+          const auto got =
+              quant::detail::fit_mse(codec, source, scan.range(), clips, {bounds.at_least, bounds.at_most});
+          CHECK(quant::detail::same(got, quant::detail::fit_mse(codec, source, scan.range(), clips)));
+        }
+      }
+    }
+  });
+}
