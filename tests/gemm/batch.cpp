@@ -311,7 +311,27 @@ TEST_CASE("batch: relu, a residual in place and a gate in a chain") {
   const auto Y = make_span2d(y.data(), M, N);
   multiply_as(make_span2d(x.data(), M, K), W.view(), Y, pool, {},
               gemm::chain{gemm::relu{}, gemm::multiply_matrix{make_span2d(gate.data(), M, N)}, gemm::add_matrix{Y}});
-  for (std::size_t i = 0; i < y.size(); ++i) CHECK(y[i] == rounded_product(plain[i] < 0.0f ? 0.0f : plain[i], gate[i]) + old[i]);
+  for (std::size_t i = 0; i < y.size(); ++i)
+    CHECK(y[i] == rounded_product(plain[i] < 0.0f ? 0.0f : plain[i], gate[i]) + old[i]);
+}
+
+TEST_CASE("batch: SiLU and GELU as epilogues are the functions of the finished values") {
+  constexpr std::size_t M = 3, N = 37, K = 64;
+  const packed_matrix W = weights(grouped4, N, K, 1);
+  const auto x = test::normal_values(M * K, 2), up = test::normal_values(M * N, 3);
+  std::vector<float> plain(M * N), y(M * N);
+  multiply(make_span2d(x.data(), M, K), W.view(), make_span2d(plain.data(), M, N));
+  thread_pool pool(2);
+  std::vector<float> want = plain;
+  kernels::activation<isa::native>::gelu_tanh(want.data(), want.size());
+  multiply_as(make_span2d(x.data(), M, K), W.view(), make_span2d(y.data(), M, N), pool, {}, gemm::gelu_tanh{});
+  CHECK(test::same_bits(y, want));
+  want = plain;
+  kernels::activation<isa::native>::silu(want.data(), want.size());
+  for (std::size_t i = 0; i < want.size(); ++i) want[i] *= up[i];
+  multiply_as(make_span2d(x.data(), M, K), W.view(), make_span2d(y.data(), M, N), pool, {},
+              gemm::chain{gemm::silu{}, gemm::multiply_matrix{make_span2d(up.data(), M, N)}});
+  CHECK(test::same_bits(y, want));
 }
 
 TEST_CASE("batch: what is wrong is said with the task's number") {

@@ -4,7 +4,7 @@
 /// What is done to a piece of Y before it is stored, while it is in registers or L1.
 ///
 /// An epilogue is any noexcept function object `e(const output_row& at, float* v)` that changes v[0, at.count) in place.
-/// v has room for 16 floats, so that a whole register may be computed. Threads call it at the same time, for each element
+/// v holds 16 floats, so that whole registers may be computed; those past at.count go nowhere. Threads call it at the same time, for each element
 /// of Y exactly once, in no order. It sees the value with the scales and the bias applied; beta * Y_old is added to what
 /// it leaves, and the sum is rounded to Y's type.
 
@@ -14,6 +14,7 @@
 
 #include <nibble/core/config.hpp>
 #include <nibble/core/span2d.hpp>
+#include <nibble/kernels/kernels.hpp>
 
 namespace nibble {
 inline namespace NIBBLE_ABI {
@@ -48,6 +49,15 @@ struct relu {
   void operator()(const output_row& at, float* v) const noexcept {
     for (std::size_t i = 0; i < at.count; ++i) v[i] = v[i] < 0.0f ? 0.0f : v[i];
   }
+};
+
+/// v / (1 + exp(-v)), and GELU in its tanh form (kernels/activation.hpp has formulas and errors). The same bits wherever the
+/// hardware has FMA.
+struct silu {
+  void operator()(const output_row&, float* v) const noexcept { kernels::activation<isa::native>::silu(v, 16); }
+};
+struct gelu_tanh {
+  void operator()(const output_row&, float* v) const noexcept { kernels::activation<isa::native>::gelu_tanh(v, 16); }
 };
 
 /// v + R[m, n]: a residual connection. R[M, N] belongs to the caller, who checks its size; it may be Y itself.
