@@ -10,7 +10,9 @@
 
 #include <nibble/core/aligned_vector.hpp>
 #include <nibble/core/context.hpp>
+#include <nibble/isa/detect.hpp>
 #include <nibble/isa/intrinsics.hpp>
+#include <nibble/kernels/kernels.hpp>
 
 #include "bench.hpp"
 
@@ -184,6 +186,29 @@ struct byte_step {
 using pair_step = byte_step;
 #endif
 
+#if defined(__AMX_TILE__) && defined(__AMX_INT8__) && NIBBLE_SIMD_KERNELS
+/// Products of full tiles in registers: four sums, each of two tiles of activations with each of two of codes.
+double measure_tile_peak(std::size_t threads) {
+  constexpr std::size_t steps = 250, operations = 4 * 2 * 16 * 16 * 64;
+  const double seconds = best_seconds(threads, [](std::size_t, std::size_t repeats) {
+    const kernels::amx::tile_scope scope;
+    kernels::amx::tile_config shape;
+    for (std::size_t tile = 0; tile < 8; ++tile) {
+      shape.rows[tile] = 16;
+      shape.row_bytes[tile] = 64;
+    }
+    kernels::amx::load_config(shape);
+    for (std::size_t i = 0; i < repeats * steps; ++i) {
+      kernels::amx::multiply<0, 4, 6>();
+      kernels::amx::multiply<1, 4, 7>();
+      kernels::amx::multiply<2, 5, 6>();
+      kernels::amx::multiply<3, 5, 7>();
+    }
+  });
+  return static_cast<double>(threads * steps * operations) / seconds;
+}
+#endif
+
 /// measure() at the first call for a key, its answer ever after.
 template <class Key, class Measure>
 double once(std::map<Key, double>& known, const Key& key, Measure&& measure) {
@@ -212,6 +237,9 @@ double float_peak(std::size_t threads) {
 double byte_peak(int bits, std::size_t threads) {
 #if defined(__SSE2__)
   static std::map<std::pair<bool, std::size_t>, double> known;
+#if defined(__AMX_TILE__) && defined(__AMX_INT8__) && NIBBLE_SIMD_KERNELS
+  if (isa::runs_here<isa::amx_int8>()) return once(known, {false, threads}, [&] { return measure_tile_peak(threads); });
+#endif
   const bool pairs = bits <= 5;
   return once(known, {pairs, threads},
               [&] { return pairs ? measure_peak<pair_step>(threads) : measure_peak<byte_step>(threads); });
