@@ -8,11 +8,28 @@ set(NIBBLE_SANITIZE "" CACHE STRING "Sanitizers of nibble's own programs and tes
 
 include(isa)
 set(NIBBLE_TEST_ISAS ${NIBBLE_ISAS} CACHE STRING "Instruction sets the tests are compiled for: ${NIBBLE_ISAS}")
-# A build for chosen sets compiles nibble::dispatch for these and the baseline.
-if(NOT NIBBLE_DISPATCH_ISAS AND NOT NIBBLE_TEST_ISAS STREQUAL NIBBLE_ISAS)
+# NIBBLE_HOST_ISAS: those that this CPU runs; when cross-compiling all, for nobody knows.
+set(NIBBLE_HOST_ISAS)
+foreach(isa IN LISTS NIBBLE_ISAS)
+  if(NIBBLE_BUILD_TESTS AND NOT CMAKE_CROSSCOMPILING AND NOT DEFINED NIBBLE_CPU_LACKS_${isa})
+    list(JOIN NIBBLE_ISA_NEEDS_${isa} "," needs)
+    try_run(NIBBLE_CPU_LACKS_${isa} compiled ${PROJECT_BINARY_DIR}/cpu_has SOURCES ${PROJECT_SOURCE_DIR}/tests/support/cpu_has.cpp
+      COMPILE_DEFINITIONS -DNIBBLE_TEST_NEEDS="${needs}" CXX_STANDARD 20)
+  endif()
+  if(NOT NIBBLE_CPU_LACKS_${isa})
+    list(APPEND NIBBLE_HOST_ISAS ${isa})
+  endif()
+endforeach()
+
+# nibble's own tests compile nibble::dispatch for the baseline and what of the tests' sets this CPU runs; package/dispatch
+# compiles it for all sets, as users do.
+if(NOT NIBBLE_DISPATCH_ISAS)
   list(GET NIBBLE_ISAS 0 NIBBLE_DISPATCH_ISAS)
-  list(APPEND NIBBLE_DISPATCH_ISAS ${NIBBLE_TEST_ISAS})
-  list(REMOVE_DUPLICATES NIBBLE_DISPATCH_ISAS)
+  foreach(isa IN LISTS NIBBLE_TEST_ISAS)
+    if(isa IN_LIST NIBBLE_HOST_ISAS AND NOT isa IN_LIST NIBBLE_DISPATCH_ISAS)
+      list(APPEND NIBBLE_DISPATCH_ISAS ${isa})
+    endif()
+  endforeach()
 endif()
 
 find_package(Threads REQUIRED)
