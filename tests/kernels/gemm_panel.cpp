@@ -124,7 +124,7 @@ template <class Kernel>
 void check_panels_at_once() {
   constexpr std::size_t K = 448, cuts[] = {0, 128, 352, K};
   for (const std::size_t group : {std::size_t{32}, std::size_t{96}, std::size_t{128}, K}) {
-    for (const std::size_t M : {1, 5, 16, 17, 31, 32, 33, 47, 48, 64, 79}) {
+    for (const std::size_t M : {1u, 5u, 16u, 17u, 31u, 32u, 33u, 47u, 48u, 64u, 79u}) {
       CAPTURE(group);
       CAPTURE(M);
       std::vector<std::vector<std::uint8_t>> units;

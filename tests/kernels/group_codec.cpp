@@ -176,7 +176,7 @@ TEST_CASE("bound_clips: the bounds hold for the errors by the law") {
   if (!test::covers<bound_native, bound_native::isa_type>()) return;
   std::size_t known = 0;
   for_each_codec([&](const quant::group_codec& codec) {
-    for (const std::size_t n : {8, 30, 32, 64, 128, 1000}) {
+    for (const std::size_t n : {8u, 30u, 32u, 64u, 128u, 1000u}) {
       for (const float sigma : {1e-3f, 1.0f, 700.0f}) {
         CAPTURE(n);
         CAPTURE(sigma);

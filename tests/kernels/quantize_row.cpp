@@ -124,7 +124,7 @@ TEST_CASE("quantize_row: native equals scalar on many scales") {
 TEST_CASE("sum_groups: native equals scalar on every group and ragged length") {
   using native_sums = kernels::sum_groups<isa::native>;
   if (!test::covers<native_sums, native_sums::isa_type>()) return;
-  for (const std::size_t group : {1, 4, 8, 16, 24, 32, 36, 64, 128, 1000}) {
+  for (const std::size_t group : {1u, 4u, 8u, 16u, 24u, 32u, 36u, 64u, 128u, 1000u}) {
     for (const std::size_t K : test::ragged_sizes(64)) {
       CAPTURE(group);
       CAPTURE(K);
