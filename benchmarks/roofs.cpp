@@ -186,7 +186,7 @@ struct byte_step {
 using pair_step = byte_step;
 #endif
 
-#if defined(__AMX_TILE__) && defined(__AMX_INT8__) && NIBBLE_SIMD_KERNELS
+#if NIBBLE_HAS_AMX_INT8 && NIBBLE_SIMD_KERNELS
 /// Products of full tiles in registers: four sums, each of two tiles of activations with each of two of codes.
 double measure_tile_peak(std::size_t threads) {
   constexpr std::size_t steps = 250, operations = 4 * 2 * 16 * 16 * 64;
@@ -237,7 +237,7 @@ double float_peak(std::size_t threads) {
 double byte_peak(int bits, std::size_t threads) {
 #if defined(__SSE2__)
   static std::map<std::pair<bool, std::size_t>, double> known;
-#if defined(__AMX_TILE__) && defined(__AMX_INT8__) && NIBBLE_SIMD_KERNELS
+#if NIBBLE_HAS_AMX_INT8 && NIBBLE_SIMD_KERNELS
   if (isa::runs_here<isa::amx_int8>()) return once(known, {false, threads}, [&] { return measure_tile_peak(threads); });
 #endif
   const bool pairs = bits <= 5;

@@ -132,11 +132,17 @@ static_assert(CHAR_BIT == 8 && sizeof(float) == 4, "nibble needs 8-bit bytes and
 #else
 #define NIBBLE_DETAIL_ABI_AVXVNNI
 #endif
-#if defined(__AMX_INT8__) && defined(__AMX_BF16__)
+// clang before 16 spells these without the inner underscore.
+#if (defined(__AMX_TILE__) && defined(__AMX_INT8__)) || (defined(__AMXTILE__) && defined(__AMXINT8__))
+#define NIBBLE_HAS_AMX_INT8 1
+#else
+#define NIBBLE_HAS_AMX_INT8 0
+#endif
+#if NIBBLE_HAS_AMX_INT8 && (defined(__AMX_BF16__) || defined(__AMXBF16__))
 #define NIBBLE_DETAIL_ABI_AMX _amx_int8_bf16
-#elif defined(__AMX_INT8__)
+#elif NIBBLE_HAS_AMX_INT8
 #define NIBBLE_DETAIL_ABI_AMX _amx_int8
-#elif defined(__AMX_BF16__)
+#elif defined(__AMX_BF16__) || defined(__AMXBF16__)
 #define NIBBLE_DETAIL_ABI_AMX _amx_bf16
 #else
 #define NIBBLE_DETAIL_ABI_AMX

@@ -16,6 +16,7 @@
 #include <nibble/gemm/tiling.hpp>
 #include <nibble/kernels/panel_params.hpp>
 #include <nibble/kernels/scalar/gemm_rows.hpp>
+#include <nibble/kernels/scalar/quantize_row.hpp>
 #include <nibble/pack/bits.hpp>
 #include <nibble/quant/granularity.hpp>
 #include <nibble/quant/scale.hpp>
@@ -59,9 +60,7 @@ struct call {
            (f.rule == code_rule::symmetric || f.rule == code_rule::symmetric_full) && !long_sums() && !group_scales();
   }
   /// One group longer than the sums that int32 holds.
-  bool long_sums() const noexcept {
-    return w.matrix.K > kernels::exact_k && panel_group(w.matrix.format, w.matrix.K) >= w.matrix.K;
-  }
+  bool long_sums() const noexcept { return sums_exceed_int32(w.matrix.format, w.matrix.K); }
   /// Row m of the float path.
   const float* x_row(std::size_t m) const noexcept {
     return x_in_place() ? static_cast<const float*>(x.data) + m * x.stride : shared<float>(plan.x) + m * plan.x_stride;
@@ -177,9 +176,7 @@ inline float scaled(float acc, const float* row_scale, const float* bias) noexce
 
 /// The code of an s8 output; NaN becomes -128, which is no code.
 inline std::int8_t output_code(float v, float scale) noexcept {
-  const float q = v / scale;
-  if (q != q) return -128;
-  return static_cast<std::int8_t>(round_half_even(q < -127.0f ? -127.0f : (q > 127.0f ? 127.0f : q)));
+  return v != v ? std::int8_t{-128} : kernels::quantize_row<isa::scalar>::code_of(v, scale);
 }
 
 /// y[i] = v[i] + beta * y[i] in Y's type; with beta 0, y is not read.

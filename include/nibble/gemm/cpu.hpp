@@ -6,7 +6,6 @@
 /// Work items are panels x blocks of mc rows, taken one at a time from a shared counter. K is never split, so no result
 /// depends on the number of threads.
 
-#include <bit>
 #include <cstring>
 #include <limits>
 #include <memory>
@@ -172,16 +171,9 @@ struct cpu {
   }
 
   static constexpr std::size_t panels_at_once(const packed_view& w, std::size_t M, const gemm_options& o) noexcept {
-    if (float_rows(w, M, o)) return panel::row_panels;
-    if (integer_rows(w, M, o)) return panel::integer_row_panels(w.matrix.format.bits);
-    return M > 1 && o.computation == computation::integer && w.layout == layout_id::panel16 ? panel::block_panels : 1;
-  }
-
-  /// True for a product that the one-row kernel of the integer path serves, integer_row_panels panels at once.
-  static constexpr bool integer_rows(const packed_view& w, std::size_t M, const gemm_options& o) noexcept {
-    const std::size_t K = w.matrix.K, group = panel_group(w.matrix.format, K);
-    return M == 1 && o.computation == computation::integer && w.layout == layout_id::panel16 &&
-           (group % pack::panel16::block_k == 0 || group >= K) && !(K > kernels::exact_k && group >= K);
+    const bool integer = o.computation == computation::integer;
+    if (one_row(w, M, o)) return integer ? panel::integer_row_panels(w.matrix.format.bits) : panel::row_panels;
+    return M > 1 && integer && w.layout == layout_id::panel16 ? panel::block_panels : 1;
   }
 
   /// Rows in chunks: waking threads costs more than quantizing a handful of rows.
@@ -243,12 +235,8 @@ struct cpu {
       std::memset(own + K, 0, (c.plan.x_stride - K) * sizeof(float));
     }
     // The row's accumulators start from 0, or from NaN when an activation is not finite.
-    std::uint32_t largest = 0;
-    for (std::size_t k = 0; k < K; ++k) {
-      const std::uint32_t magnitude = std::bit_cast<std::uint32_t>(x[k]) & 0x7fffffffu;
-      largest = largest < magnitude ? magnitude : largest;
-    }
-    c.shared<float>(c.plan.x_scales)[m] = largest >= 0x7f800000u ? std::numeric_limits<float>::quiet_NaN() : 0.0f;
+    const bool finite = kernels::greatest_magnitude_bits(x, K) < kernels::not_finite_bits;
+    c.shared<float>(c.plan.x_scales)[m] = finite ? 0.0f : std::numeric_limits<float>::quiet_NaN();
     for (std::size_t i = 0; i < count; ++i) {
       const call& t = calls[i];
       if (t.w.layout != layout_id::panel16 || t.w.matrix.format.rule != code_rule::asymmetric_offset) continue;
@@ -271,8 +259,10 @@ struct cpu {
     const std::size_t panels = pack::panel16::panels(c.w.matrix.N), across = ceil_div(panels, c.panels_at_once);
     const std::size_t first = item % across * c.panels_at_once, m0 = item / across * mc;
     const std::size_t count = panels - first < c.panels_at_once ? panels - first : c.panels_at_once;
-    if (float_rows(c.w, c.x.rows, c.o)) return float_row_item(c, first, count, area, epilogue);
-    if (integer_rows(c.w, c.x.rows, c.o)) return integer_row_item(c, first, count, area, epilogue);
+    if (one_row(c.w, c.x.rows, c.o)) {
+      if (c.o.computation == computation::integer) return integer_row_item(c, first, count, area, epilogue);
+      return float_row_item(c, first, count, area, epilogue);
+    }
     if constexpr (panel::block_panels > 1) {
       if (c.panels_at_once > 1) return integer_item(c, first, count, m0, area, epilogue);
     }

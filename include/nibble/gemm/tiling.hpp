@@ -32,6 +32,11 @@ constexpr std::size_t panel_group(const format_desc& f, std::size_t K) noexcept 
   return one ? round_up(K, std::size_t{4}) : std::size_t{f.group_size};
 }
 
+/// True when a group is longer than what int32 sums hold exactly: they are combined in 64 bits.
+constexpr bool sums_exceed_int32(const format_desc& f, std::size_t K) noexcept {
+  return K > kernels::exact_k && panel_group(f, K) >= K;
+}
+
 /// Byte offsets of the parts of ctx.scratch that a task uses; each begins at a multiple of 64.
 struct scratch_plan {
   // shared by all slots
@@ -64,11 +69,12 @@ constexpr std::size_t place(std::size_t& at, std::size_t count, std::size_t size
   return here;
 }
 
-/// True for a product that the one-row kernels of the float path serve, `row_panels` panels at once.
-constexpr bool float_rows(const packed_view& w, std::size_t M, const gemm_options& o) noexcept {
-  const std::size_t group = panel_group(w.matrix.format, w.matrix.K);
-  return M == 1 && o.computation == computation::weight_only && w.layout == layout_id::panel16 &&
-         (group % pack::panel16::block_k == 0 || group >= w.matrix.K);
+/// True for a product that the one-row kernels serve, several panels at once: groups are whole blocks.
+constexpr bool one_row(const packed_view& w, std::size_t M, const gemm_options& o) noexcept {
+  const format_desc& f = w.matrix.format;
+  const std::size_t K = w.matrix.K, group = panel_group(f, K);
+  const bool exact = o.computation == computation::weight_only || !sums_exceed_int32(f, K);
+  return M == 1 && w.layout == layout_id::panel16 && (group % pack::panel16::block_k == 0 || group >= K) && exact;
 }
 
 /// Work items of a product: panels (or so many of them as a kernel takes at once) times blocks of rows, or columns.

@@ -58,7 +58,7 @@ struct neon {
 /// The best tag that the compiler's flags allow in this translation unit.
 #if defined(__AVX512F__) && defined(__AVX512CD__) && defined(__AVX512DQ__) && defined(__AVX512BW__) && \
     defined(__AVX512VL__) && defined(__FMA__) && defined(__F16C__)
-#if defined(__AVX512VNNI__) && defined(__AMX_TILE__) && defined(__AMX_INT8__)
+#if defined(__AVX512VNNI__) && NIBBLE_HAS_AMX_INT8
 using native = amx_int8;
 #elif defined(__AVX512VNNI__)
 using native = avx512_vnni;

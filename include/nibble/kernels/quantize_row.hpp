@@ -6,7 +6,6 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 
 #include <nibble/core/config.hpp>
 #include <nibble/core/round.hpp>
@@ -24,23 +23,18 @@ namespace kernels {
 template <class Isa>
 struct quantize_row : quantize_row<typename Isa::fallback> {};
 
-/// The same with a scale from outside, finite and greater than 0 (static quantization). Returns `scale`, or NaN for a row
-/// that is not finite.
-inline float quantize_row_fixed(const float* x, std::size_t K, float scale, std::int8_t* codes,
-                                std::size_t padded) noexcept {
+/// The greatest magnitude of x[0, K) as the bits of a float, which order like the numbers, with infinity and NaN above all:
+/// one maximum answers both questions.
+inline std::uint32_t greatest_magnitude_bits(const float* x, std::size_t K) noexcept {
   std::uint32_t largest = 0;
   for (std::size_t k = 0; k < K; ++k) {
     const std::uint32_t magnitude = std::bit_cast<std::uint32_t>(x[k]) & 0x7fffffffu;
     largest = largest < magnitude ? magnitude : largest;
   }
-  const bool finite = largest < 0x7f800000u;
-  for (std::size_t k = 0; k < K; ++k) {
-    const float q = finite ? x[k] / scale : 0.0f;
-    codes[k] = static_cast<std::int8_t>(round_half_even(q < -127.0f ? -127.0f : (q > 127.0f ? 127.0f : q)));
-  }
-  for (std::size_t k = K; k < padded; ++k) codes[k] = 0;
-  return finite ? scale : std::numeric_limits<float>::quiet_NaN();
+  return largest;
 }
+/// The bits of infinity: a row whose greatest magnitude is not below is not finite.
+inline constexpr std::uint32_t not_finite_bits = 0x7f800000u;
 
 /// sums[g] = sum of the codes of group g (`group` codes each, the last one short), g in [0, ceil(K / group)): exact in
 /// int32 for groups of less than 2^24 codes.

@@ -22,8 +22,7 @@
 #include <nibble/kernels/gemm_panel.hpp>
 #include <nibble/kernels/simd/gemm_panel.hpp>
 
-#if NIBBLE_SIMD_KERNELS && NIBBLE_SIMD_WIDTH == 512 && NIBBLE_SIMD_VNNI && defined(__AMX_TILE__) && \
-    defined(__AMX_INT8__)
+#if NIBBLE_SIMD_KERNELS && NIBBLE_SIMD_WIDTH == 512 && NIBBLE_SIMD_VNNI && NIBBLE_HAS_AMX_INT8
 namespace nibble {
 inline namespace NIBBLE_ABI {
 namespace kernels {

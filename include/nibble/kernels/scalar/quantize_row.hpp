@@ -17,13 +17,7 @@ struct quantize_row<isa::scalar> {
   using isa_type = isa::scalar;
 
   static float run(const float* x, std::size_t K, std::int8_t* codes, std::size_t padded) noexcept {
-    // The bits of |x| order like the numbers, with infinity and NaN above all: one maximum answers both questions.
-    std::uint32_t largest = 0;
-    for (std::size_t k = 0; k < K; ++k) {
-      const std::uint32_t magnitude = std::bit_cast<std::uint32_t>(x[k]) & 0x7fffffffu;
-      largest = largest < magnitude ? magnitude : largest;
-    }
-    const float scale = scale_of(largest);
+    const float scale = scale_of(greatest_magnitude_bits(x, K));
     if (!(scale > 0.0f)) {
       for (std::size_t k = 0; k < padded; ++k) codes[k] = 0;
       return scale;
@@ -34,7 +28,7 @@ struct quantize_row<isa::scalar> {
   }
 
   static float scale_of(std::uint32_t largest_magnitude_bits) noexcept {
-    if (largest_magnitude_bits >= 0x7f800000u) return std::numeric_limits<float>::quiet_NaN();
+    if (largest_magnitude_bits >= not_finite_bits) return std::numeric_limits<float>::quiet_NaN();
     return std::bit_cast<float>(largest_magnitude_bits) / 127.0f;
   }
   static std::int8_t code_of(float x, float scale) noexcept {
@@ -42,6 +36,17 @@ struct quantize_row<isa::scalar> {
     return static_cast<std::int8_t>(round_half_even(q < -127.0f ? -127.0f : (q > 127.0f ? 127.0f : q)));
   }
 };
+
+/// The codes for a scale from outside, finite and greater than 0 (static quantization). Returns `scale`, or NaN with codes 0
+/// for a row that is not finite. Otherwise as quantize_row.
+inline float quantize_row_fixed(const float* x, std::size_t K, float scale, std::int8_t* codes,
+                                std::size_t padded) noexcept {
+  const bool finite = greatest_magnitude_bits(x, K) < not_finite_bits;
+  for (std::size_t k = 0; k < K; ++k)
+    codes[k] = finite ? quantize_row<isa::scalar>::code_of(x[k], scale) : std::int8_t{0};
+  for (std::size_t k = K; k < padded; ++k) codes[k] = 0;
+  return finite ? scale : std::numeric_limits<float>::quiet_NaN();
+}
 
 template <>
 struct sum_groups<isa::scalar> {
