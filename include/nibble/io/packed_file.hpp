@@ -81,8 +81,11 @@ inline std::uint64_t checksum(std::span<const std::byte> bytes, std::uint64_t se
   std::size_t at = 0;
   for (; bytes.size() - at >= 64; at += 64) mix(bytes.data() + at);
   if (at < bytes.size()) {
-    std::byte last[64] = {};
-    std::memcpy(last, bytes.data() + at, bytes.size() - at);
+    // Not "= {}" and a copy over it: clang 14 does not come to an end with that where `bytes` has a constant size.
+    std::byte last[64];
+    const std::size_t left = bytes.size() - at;
+    std::memcpy(last, bytes.data() + at, left);
+    std::memset(last + left, 0, sizeof last - left);
     mix(last);
   }
   std::uint64_t all = bytes.size();
