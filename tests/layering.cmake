@@ -29,8 +29,9 @@ set(layer_nibble.hpp 5.5)
 set(layer_eigen.hpp 6.5)
 set(layer_cuda.hpp 6.5)
 set(umbrella_layers core isa quant pack kernels tensor gemm)
-set(by_name concurrency process_mark scratch thread_pool openmp tbb)  # headers of core, asked for by name all the same
-list(TRANSFORM by_name REPLACE "(.+)" "nibble/core/\\1.hpp")
+# Headers of these layers that are asked for by name all the same.
+set(by_name core/concurrency core/process_mark core/scratch core/thread_pool core/openmp core/tbb gemm/instantiate)
+list(TRANSFORM by_name REPLACE "(.+)" "nibble/\\1.hpp")
 # What a layer may include beside nibble and the standard library.
 set(third_party_core "^((sched|pthread|omp)\\.h$|tbb/)")
 set(third_party_kernels "^(xsimd/|immintrin\\.h)")

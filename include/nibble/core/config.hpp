@@ -36,6 +36,11 @@ static_assert(std::endian::native == std::endian::little,
 static_assert(sizeof(std::size_t) == 8, "nibble supports 64-bit platforms only: matrices are indexed with 64 bits");
 static_assert(CHAR_BIT == 8 && sizeof(float) == 4, "nibble needs 8-bit bytes and IEEE binary32 floats");
 
+/// 1 in a unit that leaves the kernels to another one: see gemm/instantiate.hpp.
+#ifndef NIBBLE_EXTERN_KERNELS
+#define NIBBLE_EXTERN_KERNELS 0
+#endif
+
 /// Debug checks inside kernels: on unless NDEBUG is defined; define NIBBLE_ENABLE_ASSERT to 0 or 1 to choose.
 #ifndef NIBBLE_ENABLE_ASSERT
 #ifdef NDEBUG

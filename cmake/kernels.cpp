@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: MIT
+//
+// The kernels of nibble's own programs and tests, once for each set of flags.
+
+#include <nibble/gemm/instantiate.hpp>
