@@ -117,8 +117,8 @@ struct shape {
 };
 constexpr shape row_shapes[] = {{1, 32, 32}, {1, 77, 80}, {1, 160, 64}, {1, 129, 132}};
 // Integer rows take groups that are parts of a block as well, the last one short or in the middle of a block.
-constexpr shape integer_row_shapes[] = {{1, 32, 32}, {1, 77, 80}, {1, 160, 64}, {1, 129, 132}, {1, 5, 8},
-                                        {1, 75, 8},  {1, 96, 8},  {1, 129, 16}, {1, 100, 16},  {1, 64, 16}};
+constexpr shape integer_row_shapes[] = {{1, 32, 32}, {1, 77, 80}, {1, 160, 64}, {1, 129, 132}, {1, 5, 8},  {1, 75, 8},
+                                        {1, 96, 8},  {1, 40, 8},  {1, 129, 16}, {1, 80, 16},   {1, 64, 16}};
 constexpr shape shapes[] = {{1, 32, 32}, {1, 77, 80},  {2, 64, 8},    {3, 100, 12},
                             {5, 33, 36}, {13, 96, 32}, {25, 130, 64}, {33, 200, 128}};
 
