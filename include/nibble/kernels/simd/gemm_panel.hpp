@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 /// @file
-/// The panel kernels on the native register width (SSE2, AVX2, AVX-512BW): one lane per column.
+/// The panel kernels on the native register width (SSE2, AVX2, AVX-512BW, NEON): one lane per column.
 ///
 /// Register budget of a tile of mr rows and 16 columns: mr * regs accumulators, regs weights, one broadcast activation
 /// (and the constant 1 of `quads`): 6 * 2 + 2 + 1 = 15 of 16 with AVX2, 12 + 1 + 1 of 32 with AVX-512,
-/// 2 * 4 + 4 + 1 = 13 of 16 with SSE2. Of `pairs` the int16 sums live in registers and the int32 sums in memory.
+/// 2 * 4 + 4 + 1 = 13 of 16 with SSE2, 6 * 4 + 4 + 1 = 29 of 32 with NEON. Of `pairs` the int16 sums live in registers and
+/// the int32 sums in memory.
 
 #include <array>
 #include <cstring>
@@ -37,7 +38,7 @@ struct gemm_panel<simd::isa_type> {
   }
   static constexpr std::size_t block_panels = 1;
   /// Rows of the full register tile.
-  static constexpr int mr = regs == 4 ? 2 : (regs == 2 ? 6 : 12);
+  static constexpr int mr = regs == 1 ? 12 : (regs == 2 || simd::register_count == 32 ? 6 : 2);
   using vf = simd::vf;
   using vi = simd::vi;
   using vu = simd::vu;
@@ -117,7 +118,7 @@ struct gemm_panel<simd::isa_type> {
   template <int Bits>
   static void float_row(const float_call* calls, const std::byte* const* blocks, const float* const* zeros,
                         std::size_t zero_stride) noexcept {
-    if constexpr (Bits <= 4 && lanes >= 8) {
+    if constexpr (Bits <= 4 && simd::looks_up) {
       if (zero_stride ==
           0) {  // one zero point: the values, integers or halves of them, are a table of bfloat16 numbers
         float values[16] = {};
@@ -416,9 +417,14 @@ struct gemm_panel<simd::isa_type> {
   /// All rows, in the tallest tiles that fit. `run`: units that int16 sums hold (pairs).
   template <simd::dot_kind Kind>
   static void rows_of_tiles(const integer_call& c, const std::uint8_t* units, std::size_t run) noexcept {
+#if NIBBLE_SIMD_NEON
+    // Without a dot product two registers hold the int16 sums of an output, or the int16 products on their way to its sum.
+    constexpr int tallest = NIBBLE_SIMD_SDOT ? mr : (Kind == simd::dot_kind::pairs ? 3 : 4);
+#else
     // These hold weights in two registers each.
     constexpr bool two = Kind == simd::dot_kind::wide || Kind == simd::dot_kind::signs;
     constexpr int tallest = two && regs == 2 ? 4 : mr;
+#endif
     in_tiles<tallest>(
         c.M, [&]<int Rows>(std::size_t m) NIBBLE_LAMBDA_INLINE { integer_tile<Kind, Rows>(c, m, units, run); });
   }
