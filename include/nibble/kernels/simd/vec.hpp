@@ -158,12 +158,20 @@ NIBBLE_ALWAYS_INLINE vf madd(vf a, vf b, vf c) noexcept {
                    : "+" NIBBLE_SIMD_REGISTER(sum)        \
                    : NIBBLE_SIMD_REGISTER(a), NIBBLE_SIMD_REGISTER(b))
 #endif
+// The same for Arm: `instruction` with its operands %0 (the sum), %1 and %2.
+#if defined(__GNUC__) && !defined(__clang__) && NIBBLE_SIMD_NEON
+#define NIBBLE_SIMD_ACCUMULATE_NEON(instruction, sum, a, b) __asm__ volatile(instruction : "+w"(sum) : "w"(a), "w"(b))
+#endif
 
 /// sum = madd(a, b, sum).
 NIBBLE_ALWAYS_INLINE void accumulate(vf& sum, vf a, vf b) noexcept {
 #if defined(NIBBLE_SIMD_ACCUMULATE)
   auto s = static_cast<vf::register_type>(sum);
   NIBBLE_SIMD_ACCUMULATE("vfmadd231ps", s, static_cast<vf::register_type>(a), static_cast<vf::register_type>(b));
+  sum = vf(s);
+#elif defined(NIBBLE_SIMD_ACCUMULATE_NEON)
+  auto s = static_cast<float32x4_t>(sum);
+  NIBBLE_SIMD_ACCUMULATE_NEON("fmla %0.4s, %1.4s, %2.4s", s, static_cast<float32x4_t>(a), static_cast<float32x4_t>(b));
   sum = vf(s);
 #else
   sum = madd(a, b, sum);
@@ -359,14 +367,24 @@ struct byte_dot<dot_kind::quads> {
     return vreinterpretq_s8_s32(vdupq_n_s32(four));
   }
   static NIBBLE_ALWAYS_INLINE void add(vi& sum, operand w, operand x) noexcept {
-    const int32x4_t s = static_cast<int32x4_t>(sum);
-#if NIBBLE_SIMD_USDOT
-    sum = vi(vusdotq_s32(s, vreinterpretq_u8_s8(w), x));
+    auto s = static_cast<int32x4_t>(sum);
+#if NIBBLE_SIMD_USDOT && defined(NIBBLE_SIMD_ACCUMULATE_NEON)
+    NIBBLE_SIMD_ACCUMULATE_NEON("usdot %0.4s, %1.16b, %2.16b", s, w, x);
+#elif NIBBLE_SIMD_USDOT
+    s = vusdotq_s32(s, vreinterpretq_u8_s8(w), x);
+#elif NIBBLE_SIMD_SDOT && defined(NIBBLE_SIMD_ACCUMULATE_NEON)
+    NIBBLE_SIMD_ACCUMULATE_NEON("sdot %0.4s, %1.16b, %2.16b", s, w, x);
 #elif NIBBLE_SIMD_SDOT
-    sum = vi(vdotq_s32(s, w, x));
+    s = vdotq_s32(s, w, x);
 #else
-    sum = vi(vpadalq_s16(s, vpaddq_s16(vmull_s8(vget_low_s8(w), vget_low_s8(x)), vmull_high_s8(w, x))));
+    const int16x8_t two = vpaddq_s16(vmull_s8(vget_low_s8(w), vget_low_s8(x)), vmull_high_s8(w, x));
+#if defined(NIBBLE_SIMD_ACCUMULATE_NEON)
+    NIBBLE_SIMD_ACCUMULATE_NEON("sadalp %0.4s, %1.8h", s, two, two);
+#else
+    s = vpadalq_s16(s, two);
 #endif
+#endif
+    sum = vi(s);
   }
 };
 
@@ -386,8 +404,13 @@ struct byte_dot<dot_kind::pairs> : byte_dot<dot_kind::quads> {
   };
   static NIBBLE_ALWAYS_INLINE native zero() noexcept { return {vdupq_n_s16(0), vdupq_n_s16(0)}; }
   static NIBBLE_ALWAYS_INLINE void add(native& pairs, operand w, operand x) noexcept {
+#if defined(NIBBLE_SIMD_ACCUMULATE_NEON)
+    NIBBLE_SIMD_ACCUMULATE_NEON("smlal %0.8h, %1.8b, %2.8b", pairs.low, w, x);
+    NIBBLE_SIMD_ACCUMULATE_NEON("smlal2 %0.8h, %1.16b, %2.16b", pairs.high, w, x);
+#else
     pairs.low = vmlal_s8(pairs.low, vget_low_s8(w), vget_low_s8(x));
     pairs.high = vmlal_high_s8(pairs.high, w, x);
+#endif
   }
   static NIBBLE_ALWAYS_INLINE void widen(vi& sum, const native& pairs) noexcept {
     sum = vi(vpadalq_s16(static_cast<int32x4_t>(sum), vpaddq_s16(pairs.low, pairs.high)));
@@ -486,6 +509,7 @@ struct byte_dot<dot_kind::signs> : byte_dot<dot_kind::quads> {
 
 #undef NIBBLE_SIMD_OP
 #undef NIBBLE_SIMD_ACCUMULATE
+#undef NIBBLE_SIMD_ACCUMULATE_NEON
 #undef NIBBLE_SIMD_REGISTER
 #undef NIBBLE_SIMD_VEX
 
