@@ -96,11 +96,13 @@ template <class Matrix>
 class copies {
  public:
   copies(Matrix first, std::size_t bytes) : bytes_(bytes) { all_.push_back(std::move(first)); }
-  void want_cold(bool cold) {
-    const std::size_t count = cold ? cold_bytes() / bytes_ + 2 : 1;
+  void want_cold(bool cold) { want_distinct(cold ? cold_bytes() : 0); }
+  /// So many copies that `bytes` lie between two uses of one; 0 for a single one.
+  void want_distinct(std::size_t bytes) {
+    const std::size_t count = bytes == 0 ? 1 : bytes / bytes_ + 2;
     all_.reserve(count);
     while (all_.size() < count) all_.push_back(all_.front());
-    if (!cold) next_ = 0;
+    if (count == 1) next_ = 0;
     in_turn_ = count;
   }
   const Matrix& next() {
@@ -135,10 +137,11 @@ void add(const std::string& name, F&& f) {
   benchmark::RegisterBenchmark(name.c_str(), std::forward<F>(f));
 }
 
-// One for each source file.
+// One for each topic.
 void register_quantize();
 void register_pack();
 void register_gemm();
+void register_matrix();
 void register_nn();
 void register_peers();
 void register_roofs();

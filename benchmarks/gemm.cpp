@@ -2,6 +2,7 @@
 // Products by format, computation, shape, batch, threads, and the place of the weights.
 
 #include <nibble/gemm/gemm.hpp>
+#include <nibble/quant/qtype.hpp>
 
 #include "bench.hpp"
 #include "roofs.hpp"
@@ -10,12 +11,53 @@
 namespace nibble::bench {
 namespace {
 
-copies<packed_matrix>& weights(qtype type, shape s) {
-  return input_cache::get<copies<packed_matrix>>(text("copies/", quant::name_of(type), "/", name_of(s)), [&] {
-    packed_matrix packed = pack_matrix(test::random_qmatrix(quant::info_of(type).format, s.N, s.K, 1).view());
+/// What a product is measured with: its name says everything but the sizes.
+struct product {
+  std::string format;  ///< names the copies of the weights
+  format_desc desc;
+  bool integer;
+  shape s;
+  std::size_t M, threads;
+  std::size_t distinct_bytes;  ///< of weights between two uses of one matrix; 0: warm
+};
+
+copies<packed_matrix>& weights(const product& p) {
+  return input_cache::get<copies<packed_matrix>>(text("copies/", p.format, "/", name_of(p.s)), [&] {
+    packed_matrix packed = pack_matrix(test::random_qmatrix(p.desc, p.s.N, p.s.K, 1).view());
     const std::size_t bytes = total_bytes(packed.ledger());
     return copies<packed_matrix>(std::move(packed), bytes);
   });
+}
+
+void run_product(benchmark::State& state, const product& p) {
+  auto& W = weights(p);
+  W.want_distinct(p.distinct_bytes);
+  const std::vector<float> x = values(p.M * p.s.K, 2);
+  std::vector<float> y(p.M * p.s.N);
+  const auto X = make_span2d(x.data(), p.M, p.s.K);
+  const auto Y = make_span2d(y.data(), p.M, p.s.N);
+  const gemm_options options{.computation = p.integer ? computation::integer : computation::weight_only};
+  thread_pool& pool = pool_of(p.threads);
+  const double seconds = time_loop(state, [&] { multiply(X, W.next(), Y, pool, options); });
+  const double peak = p.integer ? byte_peak(p.desc.bits, p.threads) : float_peak(p.threads);
+  report(state, {p.s.N, p.s.K, p.M, p.threads, W.bytes(), p.distinct_bytes != 0, peak}, seconds);
+  state.SetLabel(
+      gemm::with_default_backend(W.front().layout(), []<class B>(B) { return std::string(B::isa_type::name); }));
+}
+
+/// Between two uses of a matrix of the table of all formats: several times the last level cache of most CPUs.
+constexpr std::size_t matrix_cold_bytes = std::size_t{256} << 20;
+
+/// "w4a_g32" as the list of qtypes would name it; "w4c_..." stands for any codebook of 4 bits.
+std::string format_name(const format_desc& f) {
+  const char* rule = f.rule == code_rule::mid_rise            ? "m"
+                     : f.rule == code_rule::asymmetric        ? "a"
+                     : f.rule == code_rule::asymmetric_offset ? "o"
+                     : f.rule == code_rule::codebook          ? "c"
+                                                              : "";
+  const std::string head = text("w", int{f.bits}, rule);
+  if (f.granularity == granularity_kind::per_tensor) return head + "_tensor";
+  return f.granularity == granularity_kind::per_channel ? head + "_channel" : text(head, "_g", f.group_size);
 }
 
 }  // namespace
@@ -26,19 +68,8 @@ std::string gemm_name(const std::string& what, shape s, std::size_t M, std::size
 
 void run_gemm(benchmark::State& state, qtype type, bool integer, shape s, std::size_t M, std::size_t threads,
               bool cold) {
-  auto& W = weights(type, s);
-  W.want_cold(cold);
-  const std::vector<float> x = values(M * s.K, 2);
-  std::vector<float> y(M * s.N);
-  const auto X = make_span2d(x.data(), M, s.K);
-  const auto Y = make_span2d(y.data(), M, s.N);
-  const gemm_options options{.computation = integer ? computation::integer : computation::weight_only};
-  thread_pool& pool = pool_of(threads);
-  const double seconds = time_loop(state, [&] { multiply(X, W.next(), Y, pool, options); });
-  const double peak = integer ? byte_peak(quant::info_of(type).format.bits, threads) : float_peak(threads);
-  report(state, {s.N, s.K, M, threads, W.bytes(), cold, peak}, seconds);
-  state.SetLabel(
-      gemm::with_default_backend(W.front().layout(), []<class B>(B) { return std::string(B::isa_type::name); }));
+  const quant::qtype_info& info = quant::info_of(type);
+  run_product(state, {std::string(info.name), info.format, integer, s, M, threads, cold ? cold_bytes() : 0});
 }
 
 void register_gemm() {
@@ -56,6 +87,32 @@ void register_gemm() {
             }
           }
         }
+      }
+    }
+  }
+}
+
+/// Every width x rule x group, integer where there are exact integer sums: decoding from memory, and a large batch.
+void register_matrix() {
+  constexpr shape s{4096, 4096};
+  using enum granularity_kind;
+  constexpr std::pair<granularity_kind, std::uint32_t> granularities[] = {
+      {grouped, 8},   {grouped, 16},  {grouped, 32},    {grouped, 64},
+      {grouped, 128}, {grouped, 256}, {per_channel, 0}, {per_tensor, 0}};
+  for (int bits = 2; bits <= 8; ++bits) {
+    for (const code_rule rule : {code_rule::symmetric, code_rule::mid_rise, code_rule::asymmetric,
+                                 code_rule::asymmetric_offset, code_rule::codebook}) {
+      for (const auto& [granularity, group] : granularities) {
+        const scale_storage scale = granularity == granularity_kind::grouped ? scale_storage::f16 : scale_storage::f32;
+        const format_desc f{rule, static_cast<std::uint8_t>(bits), granularity, scale, group};
+        const bool integer = rule != code_rule::codebook;
+        const std::string name = text("matrix/", format_name(f), integer ? "/integer/" : "/weight_only/", name_of(s));
+        add(text(name, "/M:1/threads:1/cold"), [=](benchmark::State& state) {
+          run_product(state, {format_name(f), f, integer, s, 1, 1, matrix_cold_bytes});
+        });
+        add(text(name, "/M:512/threads:1/warm"), [=](benchmark::State& state) {
+          run_product(state, {format_name(f), f, integer, s, 512, 1, 0});
+        });
       }
     }
   }

@@ -9,6 +9,7 @@ import subprocess
 
 GEMM = re.compile(r"^gemm/(?P<kind>.+)/N:(?P<N>\d+)/K:(?P<K>\d+)/M:(?P<M>\d+)/threads:(?P<threads>\d+)/(?P<place>warm|cold)$")
 CODEC = re.compile(r"^(quantize|quantize_mse_search|dequantize|pack|unpack)/(\w+)/N:4096/K:4096/threads:(\d+)$")
+MATRIX = re.compile(r"^matrix/w(\d)([a-z]?)_(\w+)/(?:integer|weight_only)/.*/M:(1|512)/threads:1/(?:cold|warm)$")
 READ = re.compile(r"^roof/read/(?:KiB:(\d+)|memory)/threads:(\d+)$")
 PEAK = re.compile(r"^roof/peak/(float|bytes/bits:\d+)/threads:(\d+)$")
 PEER = re.compile(r"^(eigen|openblas|onednn|gemmlowp|xnnpack|llama|onnxruntime)_")
@@ -208,6 +209,31 @@ def everything(all_products):
                      number(peer.seconds / p.seconds) if peer else ""])
     return table(["", "N x K", "M", "threads", "weights", "ms", "GB/s", "GOP/s", "read roof", "peak roof",
                   "best peer's time / this"], rows)
+
+
+RULES = {"": "symmetric", "m": "mid-rise", "a": "asymmetric", "o": "float offset", "c": "codebook, float"}
+
+
+def formats(entries):
+    """Every width x rule x group: share of the read roof at M = 1, of the peak at M = 512; empty when there is none."""
+    cells = {}
+    for name, entry in entries.items():
+        if match := MATRIX.match(name):
+            bits, rule, group, M = match.groups()
+            cells.setdefault(((bits, rule), group), {})[M] = entry
+    if not cells:
+        return ""
+    groups = list(dict.fromkeys(group for _, group in cells))
+    rows = []
+    for kind in dict.fromkeys(kind for kind, _ in cells):
+        row = [f"{kind[0]}, {RULES[kind[1]]}"]
+        for group in groups:
+            found = cells.get((kind, group), {})
+            row.append(" / ".join(number(found[M].get(counter)) if M in found else "-"
+                                  for M, counter in (("1", "read_roof"), ("512", "peak_roof"))))
+        rows.append(row)
+    return ("4096 x 4096, 1 thread, bits and rule by group: share of the read roof at M = 1 cold / share of the peak at "
+            "M = 512.\n\n" + table([""] + groups, rows))
 
 
 def codecs(entries):

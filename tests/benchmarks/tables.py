@@ -51,6 +51,16 @@ class Tables(unittest.TestCase):
         self.assertIn("{" + ", ".join(map(str, common.BATCHES)) + "}", header)
         self.assertIn("{" + ", ".join(f"shape{{{N}, {K}}}" for N, K in common.SHAPES) + "}", header)
 
+    def test_table_of_formats_has_both_shares_in_the_cell_of_width_rule_and_group(self):
+        entries = {"matrix/w4a_g32/integer/N:4096/K:4096/M:1/threads:1/cold": {"read_roof": 0.7, "peak_roof": 0.1},
+                   "matrix/w4a_g32/integer/N:4096/K:4096/M:512/threads:1/warm": {"read_roof": 0.2, "peak_roof": 0.5},
+                   "matrix/w2c_tensor/weight_only/N:4096/K:4096/M:1/threads:1/cold": {"read_roof": 0.3}}
+        text = tables.formats(entries)
+        self.assertIn("|  | g32 | tensor |", text)
+        self.assertIn("| 4, asymmetric | 0.70 / 0.50 | - / - |", text)
+        self.assertIn("| 2, codebook, float | - / - | 0.30 / - |", text)
+        self.assertEqual(tables.formats({name("w4_g128/integer"): {}}), "")
+
     def test_time_comes_from_operations(self):
         self.assertAlmostEqual(product("w4_g128", 2 * 4096 * 4096 * 1e-9, M=1).seconds, 1.0)
 

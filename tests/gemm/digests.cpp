@@ -6,13 +6,16 @@
 
 #include <doctest/doctest.h>
 
+#include <array>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <map>
 #include <string>
 #include <vector>
 
 #include <nibble/gemm/gemm.hpp>
+#include <nibble/kernels/scalar/quantize_row.hpp>
 #include <nibble/quant/qtype.hpp>
 #include <nibble/tensor/quantize.hpp>
 #include <nibble/testing/digest.hpp>
@@ -79,6 +82,64 @@ digests product_digests(layout_id layout) {
   return out;
 }
 
+/// How activations are scaled, and the types of X and Y.
+struct mode {
+  std::string_view name;
+  activation_scales activations;
+  element x, y;
+};
+constexpr mode modes[] = {
+    {"group-scales", activation_scales::per_token_and_group, element::f32, element::f32},
+    {"fixed", activation_scales::fixed, element::f32, element::f32},
+    {"fixed-s8-to-s8", activation_scales::fixed, element::s8, element::s8},
+    {"f16-to-bf16", activation_scales::per_token, element::f16, element::bf16},
+};
+
+/// Elements of another type, from floats: s8 codes of a scale, or half.
+std::vector<std::byte> as_elements(const std::vector<float>& values, element type, float scale) {
+  std::vector<std::byte> out(values.size() * gemm::element_bytes(type));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    if (type == element::f32) std::memcpy(&out[i * 4], &values[i], 4);
+    const half h = to_half(values[i]);
+    if (type == element::f16) std::memcpy(&out[i * 2], &h, 2);
+    if (type == element::s8)
+      out[i] = static_cast<std::byte>(kernels::quantize_row<isa::scalar>::code_of(values[i], scale));
+  }
+  return out;
+}
+
+/// "mode <format> <mode> <M>x<N>x<K> <seed>" -> digest of Y, panels on backend B.
+template <class B>
+digests mode_digests() {
+  constexpr float x_scale = 0x1.8p-6f, y_scale = 0.75f;
+  digests out;
+  for (std::size_t i = 0; i < quant::qtype_count; ++i) {
+    const quant::qtype_info& info = quant::info_of(static_cast<qtype>(i));
+    if (info.format.rule == code_rule::codebook) continue;
+    for (const auto& [M, N, K] : {std::array<std::size_t, 3>{1, 17, 300}, {19, 33, 132}}) {
+      const auto w = weights_of(N, K);
+      const packed_matrix packed = pack_matrix(quantize(static_cast<qtype>(i), make_span2d(w.data(), N, K)).view());
+      const auto x = testing::activations(testing::operand_pattern::random, M, K, seed + M * 31 + K);
+      for (const mode& m : modes) {
+        const gemm_options o{.computation = computation::integer, .activations = m.activations, .x_scale = x_scale};
+        if (B::can_multiply(packed.view(), o) != errc::ok) continue;  // scales of groups where there are no groups
+        const std::vector<std::byte> from = as_elements(x, m.x, x_scale);
+        std::vector<std::byte> to(M * N * gemm::element_bytes(m.y));
+        const gemm_task task{{from.data(), M, K, K, m.x}, packed.view(), {to.data(), M, N, N, m.y, y_scale}, nullptr};
+        const std::span<const gemm_task> tasks(&task, 1);
+        aligned_vector<std::byte> scratch(B::scratch_bytes(tasks, o, 1));
+        context ctx;
+        ctx.scratch = scratch.data();
+        ctx.scratch_bytes = scratch.size();
+        gemm::multiply<B>(tasks, o, ctx);
+        out["mode " + std::string(info.name) + ' ' + std::string(m.name) + ' ' + extents({M, N, K}) + ' ' +
+            std::to_string(seed)] = text_of(to);
+      }
+    }
+  }
+  return out;
+}
+
 /// "weights <format> <N>x<K> <seed>" -> digests of codes, of scales and zero points, and of the panels' codes.
 digests weight_digests() {
   digests out;
@@ -140,8 +201,10 @@ TEST_CASE("digests: the file is written where NIBBLE_WRITE_DIGESTS says") {
       << testing::law_version
       << ", layout panel16 (1). tests/gemm/digests.cpp makes and checks this file.\n"
          "# product <format> <M>x<N>x<K> <epilogue> <seed> = Y, integer computation\n"
+         "# mode <format> <scales of activations, types of X and Y> <M>x<N>x<K> <seed> = Y, integer computation\n"
          "# weights <format> <N>x<K> <seed> = codes, scales and zero points, codes in panel16 (- when it has none)\n";
-  for (const digests& all : {product_digests<gemm::simd>(layout_id::panel16), weight_digests()})
+  for (const digests& all :
+       {product_digests<gemm::simd>(layout_id::panel16), mode_digests<gemm::simd>(), weight_digests()})
     for (const auto& [key, value] : all) file << key << " = " << value << '\n';
   CHECK(file.flush().good());
 }
@@ -164,6 +227,16 @@ TEST_CASE("digests: integer products of the plain kernels are those committed, c
   if (writing()) return;
   compare(product_digests<gemm::scalar>(layout_id::row_major), "product ");
   compare(product_digests<gemm::scalar>(layout_id::panel16), "product ");
+}
+
+TEST_CASE("digests: products with other scales of activations and other types are those committed") {
+  if (writing() || !test::covers<kernels::gemm_panel<isa::native>, gemm::simd::isa_type>()) return;
+  compare(mode_digests<gemm::simd>(), "mode ");
+}
+
+TEST_CASE("digests: the same on the plain kernels") {
+  if (writing()) return;
+  compare(mode_digests<gemm::scalar>(), "mode ");
 }
 
 TEST_CASE("digests: codes, scales and panels are those committed") {

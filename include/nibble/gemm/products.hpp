@@ -203,7 +203,8 @@ struct products {
         });
         codes[i] += blocks * pack::panel16::block_bytes(w.format.bits);
       }
-      panel::integer_blocks(calls, count, w.format.bits, units);
+      if constexpr (panel::block_panels > 1)  // else nobody calls this
+        panel::integer_blocks(calls, count, w.format.bits, units);
     }
   }
 
