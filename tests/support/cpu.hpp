@@ -13,7 +13,7 @@
 
 namespace nibble::test {
 
-/// Asks __builtin_cpu_supports, which takes literals only. An unknown name is a mistake in cmake/isa.cmake: false.
+/// On x86 asks __builtin_cpu_supports, which takes literals only. An unknown name is a mistake in cmake/isa.cmake: false.
 inline bool cpu_has(std::string_view feature) {
 #if defined(__x86_64__)
 #define NIBBLE_TEST_FEATURE(name) \
