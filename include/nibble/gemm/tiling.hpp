@@ -69,12 +69,14 @@ constexpr std::size_t place(std::size_t& at, std::size_t count, std::size_t size
   return here;
 }
 
-/// True for a product that the one-row kernels serve, several panels at once: groups are whole blocks.
+/// True for a product that the one-row kernels serve, several panels at once: groups are whole blocks or, in integers, equal
+/// parts of one.
 constexpr bool one_row(const packed_view& w, std::size_t M, const gemm_options& o) noexcept {
   const format_desc& f = w.matrix.format;
   const std::size_t K = w.matrix.K, group = panel_group(f, K);
-  const bool exact = o.computation == computation::weight_only || !sums_exceed_int32(f, K);
-  return M == 1 && w.layout == layout_id::panel16 && (group % pack::panel16::block_k == 0 || group >= K) && exact;
+  const bool integer = o.computation == computation::integer;
+  const bool whole = group % pack::panel16::block_k == 0 || group >= K || (integer && (group == 8 || group == 16));
+  return M == 1 && w.layout == layout_id::panel16 && whole && !(integer && sums_exceed_int32(f, K));
 }
 
 /// Work items of a product: panels (or so many of them as a kernel takes at once) times blocks of rows, or columns.

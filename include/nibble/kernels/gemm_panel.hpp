@@ -88,7 +88,7 @@ using float_call = panel_call<float, float, float>;
 ///                                       state and acc only
 /// `float_block(call, values)`           the law on values; values begins at k0
 /// `integer_row_panels(bits)`            how many panels the next one takes at once
-/// `integer_row<Bits>(calls, blocks)`    M = 1 without a detour over unpacked memory; group a multiple of 32 or >= K; calls
+/// `integer_row<Bits>(calls, blocks)`    M = 1 without a detour over unpacked memory; group 8, 16, a multiple of 32 or >= K; calls
 ///                                       differ in params, state and acc only
 /// `row_panels`                          how many panels the next two take at once
 /// `float_row<Bits>(calls, blocks, zeros, zero_stride)`  M = 1, affine: q = float(u) - zeros[panel][g][column]; calls differ

@@ -93,6 +93,8 @@ struct gemm_panel<simd::isa_type> {
     constexpr simd::dot_kind kind = simd::dot_of(Bits);
     constexpr std::size_t panels = integer_row_panels(Bits);
     constexpr std::size_t chains = simd::chains_of(kind, panels * regs);
+    if (calls[0].group == 8) return short_groups<Bits, 2>(calls, blocks);
+    if (calls[0].group == 16) return short_groups<Bits, 4>(calls, blocks);
     [&]<std::size_t... P>(std::index_sequence<P...>) NIBBLE_LAMBDA_INLINE {
       const integer_call& c = calls[0];
       const std::byte* at[] = {blocks[P]...};
@@ -200,6 +202,52 @@ struct gemm_panel<simd::isa_type> {
       }
     }
     (std::make_index_sequence<row_panels>{});
+  }
+
+  /// integer_row for groups of Units units, several in a block: the accumulators stay in registers from group to group.
+  template <int Bits, std::size_t Units>
+  static NIBBLE_ALWAYS_INLINE void short_groups(const integer_call* calls, const std::byte* const* blocks) noexcept {
+    constexpr simd::dot_kind kind = simd::dot_of(Bits);
+    constexpr std::size_t panels = integer_row_panels(Bits);
+    static_assert(kind != simd::dot_kind::pairs || simd::pair_run(Bits) >= Units);
+    using dot = simd::byte_dot<kind>;
+    const integer_call& c = calls[0];
+    const std::byte* at[panels];
+    vf acc[panels][regs];
+    for (std::size_t p = 0; p < panels; ++p) {
+      at[p] = blocks[p];
+      for (std::size_t r = 0; r < regs; ++r) acc[p][r] = simd::load(calls[p].acc + r * lanes);
+    }
+    const std::size_t end = c.k1 < c.K ? c.k1 : c.K;
+    for (std::size_t k = c.k0; k < end; k += 32) {
+      const std::ptrdiff_t ahead = prefetch_distance<Bits>(blocks, panels, end - k);
+      for (std::size_t p = 0; p < panels; ++p) prefetch<Bits>(at[p], ahead);
+      vi sum[panels][regs];
+      [[maybe_unused]] typename vi::register_type pairs[panels][regs];
+      for_each_unit([&]<std::size_t U>() NIBBLE_LAMBDA_INLINE {
+        if (k + 4 * (U - U % Units) >= end) return;  // behind the last group
+        const std::size_t g = (k + 4 * U) / (4 * Units);
+        const auto v = dot::activations(four_of(c.x + k + 4 * U));
+        NIBBLE_UNROLL
+        for (std::size_t i = 0; i < panels * regs; ++i) {
+          const std::size_t p = i / regs, r = i % regs;
+          if constexpr (U % Units == 0) sum[p][r] = vi(started(c) ? c.x_sums[g] : 0);
+          const auto w = dot::weights(codes<Bits, U>(at[p], r));
+          if constexpr (kind == simd::dot_kind::pairs) {
+            if constexpr (U % Units == 0) pairs[p][r] = dot::zero();
+            dot::add(pairs[p][r], w, v);
+            if constexpr (U % Units == Units - 1) dot::widen(sum[p][r], pairs[p][r]);
+          } else {
+            dot::add(sum[p][r], w, v);
+          }
+          if constexpr (U % Units == Units - 1)
+            acc[p][r] = with_group<simd::bias_of(kind)>(calls[p], g, r, sum[p][r], acc[p][r]);
+        }
+      });
+      for (std::size_t p = 0; p < panels; ++p) at[p] += pack::panel16::block_bytes(Bits);
+    }
+    for (std::size_t p = 0; p < panels; ++p)
+      for (std::size_t r = 0; r < regs; ++r) acc[p][r].store_unaligned(calls[p].acc + r * lanes);
   }
 
   /// 32 activations against a packed block of each panel, whose sums are cut into chains.
@@ -372,27 +420,49 @@ struct gemm_panel<simd::isa_type> {
       NIBBLE_UNROLL
       for (std::size_t i = 0; i < rows; ++i) {
         float* acc = c.acc + (m + i) * nr + r * lanes;
-        const vi x_sum(c.x_sums[(m + i) * c.sum_stride + g]);
-        vi exact = sum[i][r];
-        if constexpr (General) exact = exact << p.shift;
-        exact = exact - zero * x_sum;
-        vf levels = simd::to_float(exact);
-        vf x_level = simd::to_float(x_sum);
-        if constexpr (General) {
-          if (p.shift != 0) levels = levels * vf(0.5f);
-          if (c.group_scales != nullptr) {
-            const vf token(c.group_scales[(m + i) * c.sum_stride + g]);
-            levels = levels * token;
-            x_level = x_level * token;
-          }
-        }
-        vf v = simd::fused(levels, scale, simd::load(acc));
-        if constexpr (General)
-          if (p.offsets != nullptr)
-            v = simd::fused(x_level, simd::load(p.offsets + g * p.offset_stride + r * lanes), v);
-        v.store_unaligned(acc);
+        folded<General>(c, m + i, g, r, sum[i][r], scale, zero, simd::load(acc)).store_unaligned(acc);
       }
     }
+  }
+
+  /// The law's steps for the sums of a group, for row m and register r.
+  template <bool General>
+  static NIBBLE_ALWAYS_INLINE vf folded(const integer_call& c, std::size_t m, std::size_t g, std::size_t r, vi sum,
+                                        vf scale, vi zero, vf acc) noexcept {
+    const panel_params& p = c.params;
+    const vi x_sum(c.x_sums[m * c.sum_stride + g]);
+    vi exact = sum;
+    if constexpr (General) exact = exact << p.shift;
+    exact = exact - zero * x_sum;
+    vf levels = simd::to_float(exact);
+    vf x_level = simd::to_float(x_sum);
+    if constexpr (General) {
+      if (p.shift != 0) levels = levels * vf(0.5f);
+      if (c.group_scales != nullptr) {
+        const vf token(c.group_scales[m * c.sum_stride + g]);
+        levels = levels * token;
+        x_level = x_level * token;
+      }
+    }
+    acc = simd::fused(levels, scale, acc);
+    if constexpr (General)
+      if (p.offsets != nullptr)
+        acc = simd::fused(x_level, simd::load(p.offsets + g * p.offset_stride + r * lanes), acc);
+    return acc;
+  }
+
+  /// acc with a finished group, for the only row and register r.
+  template <std::int32_t Bias>
+  static NIBBLE_ALWAYS_INLINE vf with_group(const integer_call& c, std::size_t g, std::size_t r, vi sum,
+                                            vf acc) noexcept {
+    const panel_params& p = c.params;
+    const vf scale = simd::load(p.scales + g * p.scale_stride + r * lanes);
+    if (started(c)) return simd::fused(simd::to_float(sum), scale, acc);
+    vi zero = simd::load(p.zeros + g * p.zero_stride + r * lanes);
+    if constexpr (Bias != 0) zero = zero - vi(Bias << p.shift);
+    if (p.shift == 0 && p.offsets == nullptr && c.group_scales == nullptr)
+      return folded<false>(c, 0, g, r, sum, scale, zero, acc);
+    return folded<true>(c, 0, g, r, sum, scale, zero, acc);
   }
   template <std::int32_t Bias, bool General, std::size_t rows>
   static NIBBLE_ALWAYS_INLINE void fold(const float_call& c, std::size_t m, std::size_t g,
