@@ -209,7 +209,8 @@ struct gemm_panel<simd::isa_type> {
   static NIBBLE_ALWAYS_INLINE void short_groups(const integer_call* calls, const std::byte* const* blocks) noexcept {
     constexpr simd::dot_kind kind = simd::dot_of(Bits);
     constexpr std::size_t panels = integer_row_panels(Bits);
-    static_assert(kind != simd::dot_kind::pairs || simd::pair_run(Bits) >= Units);
+    constexpr std::size_t run = simd::pair_run(Bits) < Units ? simd::pair_run(Bits) : Units;
+    static_assert(kind != simd::dot_kind::pairs || Units % run == 0);
     using dot = simd::byte_dot<kind>;
     const integer_call& c = calls[0];
     const std::byte* at[panels];
@@ -223,7 +224,7 @@ struct gemm_panel<simd::isa_type> {
       const std::ptrdiff_t ahead = prefetch_distance<Bits>(blocks, panels, end - k);
       for (std::size_t p = 0; p < panels; ++p) prefetch<Bits>(at[p], ahead);
       vi sum[panels][regs];
-      [[maybe_unused]] typename vi::register_type pairs[panels][regs];
+      [[maybe_unused]] typename dot::native pairs[panels][regs];
       for_each_unit([&]<std::size_t U>() NIBBLE_LAMBDA_INLINE {
         if (k + 4 * (U - U % Units) >= end) return;  // behind the last group
         const std::size_t g = (k + 4 * U) / (4 * Units);
@@ -234,9 +235,9 @@ struct gemm_panel<simd::isa_type> {
           if constexpr (U % Units == 0) sum[p][r] = vi(started(c) ? c.x_sums[g] : 0);
           const auto w = dot::weights(codes<Bits, U>(at[p], r));
           if constexpr (kind == simd::dot_kind::pairs) {
-            if constexpr (U % Units == 0) pairs[p][r] = dot::zero();
+            if constexpr (U % run == 0) pairs[p][r] = dot::zero();
             dot::add(pairs[p][r], w, v);
-            if constexpr (U % Units == Units - 1) dot::widen(sum[p][r], pairs[p][r]);
+            if constexpr (U % run == run - 1) dot::widen(sum[p][r], pairs[p][r]);
           } else {
             dot::add(sum[p][r], w, v);
           }

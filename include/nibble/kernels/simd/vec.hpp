@@ -359,6 +359,7 @@ struct byte_dot;
 /// products: smull and smull2 to int16, addp of neighbours (2 * 127 * 127 and 2 * 128 * 127 fit), sadalp.
 template <>
 struct byte_dot<dot_kind::quads> {
+  using native = int32x4_t;
   using operand = int8x16_t;
   static NIBBLE_ALWAYS_INLINE operand weights(vu w) noexcept {
     return vreinterpretq_s8_u32(static_cast<uint32x4_t>(w));
