@@ -8,7 +8,7 @@
 #   NIBBLE_ISA_FLAGS_<name>    the compiler's flags, from the platform's baseline on
 #   NIBBLE_ISA_LAYERS_<name>   the test layers that are compiled for it; not set: all
 #   NIBBLE_ISA_TIERS           those with kernels of their own: the test isa-coverage wants each that this CPU has
-#   NIBBLE_ISA_NEEDS_<name>    features a test asks __builtin_cpu_supports for before it runs any of that code
+#   NIBBLE_ISA_NEEDS_<name>    features a test asks for (tests/support/cpu.hpp) before it runs any of that code
 
 # GCC 12 takes the deliberately undefined operand inside its own AVX-512 intrinsics for a mistake (GCC bug 105593), once for
 # each of some thousand calls.
@@ -36,6 +36,18 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set(NIBBLE_ISA_LAYERS_avx_vnni kernels)
   set(NIBBLE_ISA_LAYERS_avx512bw kernels)
   set(NIBBLE_ISA_LAYERS_amx_int8 kernels gemm)  # its driver takes two panels at once
+elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
+  set(NIBBLE_ISAS neon neon_dotprod neon_i8mm)
+  set(NIBBLE_ISA_TIERS ${NIBBLE_ISAS})
+  set(NIBBLE_ISA_FLAGS_neon -march=armv8-a)
+  set(NIBBLE_ISA_NEEDS_neon asimd)
+  set(NIBBLE_ISA_FLAGS_neon_dotprod -march=armv8.2-a+dotprod)
+  set(NIBBLE_ISA_NEEDS_neon_dotprod ${NIBBLE_ISA_NEEDS_neon} asimddp)
+  set(NIBBLE_ISA_FLAGS_neon_i8mm -march=armv8.2-a+dotprod+i8mm)
+  set(NIBBLE_ISA_NEEDS_neon_i8mm ${NIBBLE_ISA_NEEDS_neon_dotprod} i8mm)
+  # These differ from neon in the dot product of bytes alone.
+  set(NIBBLE_ISA_LAYERS_neon_dotprod isa kernels gemm)
+  set(NIBBLE_ISA_LAYERS_neon_i8mm isa kernels gemm)
 else()
   set(NIBBLE_ISAS native)
   set(NIBBLE_ISA_TIERS)

@@ -35,7 +35,7 @@ list(TRANSFORM by_name REPLACE "(.+)" "nibble/\\1.hpp")
 # What a layer may include beside nibble and the standard library.
 set(third_party_core "^((sched|pthread|omp)\\.h$|tbb/)")
 set(third_party_kernels "^(xsimd/|immintrin\\.h)")
-set(third_party_isa "^([eint]mmintrin|arm_neon|cpuid|sys/syscall|unistd)\\.h$")
+set(third_party_isa "^([eint]mmintrin|arm_neon|cpuid|sys/syscall|sys/auxv|unistd)\\.h$")
 set(third_party_io "^(nlohmann/|sys/|fcntl\\.h|unistd\\.h)")
 set(third_party_eigen "^Eigen/")
 set(third_party_eigen.hpp "^Eigen/")

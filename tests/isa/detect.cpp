@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: MIT
 #include <doctest/doctest.h>
 
+#include <cstdint>
+
 #include <nibble/isa/detect.hpp>
+
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
 
 using namespace nibble;
 
-TEST_CASE("detect: agrees with the compiler's own word where it knows the feature") {
+TEST_CASE("detect: agrees with the compiler's own word where it knows the feature, on Arm with the CPU's registers") {
   const isa::cpu_features f = isa::detect();
 #if defined(__x86_64__)
   __builtin_cpu_init();
@@ -19,6 +25,16 @@ TEST_CASE("detect: agrees with the compiler's own word where it knows the featur
   CHECK(f.avx512vbmi == (__builtin_cpu_supports("avx512vbmi") != 0));
 #else
   CHECK(f.sse2 == false);
+#endif
+#if defined(__aarch64__) && defined(__linux__)
+  CHECK(f.neon);
+  if ((getauxval(AT_HWCAP) & HWCAP_CPUID) != 0) {  // Linux reads the registers for programs
+    std::uint64_t isar0 = 0, isar1 = 0;
+    __asm__("mrs %0, ID_AA64ISAR0_EL1" : "=r"(isar0));
+    __asm__("mrs %0, ID_AA64ISAR1_EL1" : "=r"(isar1));
+    CHECK(f.neon_dotprod == ((isar0 >> 44 & 15u) != 0));  // field DP
+    CHECK(f.neon_i8mm == ((isar1 >> 52 & 15u) != 0));     // field I8MM
+  }
 #endif
 }
 
@@ -35,10 +51,18 @@ TEST_CASE("detect: a CPU without a feature of a tier does not run that tier") {
   CHECK(isa::runs_on<isa::avx2>(f));
   f.f16c = false;
   CHECK_FALSE(isa::runs_on<isa::avx2>(f));
+  f = {};
+  f.neon = f.neon_i8mm = true;
+  CHECK(isa::runs_on<isa::neon>(f));
+  CHECK_FALSE(isa::runs_on<isa::neon_i8mm>(f));
+  f.neon_dotprod = true;
+  CHECK(isa::runs_on<isa::neon_i8mm>(f));
 }
 
 TEST_CASE("tags: the fallback lattice ends at scalar") {
   CHECK(isa::falls_back_to<isa::avx512_vnni, isa::avx2>());
+  CHECK(isa::falls_back_to<isa::neon_i8mm, isa::neon_dotprod>());
+  CHECK(isa::falls_back_to<isa::neon_dotprod, isa::neon>());
   CHECK(isa::falls_back_to<isa::neon, isa::scalar>());
   CHECK_FALSE(isa::falls_back_to<isa::sse2, isa::avx2>());
 }

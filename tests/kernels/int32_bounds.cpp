@@ -34,7 +34,7 @@ static_assert(2 * 128 * x * exact_k <= int32_max && 256 * x * exact_k <= int32_m
 // Longer rows are combined in int64.
 static_assert(2 * u * x * longest_k <= (std::int64_t{1} << 62));
 
-// Two products in int16 (vpmaddubsw saturates beyond): up to 7 bits as they are, 8 bits only as |v| <= 128.
+// Two products in int16 (vpmaddubsw saturates beyond, addp wraps around): up to 7 bits as they are, 8 bits only as |v| <= 128.
 static_assert(2 * 127 * x <= int16_max && 2 * 128 * x <= int16_max);
 static_assert(2 * u * x > int16_max, "8-bit codes as they are would saturate");
 
@@ -52,7 +52,7 @@ constexpr bool runs_fit(int bits) {
   const auto run = static_cast<std::int64_t>(kernels::simd::pair_run(bits));
   return run * unit <= int16_max;
 }
-static_assert(runs_fit(2) && runs_fit(3) && runs_fit(4) && runs_fit(5));
+static_assert(runs_fit(2) && runs_fit(3) && runs_fit(4) && runs_fit(5) && runs_fit(6));
 #endif
 
 /// The law's accumulator for one group of exact_k greatest codes and activations +-127, from kernel K.

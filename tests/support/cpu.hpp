@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 /// @file
-/// The compiler's own word on the CPU, independent of isa/detect.hpp. For units without -m flags.
+/// The compiler's own word on the CPU (on Arm Linux's), independent of isa/detect.hpp. For units without -m flags.
 
 #include <string_view>
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 namespace nibble::test {
 
-/// Asks __builtin_cpu_supports, which takes literals only. An unknown name is a mistake in cmake/isa.cmake: false.
+/// On x86 asks __builtin_cpu_supports, which takes literals only. An unknown name is a mistake in cmake/isa.cmake: false.
 inline bool cpu_has(std::string_view feature) {
 #if defined(__x86_64__)
 #define NIBBLE_TEST_FEATURE(name) \
@@ -33,6 +35,10 @@ inline bool cpu_has(std::string_view feature) {
   if (unsigned a = 0, b = 0, c = 0, d = 0; feature == "amx-int8")
     return cpu_has("avx512vnni") && __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d >> 24 & 3u) == 3u;
 #undef NIBBLE_TEST_FEATURE
+#elif defined(__aarch64__) && defined(__linux__)  // gcc 12 and clang 14 have no word on it: Linux's
+  if (feature == "asimd") return (getauxval(AT_HWCAP) & HWCAP_ASIMD) != 0;
+  if (feature == "asimddp") return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+  if (feature == "i8mm") return (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0;
 #endif
   return feature.empty();
 }

@@ -71,8 +71,10 @@ static_assert(CHAR_BIT == 8 && sizeof(float) == 4, "nibble needs 8-bit bytes and
 #define NIBBLE_DETAIL_ABI_SIMD _sse3
 #elif defined(__SSE2__)
 #define NIBBLE_DETAIL_ABI_SIMD _sse2
-#elif defined(__ARM_FEATURE_MATMUL_INT8)
+#elif defined(__ARM_FEATURE_MATMUL_INT8) && defined(__ARM_FEATURE_DOTPROD)
 #define NIBBLE_DETAIL_ABI_SIMD _neon_i8mm
+#elif defined(__ARM_FEATURE_MATMUL_INT8)
+#define NIBBLE_DETAIL_ABI_SIMD _neon_i8mm_alone
 #elif defined(__ARM_FEATURE_DOTPROD)
 #define NIBBLE_DETAIL_ABI_SIMD _neon_dotprod
 #elif defined(__ARM_NEON)

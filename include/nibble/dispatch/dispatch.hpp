@@ -75,7 +75,7 @@ inline std::vector<std::string_view> available() { return detail::tiers(false); 
 inline std::string_view active() { return detail::table().tier; }
 
 /// The tag whose kernels serve layout panel16 there: `active()`, or a lower one where this build has no kernels for it
-/// (built without xsimd: scalar). Throws as `active` does.
+/// (x86 built without xsimd: scalar). Throws as `active` does.
 inline std::string_view active_kernels() { return detail::table().kernels; }
 
 /// The chosen table as a backend, for templates on one: `gemm::multiply<dispatch::backend>`, `gemm::repack_for`. Without

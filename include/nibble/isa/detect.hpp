@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 /// @file
-/// What this CPU and its operating system offer, from cpuid and xgetbv (Intel SDM vol. 1, 13.2 and 14.3; vol. 2A, CPUID).
-/// Compilers' own feature tests lag behind: clang 14 knows neither AMX nor AVX-VNNI.
+/// What this CPU and its operating system offer, from cpuid and xgetbv (Intel SDM vol. 1, 13.2 and 14.3; vol. 2A, CPUID), on
+/// 64-bit Arm from Linux (Documentation/arch/arm64/elf_hwcaps.rst). Compilers' own feature tests lag behind: clang 14 knows
+/// neither AMX nor AVX-VNNI, gcc 12 nothing of Arm.
 
 #include <cstdint>
 #include <string>
@@ -16,6 +17,8 @@
 #if defined(__linux__) && defined(__x86_64__)
 #include <sys/syscall.h>
 #include <unistd.h>
+#elif defined(__linux__) && defined(__aarch64__)
+#include <sys/auxv.h>
 #endif
 
 namespace nibble {
@@ -28,7 +31,7 @@ struct cpu_features {
   bool avx512f = false, avx512cd = false, avx512dq = false, avx512bw = false, avx512vl = false;
   bool avx512vnni = false, avx512vbmi = false, avx512bf16 = false, avx512fp16 = false, avxvnni = false;
   bool amx_tile = false, amx_int8 = false, amx_bf16 = false;
-  bool neon = false;
+  bool neon = false, neon_dotprod = false, neon_i8mm = false;
 };
 
 /// Asks the CPU; costs some hundred nanoseconds (cpuid traps under virtualization), so callers keep the answer.
@@ -65,7 +68,19 @@ inline cpu_features detect() noexcept {
     f.avx512bf16 = os_avx512 && (a >> 5 & 1u);
   }
 #elif defined(__aarch64__)
-  f.neon = true;  // Advanced SIMD is part of the AArch64 base profile
+  f.neon = true;                                                  // Advanced SIMD is part of the AArch64 base profile
+#if defined(__linux__)
+  constexpr unsigned long asimddp = 1ul << 20, i8mm = 1ul << 13;  // HWCAP_ASIMDDP, HWCAP2_I8MM: asm/hwcap.h
+  f.neon_dotprod = (getauxval(AT_HWCAP) & asimddp) != 0;
+  f.neon_i8mm = (getauxval(AT_HWCAP2) & i8mm) != 0;
+#else  // no way to ask: what the unit's flags promise
+#if defined(__ARM_FEATURE_DOTPROD)
+  f.neon_dotprod = true;
+#endif
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+  f.neon_i8mm = true;
+#endif
+#endif
 #endif
   return f;
 }
@@ -81,6 +96,8 @@ bool runs_on(const cpu_features& f) noexcept {
     return runs_on<avx2>(f) && f.avx512f && f.avx512cd && f.avx512dq && f.avx512bw && f.avx512vl;
   else if constexpr (std::is_same_v<Isa, avx512_vnni>) return runs_on<avx512bw>(f) && f.avx512vnni;
   else if constexpr (std::is_same_v<Isa, amx_int8>) return runs_on<avx512_vnni>(f) && f.amx_tile && f.amx_int8;
+  else if constexpr (std::is_same_v<Isa, neon_dotprod>) return f.neon && f.neon_dotprod;
+  else if constexpr (std::is_same_v<Isa, neon_i8mm>) return runs_on<neon_dotprod>(f) && f.neon_i8mm;
   else {
     static_assert(std::is_same_v<Isa, neon>, "unknown ISA tag: add its features here");
     return f.neon;

@@ -49,10 +49,20 @@ struct amx_int8 {
   using fallback = avx512_vnni;
   static constexpr std::string_view name = "amx_int8";
 };
-/// 64-bit Arm Advanced SIMD.
+/// 64-bit Arm Advanced SIMD: every AArch64 CPU. Fused multiply-add is part of it.
 struct neon {
   using fallback = scalar;
   static constexpr std::string_view name = "neon";
+};
+/// With dot products of signed bytes (FEAT_DotProd).
+struct neon_dotprod {
+  using fallback = neon;
+  static constexpr std::string_view name = "neon_dotprod";
+};
+/// With FEAT_I8MM as well, of which the dot product of unsigned with signed bytes is used.
+struct neon_i8mm {
+  using fallback = neon_dotprod;
+  static constexpr std::string_view name = "neon_i8mm";
 };
 
 /// The best tag that the compiler's flags allow in this translation unit.
@@ -71,6 +81,11 @@ using native = avx_vnni;
 using native = avx2;
 #elif defined(__SSE2__)
 using native = sse2;
+#elif defined(__aarch64__) && defined(__ARM_NEON) && defined(__ARM_FEATURE_DOTPROD) && \
+    defined(__ARM_FEATURE_MATMUL_INT8)
+using native = neon_i8mm;
+#elif defined(__aarch64__) && defined(__ARM_NEON) && defined(__ARM_FEATURE_DOTPROD)
+using native = neon_dotprod;
 #elif defined(__aarch64__) && defined(__ARM_NEON)
 using native = neon;
 #else

@@ -30,6 +30,9 @@ inline void decode_scales(scale_storage storage, const void* stored, std::size_t
 #if defined(__F16C__) && defined(__AVX__)
       for (; i + 8 <= count; i += 8)
         _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(s + i))));
+#elif defined(__aarch64__) && defined(__ARM_NEON)
+      for (; i + 4 <= count; i += 4)
+        vst1q_f32(out + i, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(reinterpret_cast<const std::uint16_t*>(s + i)))));
 #endif
       for (; i < count; ++i) out[i] = to_float(s[i]);
       return;

@@ -55,7 +55,7 @@ struct activation<simd::isa_type> {
     using c = exp_constants;
     using simd::vi;
     // The second operand comes through where one is NaN.
-    x = xsimd::max(vf(c::least), xsimd::min(vf(c::greatest), x));
+    x = simd::max(vf(c::least), simd::min(vf(c::greatest), x));
     const vf shift(simd::rounding_shift), shifted = simd::madd(x, vf(c::log2e), shift), n = shifted - shift;
     const vf r = simd::madd(n, vf(-c::ln2_low), simd::madd(n, vf(-c::ln2_high), x));
     vf p(c::taylor[0]);

@@ -39,6 +39,20 @@ struct panel_of_rows<simd::isa_type> {
         _mm256_storeu_ps(to + 32, _mm256_shuffle_ps(ab2, cd2, 0x44));
         _mm256_storeu_ps(to + 48, _mm256_shuffle_ps(ab2, cd2, 0xee));
       }
+#elif NIBBLE_SIMD_NEON
+    for (std::size_t k = 0; k < whole; k += 4)
+      for (std::size_t j = 0; j < 16; j += 4) {
+        const float* const from = rows + j * stride + k;
+        const float32x4_t a = vld1q_f32(from), b = vld1q_f32(from + stride);
+        const float32x4_t c = vld1q_f32(from + 2 * stride), d = vld1q_f32(from + 3 * stride);
+        const float64x2_t ab = vreinterpretq_f64_f32(vzip1q_f32(a, b)), cd = vreinterpretq_f64_f32(vzip1q_f32(c, d));
+        const float64x2_t ab2 = vreinterpretq_f64_f32(vzip2q_f32(a, b)), cd2 = vreinterpretq_f64_f32(vzip2q_f32(c, d));
+        float* const to = panel + k * 16 + j;
+        vst1q_f32(to, vreinterpretq_f32_f64(vzip1q_f64(ab, cd)));
+        vst1q_f32(to + 16, vreinterpretq_f32_f64(vzip2q_f64(ab, cd)));
+        vst1q_f32(to + 32, vreinterpretq_f32_f64(vzip1q_f64(ab2, cd2)));
+        vst1q_f32(to + 48, vreinterpretq_f32_f64(vzip2q_f64(ab2, cd2)));
+      }
 #else
     for (std::size_t k = 0; k < whole; k += 4)
       for (std::size_t j = 0; j < 16; j += 4) {
@@ -87,7 +101,22 @@ struct load_cached<simd::isa_type> {
     using simd::vf;
     using simd::vi;
     std::size_t i = 0;
-#if NIBBLE_SIMD_WIDTH >= 256
+#if NIBBLE_SIMD_NEON
+    const vf s(scale), z(zero);
+    const vi less(bias);
+    const auto store = [&](uint16x4_t u, std::size_t at) NIBBLE_LAMBDA_INLINE {
+      const vi whole(vreinterpretq_s32_u32(vmovl_u16(u)));
+      simd::madd(simd::to_float(whole - less), s, z).store_unaligned(x + at);
+    };
+    for (; i + 16 <= n; i += 16) {
+      const uint8x16_t u = vld1q_u8(codes + i);
+      const uint16x8_t low = vmovl_u8(vget_low_u8(u)), high = vmovl_high_u8(u);
+      store(vget_low_u16(low), i);
+      store(vget_high_u16(low), i + 4);
+      store(vget_low_u16(high), i + 8);
+      store(vget_high_u16(high), i + 12);
+    }
+#elif NIBBLE_SIMD_WIDTH >= 256
     const vf s(scale), z(zero);
     const vi less(bias);
     const auto load = [&](std::size_t at) NIBBLE_LAMBDA_INLINE {
@@ -108,7 +137,10 @@ struct load_cached<simd::isa_type> {
   }
   static void halves(const half* h, std::size_t n, float* x) noexcept {
     std::size_t i = 0;
-#if NIBBLE_SIMD_WIDTH >= 256
+#if NIBBLE_SIMD_NEON
+    for (; i + 4 <= n; i += 4)
+      vst1q_f32(x + i, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(reinterpret_cast<const std::uint16_t*>(h + i)))));
+#elif NIBBLE_SIMD_WIDTH >= 256
     for (; i + 8 <= n; i += 8)
       _mm256_storeu_ps(x + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(h + i))));
 #endif

@@ -40,7 +40,7 @@ struct bound_clips<simd::isa_type> {
     const simd::vf none(0.0f), most(0x1p60f);
     for (std::size_t i = 0; i < j.padded; i += lanes) {
       const simd::vf s = simd::vf::load_aligned(j.scale + i);
-      if (!xsimd::all((s > none) & (s < most))) return;
+      if (!simd::all((s > none) & (s < most))) return;
     }
 
     const bool eta = c.format.rule == code_rule::asymmetric_offset || NIBBLE_HAS_FMA == 0;
@@ -145,7 +145,7 @@ struct bound_clips<simd::isa_type> {
       if constexpr (Rule == code_rule::asymmetric_offset) x = x - zero;
       vf t = x * inverse;
       if constexpr (Rule == code_rule::mid_rise) t = t - vf(0.5f);
-      t = xsimd::min(xsimd::max((t + shift) - shift, low), high);
+      t = simd::min(simd::max((t + shift) - shift, low), high);
       if constexpr (Rule == code_rule::mid_rise) t = t + vf(0.5f);
       return simd::madd(minus_scale, t, x);
     }
@@ -193,7 +193,7 @@ struct bound_clips<simd::isa_type> {
         sum[0] = sum[0] + part[0];
         sum[1] = sum[1] + part[1];
         // What is hopeless after some elements remains so: their squares bound the whole sum from below.
-        if (i < j.n && xsimd::all((sum[0] > hopeless) & (sum[1] > hopeless))) {
+        if (i < j.n && simd::all((sum[0] > hopeless) & (sum[1] > hopeless))) {
           whole = false;
           break;
         }
@@ -201,8 +201,8 @@ struct bound_clips<simd::isa_type> {
       for (std::size_t v = 0; v < 2; ++v) {
         const std::size_t at = first + v * lanes;
         const vf s = vf::load_aligned(j.scale + at), slack = s * s * vf(j.per_step) + vf(j.absolute);
-        xsimd::max(sum[v] * less - slack, vf(0.0f)).store_unaligned(j.bounds.at_least + at);
-        if (whole) at_most = xsimd::min(at_most, sum[v] * more + slack);
+        simd::max(sum[v] * less - slack, vf(0.0f)).store_unaligned(j.bounds.at_least + at);
+        if (whole) at_most = simd::min(at_most, sum[v] * more + slack);
       }
       at_most.store_aligned(each);
       for (const float m : each) least = m < least ? m : least;

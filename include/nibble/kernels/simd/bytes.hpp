@@ -13,6 +13,11 @@ namespace nibble {
 inline namespace NIBBLE_ABI {
 namespace kernels::simd {
 
+#if NIBBLE_SIMD_NEON
+/// The bits of each lane.
+NIBBLE_ALWAYS_INLINE vi bits_of(vf v) noexcept { return vi(vreinterpretq_s32_f32(static_cast<float32x4_t>(v))); }
+NIBBLE_ALWAYS_INLINE vf float_of_bits(vi v) noexcept { return vf(vreinterpretq_f32_s32(static_cast<int32x4_t>(v))); }
+#else
 #if NIBBLE_SIMD_WIDTH == 512
 #define NIBBLE_SIMD_OP(name) _mm512_##name
 #define NIBBLE_SIMD_CAST(from, to) _mm512_cast##from##_##to##512
@@ -37,6 +42,7 @@ NIBBLE_ALWAYS_INLINE vf float_of_bits(vi v) noexcept {
   return vf(_mm_castsi128_ps(static_cast<vi::register_type>(v)));
 #endif
 }
+#endif
 NIBBLE_ALWAYS_INLINE vf magnitude(vf v) noexcept { return float_of_bits(bits_of(v) & vi(0x7fffffff)); }
 
 /// Adding it rounds to even and leaves the integer in the low bits of the mantissa, for |x| <= 2^22.
@@ -46,7 +52,14 @@ inline constexpr std::int32_t rounding_bits = 0x4b400000;
 /// The lanes of four registers as 4 * lanes bytes; every value fits a byte (int8 if Signed, else uint8).
 template <bool Signed>
 NIBBLE_ALWAYS_INLINE void store_bytes(const vi (&v)[4], void* to) noexcept {
-#if NIBBLE_SIMD_WIDTH == 512
+#if NIBBLE_SIMD_NEON
+  const auto halves = [](vi a, vi b) NIBBLE_LAMBDA_INLINE {  // the lower ones of the lanes
+    return vuzp1q_s16(vreinterpretq_s16_s32(static_cast<int32x4_t>(a)),
+                      vreinterpretq_s16_s32(static_cast<int32x4_t>(b)));
+  };
+  vst1q_s8(static_cast<std::int8_t*>(to),
+           vuzp1q_s8(vreinterpretq_s8_s16(halves(v[0], v[1])), vreinterpretq_s8_s16(halves(v[2], v[3]))));
+#elif NIBBLE_SIMD_WIDTH == 512
   for (std::size_t i = 0; i < 4; ++i)
     _mm_storeu_si128(static_cast<__m128i*>(to) + i, _mm512_cvtepi32_epi8(static_cast<__m512i>(v[i])));
 #else

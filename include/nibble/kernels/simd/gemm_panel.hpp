@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 /// @file
-/// The panel kernels on the native register width (SSE2, AVX2, AVX-512BW): one lane per column.
+/// The panel kernels on the native register width (SSE2, AVX2, AVX-512BW, NEON): one lane per column.
 ///
 /// Register budget of a tile of mr rows and 16 columns: mr * regs accumulators, regs weights, one broadcast activation
 /// (and the constant 1 of `quads`): 6 * 2 + 2 + 1 = 15 of 16 with AVX2, 12 + 1 + 1 of 32 with AVX-512,
-/// 2 * 4 + 4 + 1 = 13 of 16 with SSE2. Of `pairs` the int16 sums live in registers and the int32 sums in memory.
+/// 2 * 4 + 4 + 1 = 13 of 16 with SSE2, 6 * 4 + 4 + 1 = 29 of 32 with NEON. Of `pairs` the int16 sums live in registers and
+/// the int32 sums in memory.
 
 #include <array>
 #include <cstring>
@@ -37,7 +38,7 @@ struct gemm_panel<simd::isa_type> {
   }
   static constexpr std::size_t block_panels = 1;
   /// Rows of the full register tile.
-  static constexpr int mr = regs == 4 ? 2 : (regs == 2 ? 6 : 12);
+  static constexpr int mr = regs == 1 ? 12 : (regs == 2 || simd::register_count == 32 ? 6 : 2);
   using vf = simd::vf;
   using vi = simd::vi;
   using vu = simd::vu;
@@ -119,7 +120,7 @@ struct gemm_panel<simd::isa_type> {
   template <int Bits>
   static void float_row(const float_call* calls, const std::byte* const* blocks, const float* const* zeros,
                         std::size_t zero_stride) noexcept {
-    if constexpr (Bits <= 4 && lanes >= 8) {
+    if constexpr (Bits <= 4 && simd::looks_up) {
       if (zero_stride ==
           0) {  // one zero point: the values, integers or halves of them, are a table of bfloat16 numbers
         float values[16] = {};
@@ -208,7 +209,8 @@ struct gemm_panel<simd::isa_type> {
   static NIBBLE_ALWAYS_INLINE void short_groups(const integer_call* calls, const std::byte* const* blocks) noexcept {
     constexpr simd::dot_kind kind = simd::dot_of(Bits);
     constexpr std::size_t panels = integer_row_panels(Bits);
-    static_assert(kind != simd::dot_kind::pairs || simd::pair_run(Bits) >= Units);
+    constexpr std::size_t run = simd::pair_run(Bits) < Units ? simd::pair_run(Bits) : Units;
+    static_assert(kind != simd::dot_kind::pairs || Units % run == 0);
     using dot = simd::byte_dot<kind>;
     const integer_call& c = calls[0];
     const std::byte* at[panels];
@@ -222,7 +224,7 @@ struct gemm_panel<simd::isa_type> {
       const std::ptrdiff_t ahead = prefetch_distance<Bits>(blocks, panels, end - k);
       for (std::size_t p = 0; p < panels; ++p) prefetch<Bits>(at[p], ahead);
       vi sum[panels][regs];
-      [[maybe_unused]] typename vi::register_type pairs[panels][regs];
+      [[maybe_unused]] typename dot::native pairs[panels][regs];
       for_each_unit([&]<std::size_t U>() NIBBLE_LAMBDA_INLINE {
         if (k + 4 * (U - U % Units) >= end) return;  // behind the last group
         const std::size_t g = (k + 4 * U) / (4 * Units);
@@ -233,9 +235,9 @@ struct gemm_panel<simd::isa_type> {
           if constexpr (U % Units == 0) sum[p][r] = vi(started(c) ? c.x_sums[g] : 0);
           const auto w = dot::weights(codes<Bits, U>(at[p], r));
           if constexpr (kind == simd::dot_kind::pairs) {
-            if constexpr (U % Units == 0) pairs[p][r] = dot::zero();
+            if constexpr (U % run == 0) pairs[p][r] = dot::zero();
             dot::add(pairs[p][r], w, v);
-            if constexpr (U % Units == Units - 1) dot::widen(sum[p][r], pairs[p][r]);
+            if constexpr (U % run == run - 1) dot::widen(sum[p][r], pairs[p][r]);
           } else {
             dot::add(sum[p][r], w, v);
           }
@@ -486,9 +488,14 @@ struct gemm_panel<simd::isa_type> {
   /// All rows, in the tallest tiles that fit. `run`: units that int16 sums hold (pairs).
   template <simd::dot_kind Kind>
   static void rows_of_tiles(const integer_call& c, const std::uint8_t* units, std::size_t run) noexcept {
+#if NIBBLE_SIMD_NEON
+    // Without a dot product two registers hold the int16 sums of an output, or the int16 products on their way to its sum.
+    constexpr int tallest = NIBBLE_SIMD_SDOT ? mr : (Kind == simd::dot_kind::pairs ? 3 : 4);
+#else
     // These hold weights in two registers each.
     constexpr bool two = Kind == simd::dot_kind::wide || Kind == simd::dot_kind::signs;
     constexpr int tallest = two && regs == 2 ? 4 : mr;
+#endif
     in_tiles<tallest>(
         c.M, [&]<int Rows>(std::size_t m) NIBBLE_LAMBDA_INLINE { integer_tile<Kind, Rows>(c, m, units, run); });
   }

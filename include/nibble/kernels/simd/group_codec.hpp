@@ -27,10 +27,10 @@ namespace simd {
 #endif
 
 struct greater_lane {
-  NIBBLE_ALWAYS_INLINE vi operator()(vi a, vi b) const noexcept { return xsimd::max(a, b); }
+  NIBBLE_ALWAYS_INLINE vi operator()(vi a, vi b) const noexcept { return simd::max(a, b); }
 };
 struct lesser_lane {
-  NIBBLE_ALWAYS_INLINE vi operator()(vi a, vi b) const noexcept { return xsimd::min(a, b); }
+  NIBBLE_ALWAYS_INLINE vi operator()(vi a, vi b) const noexcept { return simd::min(a, b); }
 };
 
 /// Lane i of the result is op over all lanes of v[i]: a transposition whose steps already reduce.
@@ -43,10 +43,19 @@ NIBBLE_ALWAYS_INLINE vi reduce_each(const vi (&v)[lanes], Op op) noexcept {
   for (std::size_t i = 0; i < lanes / 4; ++i) {
     const auto halves = [&](std::size_t j) NIBBLE_LAMBDA_INLINE {
       const native a = static_cast<native>(v[4 * i + j]), b = static_cast<native>(v[4 * i + j + 1]);
+#if NIBBLE_SIMD_NEON
+      return op(vi(vzip1q_s32(a, b)), vi(vzip2q_s32(a, b)));
+#else
       return op(vi(NIBBLE_SIMD_OP(unpacklo_epi32)(a, b)), vi(NIBBLE_SIMD_OP(unpackhi_epi32)(a, b)));
+#endif
     };
     const native low = static_cast<native>(halves(0)), high = static_cast<native>(halves(2));
+#if NIBBLE_SIMD_NEON
+    const int64x2_t x = vreinterpretq_s64_s32(low), y = vreinterpretq_s64_s32(high);
+    four[i] = op(vi(vreinterpretq_s32_s64(vzip1q_s64(x, y))), vi(vreinterpretq_s32_s64(vzip2q_s64(x, y))));
+#else
     four[i] = op(vi(NIBBLE_SIMD_OP(unpacklo_epi64)(low, high)), vi(NIBBLE_SIMD_OP(unpackhi_epi64)(low, high)));
+#endif
   }
 #if NIBBLE_SIMD_WIDTH == 128
   return four[0];
@@ -65,7 +74,12 @@ NIBBLE_ALWAYS_INLINE vi reduce_each(const vi (&v)[lanes], Op op) noexcept {
 /// float((double(a) - double(b)) / d) in each lane.
 NIBBLE_ALWAYS_INLINE vf difference_over(vf a, vf b, double d) noexcept {
   const auto x = static_cast<vf::register_type>(a), y = static_cast<vf::register_type>(b);
-#if NIBBLE_SIMD_WIDTH == 512
+#if NIBBLE_SIMD_NEON
+  const float64x2_t by = vdupq_n_f64(d);
+  const float64x2_t low = vsubq_f64(vcvt_f64_f32(vget_low_f32(x)), vcvt_f64_f32(vget_low_f32(y)));
+  const float64x2_t high = vsubq_f64(vcvt_high_f64_f32(x), vcvt_high_f64_f32(y));
+  return vf(vcvt_high_f32_f64(vcvt_f32_f64(vdivq_f64(low, by)), vdivq_f64(high, by)));
+#elif NIBBLE_SIMD_WIDTH == 512
   const auto half = [&](__m256 p, __m256 q) NIBBLE_LAMBDA_INLINE {
     return _mm512_cvtpd_ps(_mm512_div_pd(_mm512_sub_pd(_mm512_cvtps_pd(p), _mm512_cvtps_pd(q)), _mm512_set1_pd(d)));
   };
@@ -109,14 +123,14 @@ class storage_lanes {
     if (!half_) return normal;
     // Subnormal halves are multiples of 2^-24. Zeros keep their sign on the other way.
     const vf a = magnitude(x);
-    return xsimd::select((a >= vf(0x1p-24f)) & (a < vf(0x1p-14f)), (x + vf(0.75f)) - vf(0.75f), normal);
+    return simd::select((a >= vf(0x1p-24f)) & (a < vf(0x1p-14f)), (x + vf(0.75f)) - vf(0.75f), normal);
   }
   /// The neighbour of a stored x away from zero.
   NIBBLE_ALWAYS_INLINE vf away(vf x) const noexcept { return beside(x, vi(unit_), vf(0x1p-24f)); }
   /// The neighbour of a stored x > 0 towards zero.
   NIBBLE_ALWAYS_INLINE vf towards(vf x) const noexcept {
     const vf normal = float_of_bits(bits_of(x) - vi(unit_));
-    return half_ ? xsimd::select(x <= vf(0x1p-14f), x - vf(0x1p-24f), normal) : normal;
+    return half_ ? simd::select(x <= vf(0x1p-14f), x - vf(0x1p-24f), normal) : normal;
   }
 
  private:
@@ -124,7 +138,7 @@ class storage_lanes {
     const vf normal = float_of_bits(bits_of(x) + unit);
     if (!half_) return normal;
     const vf signed_step = float_of_bits(bits_of(step) | (bits_of(x) & vi(std::numeric_limits<std::int32_t>::min())));
-    return xsimd::select(magnitude(x) < vf(0x1p-14f), x + signed_step, normal);
+    return simd::select(magnitude(x) < vf(0x1p-14f), x + signed_step, normal);
   }
 
   int dropped_ = 0;  // mantissa bits
@@ -157,34 +171,34 @@ class params_lanes {
  private:
   /// `a / levels`, and one unit more where `reach` steps do not cover a; reach 0 for tables, which need not.
   NIBBLE_ALWAYS_INLINE bool symmetric(vf lo, vf hi, float levels, float reach, vf& scale) const noexcept {
-    const vf a = xsimd::max(magnitude(lo), magnitude(hi)), s = a / vf(levels);
+    const vf a = simd::max(magnitude(lo), magnitude(hi)), s = a / vf(levels);
     scale = storage_.stored(s);
-    if (reach != 0.0f) scale = xsimd::select(below(scale, vf(reach), a), storage_.away(scale), scale);
-    return xsimd::all(storage_.holds(s) & storage_.holds(a));
+    if (reach != 0.0f) scale = simd::select(below(scale, vf(reach), a), storage_.away(scale), scale);
+    return simd::all(storage_.holds(s) & storage_.holds(a));
   }
   NIBBLE_ALWAYS_INLINE bool with_zero_point(vf lo, vf hi, float top, vf& scale, vf& zero) const noexcept {
     const vf none(0.0f), half(0.5f), shift(rounding_shift);
-    lo = xsimd::min(lo, none);
-    hi = xsimd::max(hi, none);
+    lo = simd::min(lo, none);
+    hi = simd::max(hi, none);
     const vf s = difference_over(hi, lo, static_cast<double>(top));
     scale = storage_.stored(s);
     const auto zero_point = [&](vf step) NIBBLE_LAMBDA_INLINE {
-      return (xsimd::min((none - lo) / step, vf(top)) + shift) - shift;
+      return (simd::min((none - lo) / step, vf(top)) + shift) - shift;
     };
     zero = zero_point(scale);
     const auto narrow = below(scale, (vf(top) - zero) + half, hi) | below(scale, zero + half, none - lo);
-    scale = xsimd::select(narrow, storage_.away(scale), scale);
-    zero = xsimd::select(narrow, zero_point(scale), zero);
-    return xsimd::all(storage_.holds(s));
+    scale = simd::select(narrow, storage_.away(scale), scale);
+    zero = simd::select(narrow, zero_point(scale), zero);
+    return simd::all(storage_.holds(s));
   }
   NIBBLE_ALWAYS_INLINE bool with_offset(vf lo, vf hi, float top, vf& scale, vf& zero) const noexcept {
     const vf none(0.0f);
     const vf at = storage_.stored(lo);
-    zero = xsimd::select(at > lo, xsimd::select(at > none, storage_.towards(at), storage_.away(at)), at);
+    zero = simd::select(at > lo, simd::select(at > none, storage_.towards(at), storage_.away(at)), at);
     const vf width = hi - zero, s = width / vf(top), a = magnitude(lo);
     scale = storage_.stored(s);
-    scale = xsimd::select(below(scale, vf(top + 0.5f), width), storage_.away(scale), scale);
-    return xsimd::all(storage_.holds(s) & (storage_.holds(a) | (a == none)));
+    scale = simd::select(below(scale, vf(top + 0.5f), width), storage_.away(scale), scale);
+    return simd::all(storage_.holds(s) & (storage_.holds(a) | (a == none)));
   }
   /// s * steps < x, exactly.
   NIBBLE_ALWAYS_INLINE vf::batch_bool_type below(vf s, vf steps, vf x) const noexcept {
@@ -235,7 +249,7 @@ class table_lanes {
   NIBBLE_ALWAYS_INLINE vi rank(vf v) const noexcept {
     const vf counted = sign_magnitude_ ? magnitude(v) : v;
     vi rank(0);
-#if NIBBLE_SIMD_WIDTH >= 256
+#if NIBBLE_SIMD_WIDTH >= 256 || NIBBLE_SIMD_NEON
     const auto halve = [&](std::size_t step) NIBBLE_LAMBDA_INLINE {
       const float* const table = tables_ + first_of(step);
       const vf middle = step == 0 ? vf(*table) : look_up(table, std::size_t{1} << step, rank);
@@ -267,7 +281,9 @@ class table_lanes {
     return step <= 4 ? 16 * step : 80 + ((std::size_t{32} << (step - 5)) - 32);
   }
   static NIBBLE_ALWAYS_INLINE vi minus_one_where(vf::batch_bool_type b) noexcept {
-#if NIBBLE_SIMD_WIDTH == 512
+#if NIBBLE_SIMD_NEON
+    return vi(vreinterpretq_s32_u32(static_cast<uint32x4_t>(b)));
+#elif NIBBLE_SIMD_WIDTH == 512
     return vi(_mm512_movm_epi32(static_cast<__mmask16>(b)));
 #elif NIBBLE_SIMD_WIDTH == 256
     return vi(_mm256_castps_si256(static_cast<__m256>(b)));
@@ -289,6 +305,9 @@ class table_lanes {
                                  _mm256_castsi256_ps(_mm256_slli_epi32(at, 28))));
     return vf(_mm256_i32gather_ps(table, at, 4));
 #else
+#if NIBBLE_SIMD_NEON
+    if (size <= 16) return look_up_16(table, vreinterpretq_u32_s32(at));
+#endif
     alignas(64) std::int32_t each[lanes];
     alignas(64) float values[lanes];
     vi(at).store_aligned(each);
@@ -349,8 +368,8 @@ struct fit_groups<simd::isa_type> {
       vi low = order<BothEnds>(from), high = low;
       for (std::size_t k = lanes; k < group; k += lanes) {
         const vi v = order<BothEnds>(from + k);
-        high = xsimd::max(high, v);
-        if constexpr (BothEnds) low = xsimd::min(low, v);
+        high = simd::max(high, v);
+        if constexpr (BothEnds) low = simd::min(low, v);
       }
       greatest[i] = high;
       if constexpr (BothEnds) least[i] = low;
@@ -362,12 +381,12 @@ struct fit_groups<simd::isa_type> {
     vf scale, zero;
     const vf most(std::numeric_limits<float>::max());
     const auto finite = (simd::magnitude(low) <= most) & (simd::magnitude(high) <= most);
-    if (xsimd::all(finite)) {
+    if (simd::all(finite)) {
       fit(low, high, scale, zero);
     } else {  // NaN needs no parameters: such lanes are fitted as if they were [1, 1]
       const vf one(1.0f);
-      fit(xsimd::select(finite, low, one), xsimd::select(finite, high, one), scale, zero);
-      scale = xsimd::select(finite, scale, vf(std::numeric_limits<float>::quiet_NaN()));
+      fit(simd::select(finite, low, one), simd::select(finite, high, one), scale, zero);
+      scale = simd::select(finite, scale, vf(std::numeric_limits<float>::quiet_NaN()));
     }
     scale.store_aligned(scales);
     zero.store_aligned(zeros);
@@ -467,7 +486,7 @@ struct encode_groups<simd::isa_type> {
       if constexpr (Rule == code_rule::asymmetric_offset) t = t - zero;
       t = t / scale;
       if constexpr (Rule == code_rule::mid_rise) t = t - vf(0.5f);
-      return simd::bits_of(xsimd::min(xsimd::max(t, low), high) + shift) + bias;
+      return simd::bits_of(simd::min(simd::max(t, low), high) + shift) + bias;
     });
   }
 
@@ -518,11 +537,18 @@ struct decode_table<simd::isa_type> {
   static void run(const float* table, int bits, float scale, const std::uint8_t* codes, std::size_t n,
                   float* y) noexcept {
     std::size_t i = 0;
-#if NIBBLE_SIMD_WIDTH >= 256
+#if NIBBLE_SIMD_WIDTH >= 256 || NIBBLE_SIMD_NEON
     if (bits <= 4 && n >= simd::lanes) {
       alignas(64) float values[16] = {};
       std::memcpy(values, table, sizeof(float) << bits);
       for (float& v : values) v *= scale;
+#if NIBBLE_SIMD_NEON
+      for (; i + 8 <= n; i += 8) {
+        const uint16x8_t u = vmovl_u8(vld1_u8(codes + i));
+        simd::look_up_16(values, vmovl_u16(vget_low_u16(u))).store_unaligned(y + i);
+        simd::look_up_16(values, vmovl_high_u16(u)).store_unaligned(y + i + 4);
+      }
+#else
       for (; i + simd::lanes <= n; i += simd::lanes) {
 #if NIBBLE_SIMD_WIDTH == 512
         const __m512i u = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + i)));
@@ -534,6 +560,7 @@ struct decode_table<simd::isa_type> {
         _mm256_storeu_ps(y + i, _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(u, 28))));
 #endif
       }
+#endif
     }
 #endif
     if (i < n) decode_table<isa::scalar>::run(table, bits, scale, codes + i, n - i, y + i);

@@ -30,7 +30,7 @@ struct quantize_row<simd::isa_type> {
     vi largest(0);
     for (std::size_t k = 0; k < whole; k += lanes) {
       const vi magnitude = simd::load(reinterpret_cast<const std::int32_t*>(x + k)) & vi(0x7fffffff);
-      largest = xsimd::max(largest, magnitude);
+      largest = simd::max(largest, magnitude);
     }
     alignas(64) std::int32_t each[lanes];
     largest.store_aligned(each);
@@ -76,9 +76,9 @@ struct quantize_row<simd::isa_type> {
     for (std::size_t i = 0; i < 4; ++i) {
       const vf q = simd::load(x + i * simd::lanes) * r, shifted = q + shift;
       whole[i] = simd::bits_of(shifted) - vi(simd::rounding_bits);
-      farthest = xsimd::max(farthest, simd::magnitude(q - (shifted - shift)));
+      farthest = simd::max(farthest, simd::magnitude(q - (shifted - shift)));
     }
-    if (inverse == 0.0f || xsimd::any(farthest > vf(0.5f - 0x1p-14f))) return divide(x, scale, codes);
+    if (inverse == 0.0f || simd::any(farthest > vf(0.5f - 0x1p-14f))) return divide(x, scale, codes);
     simd::store_bytes<true>(whole, codes);
   }
   [[gnu::noinline]] static void divide(const float* x, float scale, std::int8_t* codes) noexcept {
@@ -87,7 +87,7 @@ struct quantize_row<simd::isa_type> {
     const vf s(scale), low(-127.0f), high(127.0f), shift(simd::rounding_shift);
     vi whole[4];
     for (std::size_t i = 0; i < 4; ++i) {
-      const vf q = xsimd::min(xsimd::max(simd::load(x + i * simd::lanes) / s, low), high);
+      const vf q = simd::min(simd::max(simd::load(x + i * simd::lanes) / s, low), high);
       whole[i] = simd::bits_of(q + shift) - vi(simd::rounding_bits);
     }
     simd::store_bytes<true>(whole, codes);
@@ -107,6 +107,16 @@ struct sum_groups<simd::isa_type> {
   }
 
  private:
+#if NIBBLE_SIMD_NEON
+  static NIBBLE_ALWAYS_INLINE std::int32_t sum(const std::int8_t* x, std::size_t n) noexcept {
+    int32x4_t total = vdupq_n_s32(0);
+    std::size_t i = 0;
+    for (; i + 16 <= n; i += 16) total = vpadalq_s16(total, vpaddlq_s8(vld1q_s8(x + i)));
+    std::int32_t out = vaddvq_s32(total);
+    for (; i < n; ++i) out += x[i];
+    return out;
+  }
+#else
   /// psadbw adds unsigned bytes: those of code + 128.
   static NIBBLE_ALWAYS_INLINE std::int32_t sum(const std::int8_t* x, std::size_t n) noexcept {
     const __m128i top = _mm_set1_epi8(-128), none = _mm_setzero_si128();
@@ -132,6 +142,7 @@ struct sum_groups<simd::isa_type> {
     for (; i < n; ++i) out += x[i];
     return out;
   }
+#endif
 };
 
 }  // namespace kernels

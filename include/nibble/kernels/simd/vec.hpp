@@ -2,7 +2,8 @@
 #pragma once
 /// @file
 /// The few vector operations of the panel kernels, on the register width of the native architecture: xsimd (8.1 to 14)
-/// for loads, stores, arithmetic and conversions; intrinsics for the dot product of bytes, which xsimd does not have.
+/// for loads, stores, arithmetic and conversions, on 64-bit Arm neon.hpp; intrinsics for the dot product of bytes, which
+/// xsimd does not have.
 ///
 /// Only the unit's own architecture is ever instantiated, because xsimd's functions live outside nibble's inline namespace
 /// and are named by architecture. Two units that map to one architecture (SSE2 with and without AVX) are kept apart by
@@ -16,9 +17,18 @@
 #include <nibble/core/round.hpp>
 #include <nibble/isa/intrinsics.hpp>
 #include <nibble/isa/tags.hpp>
+#include <nibble/kernels/simd/neon.hpp>
 
-#if NIBBLE_HAS_XSIMD && defined(__SSE2__)
+#if defined(__aarch64__) && defined(__ARM_NEON)
+#define NIBBLE_SIMD_NEON 1
+#else
+#define NIBBLE_SIMD_NEON 0
+#endif
+
+#if NIBBLE_SIMD_NEON || (NIBBLE_HAS_XSIMD && defined(__SSE2__))
+#if !NIBBLE_SIMD_NEON
 #include <xsimd/xsimd.hpp>
+#endif
 #define NIBBLE_SIMD_KERNELS 1
 
 // The register width of isa::native, and whether it has vpdpbusd. AVX2 without FMA or F16C, which no CPU has, counts as SSE2.
@@ -35,17 +45,30 @@
 #else
 #define NIBBLE_SIMD_VNNI 0
 #endif
+// Arm's dot products of bytes: sdot takes two signed operands; usdot, which came with the matrix products, an unsigned one.
+#if NIBBLE_SIMD_NEON && defined(__ARM_FEATURE_DOTPROD)
+#define NIBBLE_SIMD_SDOT 1
+#else
+#define NIBBLE_SIMD_SDOT 0
+#endif
+#if NIBBLE_SIMD_SDOT && defined(__ARM_FEATURE_MATMUL_INT8)
+#define NIBBLE_SIMD_USDOT 1
+#else
+#define NIBBLE_SIMD_USDOT 0
+#endif
 
 namespace nibble {
 inline namespace NIBBLE_ABI {
 namespace kernels::simd {
 
+#if !NIBBLE_SIMD_NEON
 #if NIBBLE_SIMD_WIDTH == 512
 using arch = xsimd::avx512bw;
 #elif NIBBLE_SIMD_WIDTH == 256
 using arch = xsimd::fma3<xsimd::avx2>;
 #else
 using arch = xsimd::sse2;
+#endif
 #endif
 // Above AVX-512 VNNI only the integer product of several rows has kernels of its own.
 #if NIBBLE_SIMD_WIDTH == 512 && NIBBLE_SIMD_VNNI
@@ -54,15 +77,28 @@ using isa_type = isa::avx512_vnni;
 using isa_type = isa::native;
 #endif
 
+#if NIBBLE_SIMD_NEON
+using vf = neon_floats;
+using vi = neon_ints;
+using vu = neon_uints;
+#else
 using vf = xsimd::batch<float, arch>;
 using vi = xsimd::batch<std::int32_t, arch>;
 using vu = xsimd::batch<std::uint32_t, arch>;
+using xsimd::all;
+using xsimd::any;
+using xsimd::max;
+using xsimd::min;
+using xsimd::select;
+#endif
 /// 32-bit lanes of a register.
 inline constexpr std::size_t lanes = vf::size;
 /// Registers that hold the 16 columns of a panel.
 inline constexpr std::size_t regs = 16 / lanes;
 /// Vector registers of the architecture.
-inline constexpr std::size_t register_count = lanes == 16 ? 32 : 16;
+inline constexpr std::size_t register_count = lanes == 16 || NIBBLE_SIMD_NEON ? 32 : 16;
+/// Whether tables of 16 values are looked up in registers.
+inline constexpr bool looks_up = lanes >= 8 || NIBBLE_SIMD_NEON;
 
 NIBBLE_ALWAYS_INLINE vf load(const float* p) noexcept { return vf::load_unaligned(p); }
 NIBBLE_ALWAYS_INLINE vi load(const std::int32_t* p) noexcept { return vi::load_unaligned(p); }
@@ -70,17 +106,24 @@ NIBBLE_ALWAYS_INLINE vi load(const std::int32_t* p) noexcept { return vi::load_u
 NIBBLE_ALWAYS_INLINE vu load_lanes(const void* p) noexcept {
   return vu::load_unaligned(static_cast<const std::uint32_t*>(p));
 }
+#if NIBBLE_SIMD_NEON
+NIBBLE_ALWAYS_INLINE vi as_signed(vu v) noexcept { return vi(vreinterpretq_s32_u32(static_cast<uint32x4_t>(v))); }
+NIBBLE_ALWAYS_INLINE vf to_float(vi v) noexcept { return vf(vcvtq_f32_s32(static_cast<int32x4_t>(v))); }
+#else
 NIBBLE_ALWAYS_INLINE vi as_signed(vu v) noexcept { return vi(static_cast<vu::register_type>(v)); }
 NIBBLE_ALWAYS_INLINE vf to_float(vi v) noexcept { return xsimd::to_float(v); }
+#endif
 
 /// fma with one rounding on every architecture: where there is no instruction, lane by lane through libm.
 NIBBLE_ALWAYS_INLINE vf fused(vf a, vf b, vf c) noexcept {
-#if NIBBLE_SIMD_WIDTH == 512
+#if NIBBLE_SIMD_NEON
+  return vf(vfmaq_f32(static_cast<float32x4_t>(c), static_cast<float32x4_t>(a), static_cast<float32x4_t>(b)));
+#elif NIBBLE_SIMD_WIDTH == 512
   return vf(_mm512_fmadd_ps(a, b, c));  // xsimd 8.1 has none for AVX-512: its generic fma rounds twice
 #elif NIBBLE_SIMD_WIDTH == 256
   return xsimd::fma(a, b, c);
 #elif defined(__FMA__)
-  return vf(_mm_fmadd_ps(a, b, c));  // FMA without AVX2: xsimd's SSE2 architecture would round twice
+  return vf(_mm_fmadd_ps(a, b, c));                 // FMA without AVX2: xsimd's SSE2 architecture would round twice
 #else
   alignas(64) float x[lanes], y[lanes], z[lanes];
   a.store_aligned(x);
@@ -115,12 +158,20 @@ NIBBLE_ALWAYS_INLINE vf madd(vf a, vf b, vf c) noexcept {
                    : "+" NIBBLE_SIMD_REGISTER(sum)        \
                    : NIBBLE_SIMD_REGISTER(a), NIBBLE_SIMD_REGISTER(b))
 #endif
+// The same for Arm: `instruction` with its operands %0 (the sum), %1 and %2.
+#if defined(__GNUC__) && !defined(__clang__) && NIBBLE_SIMD_NEON
+#define NIBBLE_SIMD_ACCUMULATE_NEON(instruction, sum, a, b) __asm__ volatile(instruction : "+w"(sum) : "w"(a), "w"(b))
+#endif
 
 /// sum = madd(a, b, sum).
 NIBBLE_ALWAYS_INLINE void accumulate(vf& sum, vf a, vf b) noexcept {
 #if defined(NIBBLE_SIMD_ACCUMULATE)
   auto s = static_cast<vf::register_type>(sum);
   NIBBLE_SIMD_ACCUMULATE("vfmadd231ps", s, static_cast<vf::register_type>(a), static_cast<vf::register_type>(b));
+  sum = vf(s);
+#elif defined(NIBBLE_SIMD_ACCUMULATE_NEON)
+  auto s = static_cast<float32x4_t>(sum);
+  NIBBLE_SIMD_ACCUMULATE_NEON("fmla %0.4s, %1.4s, %2.4s", s, static_cast<float32x4_t>(a), static_cast<float32x4_t>(b));
   sum = vf(s);
 #else
   sum = madd(a, b, sum);
@@ -143,7 +194,7 @@ template <bool InRegisters, bool UpperHalves = false>
 class table_lookup {
  public:
   NIBBLE_ALWAYS_INLINE explicit table_lookup(const float* table, [[maybe_unused]] int bits) noexcept : table_(table) {
-#if NIBBLE_SIMD_WIDTH >= 256
+#if NIBBLE_SIMD_WIDTH >= 256 || NIBBLE_SIMD_NEON
     if constexpr (InRegisters) {
       alignas(64) float padded[16] = {};
       for (std::size_t i = 0; i < std::size_t{1} << bits; ++i) padded[i] = table[i];
@@ -155,12 +206,35 @@ class table_lookup {
         for (std::size_t j = 0; j < 4; ++j)
           bytes[j][i] = static_cast<std::uint8_t>(std::bit_cast<std::uint32_t>(padded[i]) >> (8 * j));
       for (std::size_t j = 0; j < 4; ++j)
+#if NIBBLE_SIMD_NEON
+        planes_[j] = vld1q_u8(bytes[j]);
+#else
         planes_[j] = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(bytes[j])));
+#endif
 #endif
     }
 #endif
   }
   NIBBLE_ALWAYS_INLINE void operator()(vu four, vf (&q)[4]) const noexcept {
+#if NIBBLE_SIMD_NEON
+    if constexpr (InRegisters) {  // as with AVX2: tbl for vpshufb, zip for unpack
+      alignas(16) constexpr std::uint8_t order[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
+      const uint8x16_t u = vqtbl1q_u8(vreinterpretq_u8_u32(static_cast<uint32x4_t>(four)), vld1q_u8(order));
+      const uint8x16_t b2 = vqtbl1q_u8(planes_[2], u), b3 = vqtbl1q_u8(planes_[3], u);
+      const uint16x8_t low23 = pairs(vzip1q_u8(b2, b3)), high23 = pairs(vzip2q_u8(b2, b3));
+      uint16x8_t low01 = vdupq_n_u16(0), high01 = low01;
+      if constexpr (!UpperHalves) {
+        const uint8x16_t b0 = vqtbl1q_u8(planes_[0], u), b1 = vqtbl1q_u8(planes_[1], u);
+        low01 = pairs(vzip1q_u8(b0, b1));
+        high01 = pairs(vzip2q_u8(b0, b1));
+      }
+      q[0] = vf(vreinterpretq_f32_u16(vzip1q_u16(low01, low23)));
+      q[1] = vf(vreinterpretq_f32_u16(vzip2q_u16(low01, low23)));
+      q[2] = vf(vreinterpretq_f32_u16(vzip1q_u16(high01, high23)));
+      q[3] = vf(vreinterpretq_f32_u16(vzip2q_u16(high01, high23)));
+      return;
+    }
+#endif
 #if NIBBLE_SIMD_WIDTH == 256
     if constexpr (InRegisters) {
       // vpshufb looks 32 codes up at once, in each of the four byte planes of the floats; what is left is to interleave
@@ -221,15 +295,22 @@ class table_lookup {
 #endif
   }
 
+#if NIBBLE_SIMD_NEON
+  static NIBBLE_ALWAYS_INLINE uint16x8_t pairs(uint8x16_t v) noexcept { return vreinterpretq_u16_u8(v); }
+#endif
+
   const float* table_;
-#if NIBBLE_SIMD_WIDTH == 512
+#if NIBBLE_SIMD_NEON
+  uint8x16_t planes_[4];
+#elif NIBBLE_SIMD_WIDTH == 512
   __m512 all_;
 #elif NIBBLE_SIMD_WIDTH == 256
   __m256i planes_[4];
 #endif
 };
 
-/// How unsigned codes and signed activations, |x| <= 127, are multiplied and added, exactly, four in each 32-bit lane.
+/// How unsigned codes and signed activations, |x| <= 127, are multiplied and added, exactly, four in each 32-bit lane. The
+/// instructions of x86; those of Arm stand with its byte_dot.
 enum class dot_kind : std::uint8_t {
   pairs,  ///< codes of few bits: vpmaddubsw, and several of its int16 results are added before they are widened
   quads,  ///< codes <= 127: vpmaddubsw, whose pairs fit int16 (2 * 127 * 127 = 32258), then vpmaddwd;
@@ -247,10 +328,14 @@ static_assert(pair_run(2) == 42 && pair_run(3) == 18 && pair_run(4) == 8 && pair
 
 /// The cheapest kind for a width. Widening costs as much as two units' work, so runs of 1 or 2 gain nothing.
 constexpr dot_kind dot_of([[maybe_unused]] int bits) noexcept {
-#if NIBBLE_SIMD_VNNI
+#if NIBBLE_SIMD_VNNI || NIBBLE_SIMD_USDOT
   return dot_kind::quads;
+#elif NIBBLE_SIMD_SDOT
+  return bits <= 7 ? dot_kind::quads : dot_kind::signs;
+#elif NIBBLE_SIMD_NEON
+  return bits <= 6 ? dot_kind::pairs : (bits <= 7 ? dot_kind::quads : dot_kind::signs);
 #else
-  if constexpr (lanes == 4) return dot_kind::wide;                            // vpmaddubsw came with SSSE3
+  if constexpr (lanes == 4) return dot_kind::wide;  // vpmaddubsw came with SSSE3
   constexpr dot_kind widest = lanes == 8 ? dot_kind::signs : dot_kind::wide;  // AVX-512 has no vpsignb
   return bits <= 5 ? dot_kind::pairs : (bits <= 7 ? dot_kind::quads : widest);
 #endif
@@ -268,6 +353,71 @@ constexpr std::size_t chains_of([[maybe_unused]] dot_kind kind, [[maybe_unused]]
 
 template <dot_kind Kind>
 struct byte_dot;
+
+#if NIBBLE_SIMD_NEON
+/// Both operands are signed: codes <= 127 as they are, with usdot all codes. Without a dot product four instructions for 16
+/// products: smull and smull2 to int16, addp of neighbours (2 * 127 * 127 and 2 * 128 * 127 fit), sadalp.
+template <>
+struct byte_dot<dot_kind::quads> {
+  using native = int32x4_t;
+  using operand = int8x16_t;
+  static NIBBLE_ALWAYS_INLINE operand weights(vu w) noexcept {
+    return vreinterpretq_s8_u32(static_cast<uint32x4_t>(w));
+  }
+  static NIBBLE_ALWAYS_INLINE operand activations(std::int32_t four) noexcept {
+    return vreinterpretq_s8_s32(vdupq_n_s32(four));
+  }
+  static NIBBLE_ALWAYS_INLINE void add(vi& sum, operand w, operand x) noexcept {
+    auto s = static_cast<int32x4_t>(sum);
+#if NIBBLE_SIMD_USDOT && defined(NIBBLE_SIMD_ACCUMULATE_NEON)
+    NIBBLE_SIMD_ACCUMULATE_NEON("usdot %0.4s, %1.16b, %2.16b", s, w, x);
+#elif NIBBLE_SIMD_USDOT
+    s = vusdotq_s32(s, vreinterpretq_u8_s8(w), x);
+#elif NIBBLE_SIMD_SDOT && defined(NIBBLE_SIMD_ACCUMULATE_NEON)
+    NIBBLE_SIMD_ACCUMULATE_NEON("sdot %0.4s, %1.16b, %2.16b", s, w, x);
+#elif NIBBLE_SIMD_SDOT
+    s = vdotq_s32(s, w, x);
+#else
+    const int16x8_t two = vpaddq_s16(vmull_s8(vget_low_s8(w), vget_low_s8(x)), vmull_high_s8(w, x));
+#if defined(NIBBLE_SIMD_ACCUMULATE_NEON)
+    NIBBLE_SIMD_ACCUMULATE_NEON("sadalp %0.4s, %1.8h", s, two, two);
+#else
+    s = vpadalq_s16(s, two);
+#endif
+#endif
+    sum = vi(s);
+  }
+};
+
+/// Codes with 128 taken off are signed bytes.
+template <>
+struct byte_dot<dot_kind::signs> : byte_dot<dot_kind::quads> {
+  static NIBBLE_ALWAYS_INLINE operand weights(vu w) noexcept {
+    return vreinterpretq_s8_u32(veorq_u32(static_cast<uint32x4_t>(w), vdupq_n_u32(0x80808080u)));
+  }
+};
+
+/// smlal and smlal2 add the products of up to pair_run(bits) units to 16 sums in int16; two neighbours together still fit.
+template <>
+struct byte_dot<dot_kind::pairs> : byte_dot<dot_kind::quads> {
+  struct native {
+    int16x8_t low, high;
+  };
+  static NIBBLE_ALWAYS_INLINE native zero() noexcept { return {vdupq_n_s16(0), vdupq_n_s16(0)}; }
+  static NIBBLE_ALWAYS_INLINE void add(native& pairs, operand w, operand x) noexcept {
+#if defined(NIBBLE_SIMD_ACCUMULATE_NEON)
+    NIBBLE_SIMD_ACCUMULATE_NEON("smlal %0.8h, %1.8b, %2.8b", pairs.low, w, x);
+    NIBBLE_SIMD_ACCUMULATE_NEON("smlal2 %0.8h, %1.16b, %2.16b", pairs.high, w, x);
+#else
+    pairs.low = vmlal_s8(pairs.low, vget_low_s8(w), vget_low_s8(x));
+    pairs.high = vmlal_high_s8(pairs.high, w, x);
+#endif
+  }
+  static NIBBLE_ALWAYS_INLINE void widen(vi& sum, const native& pairs) noexcept {
+    sum = vi(vpadalq_s16(static_cast<int32x4_t>(sum), vpaddq_s16(pairs.low, pairs.high)));
+  }
+};
+#else
 
 #if NIBBLE_SIMD_WIDTH == 512
 #define NIBBLE_SIMD_OP(name) _mm512_##name
@@ -356,9 +506,11 @@ struct byte_dot<dot_kind::signs> : byte_dot<dot_kind::quads> {
   }
 };
 #endif
+#endif
 
 #undef NIBBLE_SIMD_OP
 #undef NIBBLE_SIMD_ACCUMULATE
+#undef NIBBLE_SIMD_ACCUMULATE_NEON
 #undef NIBBLE_SIMD_REGISTER
 #undef NIBBLE_SIMD_VEX
 
