@@ -8,6 +8,7 @@
 #include <tbb/task_arena.h>
 
 #include <cstddef>
+#include <memory>
 #include <utility>
 
 #include <nibble/core/config.hpp>
@@ -28,11 +29,16 @@ class tbb_pool {
  public:
   /// At most `threads` threads at once, the caller among them; 0: oneTBB's default for an arena.
   explicit tbb_pool(std::size_t threads = 0)
-      : arena_(threads == 0 ? tbb::task_arena::automatic : static_cast<int>(threads)) {}
+      : arena_(
+            std::make_unique<tbb::task_arena>(threads == 0 ? tbb::task_arena::automatic : static_cast<int>(threads))) {}
+  /// In a forked child the arena is left as it is: to end it takes locks that a thread of the parent may have held.
+  ~tbb_pool() {
+    if (maker_.forked()) static_cast<void>(arena_.release());
+  }
   tbb_pool(const tbb_pool&) = delete;
   tbb_pool& operator=(const tbb_pool&) = delete;
 
-  std::size_t size() const { return static_cast<std::size_t>(arena_.max_concurrency()); }
+  std::size_t size() const { return static_cast<std::size_t>(arena_->max_concurrency()); }
 
   /// A context over this arena without scratch memory.
   nibble::context context() {
@@ -57,7 +63,7 @@ class tbb_pool {
       for (std::size_t s = 0; s < slots; ++s) body(arg, s);
       return;
     }
-    pool.arena_.execute([&] {
+    pool.arena_->execute([&] {
       tbb::this_task_arena::isolate([&] {
         tbb::parallel_for(
             std::size_t{0}, slots, [&](std::size_t s) { body(arg, s); }, tbb::simple_partitioner{});
@@ -65,7 +71,7 @@ class tbb_pool {
     });
   }
 
-  tbb::task_arena arena_;
+  std::unique_ptr<tbb::task_arena> arena_;
   core::process_mark maker_;
   core::scratch_keeper scratch_;
 };
