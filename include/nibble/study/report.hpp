@@ -181,7 +181,9 @@ inline std::string to_markdown(const text_grid& g) {
   };
   const auto line = [&](const std::vector<std::string>& row) {
     std::string s = "|";
-    for (std::size_t c = 0; c < g.headings.size(); ++c) s += " " + escaped(c < row.size() ? row[c] : "") + " |";
+    // Appended piece by piece: gcc 12 warns, wrongly, of overlapping memory in " " + a temporary (GCC bug 105651).
+    for (std::size_t c = 0; c < g.headings.size(); ++c)
+      s.append(" ").append(escaped(c < row.size() ? row[c] : "")).append(" |");
     return s + "\n";
   };
   std::string s = g.caption.empty() ? "" : "**" + g.caption + "**\n\n";
