@@ -149,8 +149,11 @@ void register_roofs();
 void register_smoke();
 /// Compiler, flags, CPU, ISA, versions and absent peers for the head of the output.
 void add_context();
+/// What a product computes with, as names have it: one_plane and two_planes are a codebook's integer images.
+enum class computing { weight_only, integer, one_plane, two_planes };
+const char* name_of(computing how);
 // What register_smoke takes from the topics.
-void run_gemm(benchmark::State& state, qtype type, bool integer, shape s, std::size_t M, std::size_t threads,
+void run_gemm(benchmark::State& state, qtype type, computing how, shape s, std::size_t M, std::size_t threads,
               bool cold);
 void run_quantize(benchmark::State& state, qtype type, bool search, shape s, std::size_t threads);
 void run_dequantize(benchmark::State& state, qtype type, shape s, std::size_t threads);

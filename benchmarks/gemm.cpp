@@ -15,11 +15,34 @@ namespace {
 struct product {
   std::string format;  ///< names the copies of the weights
   format_desc desc;
-  bool integer;
+  computing how;
   shape s;
   std::size_t M, threads;
   std::size_t distinct_bytes;  ///< of weights between two uses of one matrix; 0: warm
 };
+
+gemm_options options_of(computing how) {
+  switch (how) {
+    case computing::weight_only: return {};
+    case computing::integer: return {.computation = computation::integer};
+    case computing::one_plane: return {.computation = computation::integer, .image = table_image::one_plane};
+    case computing::two_planes: return {.computation = computation::integer, .image = table_image::two_planes};
+  }
+  return {};
+}
+
+/// The image of a codebook is multiplied as codes of 8 or 7 bits.
+double peak_of(computing how, int bits, std::size_t threads) {
+  if (how == computing::weight_only) return float_peak(threads);
+  return byte_peak(how == computing::integer ? bits : 8, threads);
+}
+
+/// What computes with a format: exact floats, and integers, those of a codebook through its image.
+std::vector<computing> computings(const format_desc& f) {
+  using enum computing;
+  if (f.rule == code_rule::codebook) return {weight_only, one_plane, two_planes};
+  return {weight_only, integer};
+}
 
 copies<packed_matrix>& weights(const product& p) {
   return input_cache::get<copies<packed_matrix>>(text("copies/", p.format, "/", name_of(p.s)), [&] {
@@ -36,10 +59,10 @@ void run_product(benchmark::State& state, const product& p) {
   std::vector<float> y(p.M * p.s.N);
   const auto X = make_span2d(x.data(), p.M, p.s.K);
   const auto Y = make_span2d(y.data(), p.M, p.s.N);
-  const gemm_options options{.computation = p.integer ? computation::integer : computation::weight_only};
+  const gemm_options options = options_of(p.how);
   thread_pool& pool = pool_of(p.threads);
   const double seconds = time_loop(state, [&] { multiply(X, W.next(), Y, pool, options); });
-  const double peak = p.integer ? byte_peak(p.desc.bits, p.threads) : float_peak(p.threads);
+  const double peak = peak_of(p.how, p.desc.bits, p.threads);
   report(state, {p.s.N, p.s.K, p.M, p.threads, W.bytes(), p.distinct_bytes != 0, peak}, seconds);
   state.SetLabel(
       gemm::with_default_backend(W.front().layout(), []<class B>(B) { return std::string(B::isa_type::name); }));
@@ -62,14 +85,24 @@ std::string format_name(const format_desc& f) {
 
 }  // namespace
 
+const char* name_of(computing how) {
+  switch (how) {
+    case computing::weight_only: return "weight_only";
+    case computing::integer: return "integer";
+    case computing::one_plane: return "one_plane";
+    case computing::two_planes: return "two_planes";
+  }
+  return "";
+}
+
 std::string gemm_name(const std::string& what, shape s, std::size_t M, std::size_t threads, bool cold) {
   return text("gemm/", what, "/", name_of(s), "/M:", M, "/threads:", threads, cold ? "/cold" : "/warm");
 }
 
-void run_gemm(benchmark::State& state, qtype type, bool integer, shape s, std::size_t M, std::size_t threads,
+void run_gemm(benchmark::State& state, qtype type, computing how, shape s, std::size_t M, std::size_t threads,
               bool cold) {
   const quant::qtype_info& info = quant::info_of(type);
-  run_product(state, {std::string(info.name), info.format, integer, s, M, threads, cold ? cold_bytes() : 0});
+  run_product(state, {std::string(info.name), info.format, how, s, M, threads, cold ? cold_bytes() : 0});
 }
 
 void register_gemm() {
@@ -77,13 +110,12 @@ void register_gemm() {
     const quant::qtype_info& info = quant::info_of(type);
     for (const shape s : shapes) {
       for (const bool cold : {false, true}) {
-        for (const bool integer : {false, true}) {
-          if (integer && info.format.rule == code_rule::codebook) continue;  // no exact integer sums
+        for (const computing how : computings(info.format)) {
           for (const std::size_t M : batches) {
             for (const std::size_t threads : thread_counts()) {
-              const std::string what = text(info.name, integer ? "/integer" : "/weight_only");
+              const std::string what = text(info.name, '/', name_of(how));
               add(gemm_name(what, s, M, threads, cold),
-                  [=](benchmark::State& state) { run_gemm(state, type, integer, s, M, threads, cold); });
+                  [=](benchmark::State& state) { run_gemm(state, type, how, s, M, threads, cold); });
             }
           }
         }
@@ -92,7 +124,7 @@ void register_gemm() {
   }
 }
 
-/// Every width x rule x group, integer where there are exact integer sums: decoding from memory, and a large batch.
+/// Every width x rule x group in integers, codebooks in floats as well: decoding from memory, and a large batch.
 void register_matrix() {
   constexpr shape s{4096, 4096};
   using enum granularity_kind;
@@ -105,14 +137,16 @@ void register_matrix() {
       for (const auto& [granularity, group] : granularities) {
         const scale_storage scale = granularity == granularity_kind::grouped ? scale_storage::f16 : scale_storage::f32;
         const format_desc f{rule, static_cast<std::uint8_t>(bits), granularity, scale, group};
-        const bool integer = rule != code_rule::codebook;
-        const std::string name = text("matrix/", format_name(f), integer ? "/integer/" : "/weight_only/", name_of(s));
-        add(text(name, "/M:1/threads:1/cold"), [=](benchmark::State& state) {
-          run_product(state, {format_name(f), f, integer, s, 1, 1, matrix_cold_bytes});
-        });
-        add(text(name, "/M:512/threads:1/warm"), [=](benchmark::State& state) {
-          run_product(state, {format_name(f), f, integer, s, 512, 1, 0});
-        });
+        for (const computing how : computings(f)) {
+          if (how == computing::weight_only && rule != code_rule::codebook) continue;
+          const std::string name = text("matrix/", format_name(f), '/', name_of(how), '/', name_of(s));
+          add(text(name, "/M:1/threads:1/cold"), [=](benchmark::State& state) {
+            run_product(state, {format_name(f), f, how, s, 1, 1, matrix_cold_bytes});
+          });
+          add(text(name, "/M:512/threads:1/warm"), [=](benchmark::State& state) {
+            run_product(state, {format_name(f), f, how, s, 512, 1, 0});
+          });
+        }
       }
     }
   }

@@ -9,10 +9,11 @@ import subprocess
 
 GEMM = re.compile(r"^gemm/(?P<kind>.+)/N:(?P<N>\d+)/K:(?P<K>\d+)/M:(?P<M>\d+)/threads:(?P<threads>\d+)/(?P<place>warm|cold)$")
 CODEC = re.compile(r"^(quantize|quantize_mse_search|dequantize|pack|unpack)/(\w+)/N:4096/K:4096/threads:(\d+)$")
-MATRIX = re.compile(r"^matrix/w(\d)([a-z]?)_(\w+)/(?:integer|weight_only)/.*/M:(1|512)/threads:1/(?:cold|warm)$")
+MATRIX = re.compile(r"^matrix/w(\d)([a-z]?)_(\w+)/(\w+)/.*/M:(1|512)/threads:1/(?:cold|warm)$")
 READ = re.compile(r"^roof/read/(?:KiB:(\d+)|memory)/threads:(\d+)$")
 PEAK = re.compile(r"^roof/peak/(float|bytes/bits:\d+)/threads:(\d+)$")
 PEER = re.compile(r"^(eigen|openblas|onednn|gemmlowp|xnnpack|llama|onnxruntime)_")
+IMAGES = ("/one_plane", "/two_planes")  # integer images of codebooks
 COUNTERS = ("GBps", "GOPs", "read_roof", "peak_roof", "cpu_time")
 
 
@@ -115,6 +116,8 @@ class Roofs:
         return measured[min(measured, key=lambda s: max(s / size, size / s))] if measured else None
 
     def peak_of(self, kind, threads):
+        if kind.endswith(IMAGES):  # multiplied as codes of 8 or 7 bits
+            return self.peak.get(("bytes/bits:8", threads))
         if not kind.endswith("/integer"):
             return self.peak.get(("float", threads))
         return self.peak.get((f"bytes/bits:{5 if (bits_of(kind) or 8) <= 5 else 8}", threads))
@@ -211,7 +214,8 @@ def everything(all_products):
                   "best peer's time / this"], rows)
 
 
-RULES = {"": "symmetric", "m": "mid-rise", "a": "asymmetric", "o": "float offset", "c": "codebook, float"}
+RULES = {"": "symmetric", "m": "mid-rise", "a": "asymmetric", "o": "float offset", "c": "codebook"}
+COMPUTED = {"integer": "", "weight_only": ", float", "one_plane": ", one plane", "two_planes": ", two planes"}
 
 
 def formats(entries):
@@ -219,14 +223,14 @@ def formats(entries):
     cells = {}
     for name, entry in entries.items():
         if match := MATRIX.match(name):
-            bits, rule, group, M = match.groups()
-            cells.setdefault(((bits, rule), group), {})[M] = entry
+            bits, rule, group, computed, M = match.groups()
+            cells.setdefault(((bits, rule, computed), group), {})[M] = entry
     if not cells:
         return ""
     groups = list(dict.fromkeys(group for _, group in cells))
     rows = []
     for kind in dict.fromkeys(kind for kind, _ in cells):
-        row = [f"{kind[0]}, {RULES[kind[1]]}"]
+        row = [f"{kind[0]}, {RULES[kind[1]]}{COMPUTED[kind[2]]}"]
         for group in groups:
             found = cells.get((kind, group), {})
             row.append(" / ".join(number(found[M].get(counter)) if M in found else "-"

@@ -54,11 +54,13 @@ class Tables(unittest.TestCase):
     def test_table_of_formats_has_both_shares_in_the_cell_of_width_rule_and_group(self):
         entries = {"matrix/w4a_g32/integer/N:4096/K:4096/M:1/threads:1/cold": {"read_roof": 0.7, "peak_roof": 0.1},
                    "matrix/w4a_g32/integer/N:4096/K:4096/M:512/threads:1/warm": {"read_roof": 0.2, "peak_roof": 0.5},
-                   "matrix/w2c_tensor/weight_only/N:4096/K:4096/M:1/threads:1/cold": {"read_roof": 0.3}}
+                   "matrix/w2c_tensor/weight_only/N:4096/K:4096/M:1/threads:1/cold": {"read_roof": 0.3},
+                   "matrix/w2c_tensor/two_planes/N:4096/K:4096/M:1/threads:1/cold": {"read_roof": 0.4}}
         text = tables.formats(entries)
         self.assertIn("|  | g32 | tensor |", text)
         self.assertIn("| 4, asymmetric | 0.70 / 0.50 | - / - |", text)
         self.assertIn("| 2, codebook, float | - / - | 0.30 / - |", text)
+        self.assertIn("| 2, codebook, two planes | - / - | 0.40 / - |", text)
         self.assertEqual(tables.formats({name("w4_g128/integer"): {}}), "")
 
     def test_time_comes_from_operations(self):

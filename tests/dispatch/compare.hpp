@@ -48,8 +48,8 @@ inline compared compare_with_scalar() {
         const any_qmatrix q = random_qmatrix(f, s.N, s.K, 11);
         const packed_matrix packed = pack_matrix(q.view());
         for (const computation c : {computation::integer, computation::weight_only}) {
-          if (c == computation::integer && f.rule == code_rule::codebook) continue;
-          const gemm_options options{.computation = c};
+          const gemm_options options{.computation = c,
+                                     .image = bits % 2 == 0 ? table_image::one_plane : table_image::two_planes};
           std::vector<float> y(s.M * s.N);
           dispatch::multiply(x, packed, make_span2d(y.data(), s.M, s.N), options);
           const std::vector<float> expected = scalar_product(x, packed.view(), options);

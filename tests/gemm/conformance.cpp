@@ -35,6 +35,7 @@ using native_rows = kernels::quantize_row<isa::native>;
 TEST_CASE("conformance: the panel kernels pass, every width, rule and pattern") {
   if (!test::covers<kernels::gemm_panel<isa::native>, gemm::simd::isa_type>()) return;
   testing::conformance_options o;
+  o.images = true;
   o.layout = layout_id::panel16;
   const testing::report r = testing::check_multiply([](auto... a) { return multiply_on<gemm::simd>(a...); }, o);
   INFO(r.text());
@@ -46,6 +47,7 @@ TEST_CASE("conformance: the panel kernels pass, every width, rule and pattern") 
 TEST_CASE("conformance: the panel kernels pass on threads") {
   thread_pool pool(3);
   testing::conformance_options o;
+  o.images = true;
   o.layout = layout_id::panel16;
   o.seed = 2;
   std::erase_if(o.formats, [](const format_desc& f) { return f.bits != 4; });
@@ -57,6 +59,7 @@ TEST_CASE("conformance: the panel kernels pass on threads") {
 
 TEST_CASE("conformance: the plain kernels pass on canonical rows") {
   testing::conformance_options o;
+  o.images = true;
   std::erase_if(o.formats, [](const format_desc& f) { return f.bits % 3 != 2; });
   const testing::report r = testing::check_multiply([](auto... a) { return multiply_on<gemm::scalar>(a...); }, o);
   INFO(r.text());
@@ -66,6 +69,7 @@ TEST_CASE("conformance: the plain kernels pass on canonical rows") {
 
 TEST_CASE("conformance: the plain kernels pass on panels") {
   testing::conformance_options o;
+  o.images = true;
   o.layout = layout_id::panel16;
   std::erase_if(o.formats, [](const format_desc& f) { return f.bits != 3; });
   const testing::report r = testing::check_multiply([](auto... a) { return multiply_on<gemm::scalar>(a...); }, o);

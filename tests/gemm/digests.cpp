@@ -53,30 +53,43 @@ std::string extents(std::initializer_list<std::size_t> sizes) {
 
 std::string text_of(std::span<const std::byte> bytes) { return testing::digest().add(bytes).text(); }
 
-/// "product <format> <M>x<N>x<K> <epilogue> <seed>" -> digest of Y, on backend B with W in `layout`.
+/// The images that integer computation has of a format: the one of exact sums, or those of a codebook.
+struct image {
+  table_image kind;
+  const char* suffix;  ///< of the format's name
+};
+std::vector<image> images_of(const format_desc& f) {
+  if (f.rule != code_rule::codebook) return {{table_image::none, ""}};
+  return {{table_image::one_plane, "/one-plane"}, {table_image::two_planes, "/two-planes"}};
+}
+
+/// "product <format> <M>x<N>x<K> <epilogue> <seed>" -> digest of Y, on backend B with W in `layout`. `flat`: of formats that
+/// have no panel form, "rows ..."; else of those that have one.
 template <class B>
-digests product_digests(layout_id layout) {
+digests product_digests(layout_id layout, bool flat = false) {
   digests out;
   for (std::size_t i = 0; i < quant::qtype_count; ++i) {
     const quant::qtype_info& info = quant::info_of(static_cast<qtype>(i));
-    if (info.format.rule == code_rule::codebook) continue;  // no integer computation
     for (const product& p : products) {
+      if ((can_pack(info.format, p.K, layout_id::panel16) != errc::ok) != flat) continue;
       const auto w = weights_of(p.N, p.K);
       const any_qmatrix q = quantize(static_cast<qtype>(i), make_span2d(w.data(), p.N, p.K));
       const packed_matrix packed = pack_matrix(q.view(), layout);
       const auto x = testing::activations(testing::operand_pattern::random, p.M, p.K, seed + p.M * 31 + p.K);
       const auto bias = testing::values(testing::value_pattern::random, p.N, seed + 5);
-      auto y = testing::values(testing::value_pattern::random, p.M * p.N, seed + 6);
-      gemm_options o{.computation = computation::integer};
-      if (p.epilogue) o.bias = bias.data(), o.beta = -0.5f;
-      aligned_vector<std::byte> scratch(B::scratch_bytes(packed.view(), p.M, o, 1));
-      context ctx;
-      ctx.scratch = scratch.data();
-      ctx.scratch_bytes = scratch.size();
-      gemm::multiply<B>(make_span2d(x.data(), p.M, p.K), packed.view(), make_span2d(y.data(), p.M, p.N), o, ctx);
-      out["product " + std::string(info.name) + ' ' + extents({p.M, p.N, p.K}) +
-          (p.epilogue ? " bias+beta " : " plain ") + std::to_string(seed)] =
-          text_of(std::as_bytes(std::span<const float>(y)));
+      for (const image& each : images_of(info.format)) {
+        auto y = testing::values(testing::value_pattern::random, p.M * p.N, seed + 6);
+        gemm_options o{.computation = computation::integer, .image = each.kind};
+        if (p.epilogue) o.bias = bias.data(), o.beta = -0.5f;
+        aligned_vector<std::byte> scratch(B::scratch_bytes(packed.view(), p.M, o, 1));
+        context ctx;
+        ctx.scratch = scratch.data();
+        ctx.scratch_bytes = scratch.size();
+        gemm::multiply<B>(make_span2d(x.data(), p.M, p.K), packed.view(), make_span2d(y.data(), p.M, p.N), o, ctx);
+        out[(flat ? "rows " : "product ") + std::string(info.name) + each.suffix + ' ' + extents({p.M, p.N, p.K}) +
+            (p.epilogue ? " bias+beta " : " plain ") + std::to_string(seed)] =
+            text_of(std::as_bytes(std::span<const float>(y)));
+      }
     }
   }
   return out;
@@ -201,10 +214,12 @@ TEST_CASE("digests: the file is written where NIBBLE_WRITE_DIGESTS says") {
       << testing::law_version
       << ", layout panel16 (1). tests/gemm/digests.cpp makes and checks this file.\n"
          "# product <format> <M>x<N>x<K> <epilogue> <seed> = Y, integer computation\n"
+         "# rows <format> <M>x<N>x<K> <epilogue> <seed> = the same of formats whose groups cross rows\n"
          "# mode <format> <scales of activations, types of X and Y> <M>x<N>x<K> <seed> = Y, integer computation\n"
          "# weights <format> <N>x<K> <seed> = codes, scales and zero points, codes in panel16 (- when it has none)\n";
   for (const digests& all :
-       {product_digests<gemm::simd>(layout_id::panel16), mode_digests<gemm::simd>(), weight_digests()})
+       {product_digests<gemm::simd>(layout_id::panel16), product_digests<gemm::scalar>(layout_id::row_major, true),
+        mode_digests<gemm::simd>(), weight_digests()})
     for (const auto& [key, value] : all) file << key << " = " << value << '\n';
   CHECK(file.flush().good());
 }
@@ -227,6 +242,11 @@ TEST_CASE("digests: integer products of the plain kernels are those committed, c
   if (writing()) return;
   compare(product_digests<gemm::scalar>(layout_id::row_major), "product ");
   compare(product_digests<gemm::scalar>(layout_id::panel16), "product ");
+}
+
+TEST_CASE("digests: integer products of groups that cross rows are those committed") {
+  if (writing()) return;
+  compare(product_digests<gemm::scalar>(layout_id::row_major, true), "rows ");
 }
 
 TEST_CASE("digests: products with other scales of activations and other types are those committed") {

@@ -32,11 +32,10 @@ constexpr std::size_t most_columns = 2 * pack::panel16::nr + 1, most_k = 2 * pac
 /// How far element (token, n) may lie from the reference's. A running error analysis (Higham 2002, section 3.3) of the
 /// law: after each rounding step with exact value A and error e so far, e grows by u (|A| + e), u = 2^-24; a product
 /// with an exact factor multiplies e. Integer sums do not round at all, nor does their conversion to float below 2^24.
-/// The reference adds the rounding of its own result to float, and K sums in double.
-double bound_of(const testing::law_weights& w, const testing::law_token& x, std::size_t n, computation c) {
+/// The reference adds the rounding of its own result to float, and K sums in double. A codebook's image is the products of its
+/// planes, one after the other, whose scale is a product that the law rounds.
+double bound_of(const testing::law_weights& all, const testing::law_token& x, std::size_t n, bool integer) {
   constexpr double u = 0x1p-24;
-  const bool integer = c == computation::integer;
-  const std::uint8_t* codes = w.codes.data() + n * w.K;
   double exact = 0.0, error = 0.0, magnitude = 0.0;
   const auto round = [&](double by, double by_error) {
     exact += by;
@@ -44,7 +43,9 @@ double bound_of(const testing::law_weights& w, const testing::law_token& x, std:
     error += u * (std::abs(exact) + error);
     magnitude += std::abs(by) + by_error;
   };
-  for (const testing::law_weights::segment& s : w.segments[n]) {
+  bool bounded = true;
+  const auto add = [&](const testing::law_weights& w, const testing::law_weights::segment& s) {
+    const std::uint8_t* codes = w.codes.data() + n * w.K;
     double sum = 0.0, sum_error = 0.0, x_sum = 0.0, x_error = 0.0, terms = 0.0;
     for (std::size_t k = s.begin; k < s.end; ++k) {
       const double a = integer ? x.codes[k] : x.x[k], q = w.value(s, codes[k]);
@@ -56,25 +57,33 @@ double bound_of(const testing::law_weights& w, const testing::law_token& x, std:
       sum_error += u * (std::abs(sum) + sum_error);
       x_error += u * (std::abs(x_sum) + x_error);
     }
-    if (integer && !(2.0 * std::abs(sum) < 0x1p24)) return -1.0;  // not exact as a float, in half steps: no bound
+    if (integer && !(2.0 * std::abs(sum) < 0x1p24)) bounded = false;  // not exact as a float, in half steps
     const double scale = s.scale, offset = w.has_offset() ? static_cast<double>(s.zero) : 0.0;
-    round(sum * scale, sum_error * std::abs(scale));
+    const double scale_error = &w == &all ? 0.0 : u * std::abs(scale);
+    round(sum * scale, sum_error * std::abs(scale) + std::abs(sum) * scale_error);
     if (w.has_offset()) round(x_sum * offset, x_error * std::abs(offset));
     magnitude += terms * std::abs(scale);
+  };
+  if (integer && !all.planes.empty()) {
+    for (const testing::law_weights& plane : all.planes)
+      for (const testing::law_weights::segment& s : plane.segments[n]) add(plane, s);
+  } else {
+    for (const testing::law_weights::segment& s : all.segments[n]) add(all, s);
   }
+  if (!bounded) return -1.0;
   if (integer) {
     const double token = x.scale;
     exact *= token, error *= token, magnitude *= token;
     error += u * (std::abs(exact) + error);
   }
-  return error + u * (std::abs(exact) + error) + 4.0 * static_cast<double>(w.K + 1) * 0x1p-53 * magnitude;
+  return error + u * (std::abs(exact) + error) + 4.0 * static_cast<double>(all.K + 1) * 0x1p-53 * magnitude;
 }
 
 /// Products of all asked sizes that share K: expectations for the greatest, which hold the smaller ones in their corner.
 class sweep {
  public:
-  sweep(const format_desc& f, std::size_t K, computation c)
-      : options_{.computation = c},
+  sweep(const format_desc& f, std::size_t K, const gemm_options& options)
+      : options_(options),
         W_(testing::weights(testing::operand_pattern::random, f, most_columns, K, 31 * K + f.bits)),
         x_(testing::activations(testing::operand_pattern::random, most_rows, K, 77 * K + 1)),
         reference_(most_rows * most_columns),
@@ -83,12 +92,12 @@ class sweep {
         y_(reference_.size()) {
     gemm::reference::multiply(make_span2d<const float>(x_.data(), most_rows, K), {layout_id::row_major, W_.view()},
                               make_span2d(reference_.data(), most_rows, most_columns), options_, {});
-    const testing::law_weights w(W_.view());
+    const testing::law_weights w(W_.view(), options_.image);
     for (std::size_t m = 0; m < most_rows; ++m) {
       const testing::law_token token{std::span<const float>(x_.data() + m * K, K)};
       for (std::size_t n = 0; n < most_columns; ++n) {
         law_[m * most_columns + n] = testing::law_element(w, token, n, options_, testing::native_float_rule, 0.0f);
-        bounds_[m * most_columns + n] = bound_of(w, token, n, c);
+        bounds_[m * most_columns + n] = bound_of(w, token, n, options_.computation == computation::integer);
       }
     }
   }
@@ -140,8 +149,12 @@ class sweep {
   aligned_vector<std::byte> scratch_;
 };
 
-bool computable(const format_desc& f, computation c) {
-  return c == computation::weight_only || f.rule != code_rule::codebook;
+/// All computations with a format.
+std::vector<gemm_options> computations(const format_desc& f) {
+  if (f.rule != code_rule::codebook) return {{}, {.computation = computation::integer}};
+  return {{},
+          {.computation = computation::integer, .image = table_image::one_plane},
+          {.computation = computation::integer, .image = table_image::two_planes}};
 }
 
 std::vector<std::size_t> up_to(std::size_t last) {
@@ -152,18 +165,19 @@ std::vector<std::size_t> up_to(std::size_t last) {
 
 /// All products of rows x columns x ks; returns the greatest share of a bound that was used.
 template <class B>
-double check_all(const format_desc& f, computation c, const std::vector<std::size_t>& rows,
+double check_all(const format_desc& f, const gemm_options& options, const std::vector<std::size_t>& rows,
                  const std::vector<std::size_t>& columns, const std::vector<std::size_t>& ks) {
   double worst = 0.0;
   for (const std::size_t K : ks) {
     if (can_pack(f, K, layout_id::panel16) != errc::ok) continue;
-    sweep s(f, K, c);
+    sweep s(f, K, options);
     for (const std::size_t N : columns) {
       s.columns(N);
       for (const std::size_t M : rows) s.template run<B>(M);
     }
     CAPTURE(testing::describe(f));
-    CAPTURE(c == computation::integer);
+    CAPTURE(options.computation == computation::integer);
+    CAPTURE(int{static_cast<unsigned char>(options.image)});
     CHECK(s.beyond_bound == "");
     CHECK(s.other_bits == "");
     worst = std::max(worst, s.worst);
@@ -186,9 +200,8 @@ TEST_CASE("exhaustive: every M, N and K up to two tiles and one, every width and
     for (const format_desc& f :
          {format_desc{rule(0), bits, g::grouped, f16, 32}, format_desc{rule(1), bits, g::per_channel, f32, 0},
           format_desc{rule(2), bits, g::grouped, bf16, 12}, format_desc{rule(3), bits, g::grouped, f32, 64}})
-      for (const computation c : {computation::integer, computation::weight_only})
-        if (computable(f, c))
-          worst = std::max(worst, check_all<gemm::simd>(f, c, up_to(most_rows), up_to(most_columns), up_to(most_k)));
+      for (const gemm_options& o : computations(f))
+        worst = std::max(worst, check_all<gemm::simd>(f, o, up_to(most_rows), up_to(most_columns), up_to(most_k)));
   }
   // The bounds are no wider than they need be: some element uses a good part of its own.
   CHECK(worst > 0.3);
@@ -200,6 +213,5 @@ TEST_CASE("exhaustive: every format on a covering set of shapes") {
   const std::vector<std::size_t> rows{1, 2, tile, tile + 1, most_rows}, columns{1, 16, 17, most_columns};
   for (int bits = 2; bits <= 8; ++bits)
     for (const format_desc& f : test::all_formats(bits, {32}))
-      for (const computation c : {computation::integer, computation::weight_only})
-        if (computable(f, c)) check_all<gemm::simd>(f, c, rows, columns, {1, 33, 64, most_k});
+      for (const gemm_options& o : computations(f)) check_all<gemm::simd>(f, o, rows, columns, {1, 33, 64, most_k});
 }

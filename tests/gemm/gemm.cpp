@@ -10,6 +10,7 @@
 
 #include <nibble/core/thread_pool.hpp>
 #include <nibble/gemm/gemm.hpp>
+#include <nibble/tensor/quantize.hpp>
 
 #include "support/matrices.hpp"
 
@@ -227,8 +228,7 @@ TEST_CASE("gemm: bits depend neither on the number of threads nor on the split o
     const packed_matrix p = pack_matrix(test::random_qmatrix(f, N, K, 2).view());
     const auto x = test::normal_values(M * K, 3);
     for (const computation c : computations) {
-      if (!computable(f, c)) continue;
-      const gemm_options o{.computation = c};
+      const gemm_options o{.computation = c, .image = table_image::two_planes};
       const auto whole = run<gemm::simd>(make_span2d(x.data(), M, K), p.view(), o);
       CHECK(test::same_bits(whole, run<gemm::simd>(make_span2d(x.data(), M, K), p.view(), o, {}, &pool)));
       std::vector<float> split;
@@ -356,6 +356,37 @@ TEST_CASE("gemm: broken arguments are named") {
     multiply(make_span2d<const float>(x.data(), 1, 32), codebook, make_span2d(y.data(), 1, 5),
              {.computation = computation::integer});
   }));
+}
+
+TEST_CASE("gemm: a codebook's image errs by no more than it states") {
+  // Activations that are whole numbers with absmax 127 are their own codes: what is left is the image's error.
+  const std::size_t K = 192, N = 33;
+  std::vector<float> x(K);
+  for (std::size_t k = 0; k < K; ++k) x[k] = static_cast<float>(static_cast<int>(k * 37 % 255) - 127);
+  double magnitude = 0.0;
+  for (const float v : x) magnitude += std::abs(v);
+  for (const qtype type : {qtype::nf4_g64, qtype::fp4_g64}) {
+    const auto values = test::normal_values(N * K, 3);
+    const packed_matrix p = pack_matrix(quantize(type, make_span2d(values.data(), N, K)).view());
+    const packed_view w = p.view();
+    for (const auto& [image, share] :
+         {std::pair{table_image::one_plane, 1.0 / 254.0}, std::pair{table_image::two_planes, 1.0 / 16254.0}}) {
+      const auto y =
+          run<gemm::simd>(make_span2d(x.data(), 1, K), w, {.computation = computation::integer, .image = image});
+      double worst = 0.0;
+      for (std::size_t n = 0; n < N; ++n) {
+        double exact = 0.0, scale = 0.0;
+        for (std::size_t k = 0; k < K; ++k) {
+          exact += static_cast<double>(x[k]) * gemm::reference::weight(w, n, k);
+          scale = std::max(scale, std::abs(gemm::reference::weight(w, n, k)));  // absmax is a value of both tables
+        }
+        const double bound = magnitude * scale * (share + 0x1p-20);
+        CHECK(std::abs(y[n] - exact) <= bound);
+        worst = std::max(worst, std::abs(y[n] - exact) / bound);
+      }
+      CHECK(worst > 0.0);
+    }
+  }
 }
 
 TEST_CASE("gemm: damaged views are refused before anything is read") {

@@ -391,6 +391,34 @@ TEST_CASE(
   });
 }
 
+TEST_CASE("gemm_panel: codes of an image are those of plain code, every width") {
+  if (!test::covers<native, native::isa_type>()) return;
+  const auto image = test::codes(256, 31);
+  for_each_width([&]<int Bits>() {
+    for (const std::size_t units : {1u, 2u, 9u}) {
+      const auto codes = test::codes(units * 64, 32, Bits);
+      test::guarded<std::uint8_t> got(codes.size());
+      std::copy(codes.begin(), codes.end(), got.begin());
+      native::image_codes<Bits>(got.data(), units, image.data());
+      for (std::size_t i = 0; i < codes.size(); ++i) REQUIRE(got[i] == image[codes[i]]);
+    }
+  });
+}
+
+TEST_CASE("gemm_panel: every value of a table is looked up, every width") {
+  if (!test::covers<native, native::isa_type>()) return;
+  for (int bits = 2; bits <= 8; ++bits) {
+    const auto table = test::gaussian(std::size_t{1} << bits, 5);
+    std::vector<std::uint8_t> units(256);
+    for (std::size_t i = 0; i < units.size(); ++i) units[i] = static_cast<std::uint8_t>(i % table.size());
+    std::vector<float> got(256), want(256);
+    native::values_table(units.data(), 4, table.data(), bits, got.data());
+    scalar::values_table(units.data(), 4, table.data(), bits, want.data());
+    CAPTURE(bits);
+    CHECK(same(got, want));
+  }
+}
+
 TEST_CASE("gemm_panel: float rows from packed codes equal the detour over unpacked ones, every width and panel") {
   if (!test::covers<native, native::isa_type>()) return;
   for_each_width([]<int Bits>() {

@@ -11,6 +11,7 @@
 #include <nibble/core/context.hpp>
 #include <nibble/core/error.hpp>
 #include <nibble/core/span2d.hpp>
+#include <nibble/quant/integer_image.hpp>
 #include <nibble/tensor/packed_view.hpp>
 
 namespace nibble {
@@ -18,7 +19,8 @@ namespace nibble {
 /// How activations take part.
 enum class computation : unsigned char {
   weight_only,  ///< float activations, float accumulation
-  integer,      ///< activations quantized per token to s8 on the fly, exact integer sums over each group
+  integer,      ///< activations quantized per token to s8 on the fly, exact integer sums over each group; codebooks
+                ///< take part through their gemm_options::image
 };
 
 /// Scales of activations in integer computation.
@@ -34,7 +36,8 @@ struct gemm_options {
   const float* bias = nullptr;  ///< [N] or nullptr: added to every row
   float beta = 0.0f;            ///< Y = X * transpose(W) + bias + beta * Y; with 0, Y is not read
   activation_scales activations = activation_scales::per_token;
-  float x_scale = 0.0f;  ///< of activation_scales::fixed: finite and greater than 0
+  float x_scale = 0.0f;                   ///< of activation_scales::fixed: finite and greater than 0
+  table_image image = table_image::none;  ///< what integer computation takes in place of a codebook's values
 };
 
 inline namespace NIBBLE_ABI {

@@ -42,6 +42,8 @@ struct call {
   std::size_t panels_at_once;   ///< of a work item of this task
   std::size_t first_item = 0;   ///< of the batch's work items
   std::size_t first_chunk = 0;  ///< of the batch's chunks of rows; leaders only
+  /// Integer computation on a codebook: what stands for its values. The kernels then see the codes of a plane.
+  const quant::integer_image* image = nullptr;
 
   template <class T>
   T* shared(std::size_t offset) const noexcept {
@@ -57,8 +59,12 @@ struct call {
   bool sums_started() const noexcept {
     const format_desc& f = w.matrix.format;
     return o.computation == computation::integer && w.layout == layout_id::panel16 &&
-           (f.rule == code_rule::symmetric || f.rule == code_rule::symmetric_full) && !long_sums() && !group_scales();
+           (f.rule == code_rule::symmetric || f.rule == code_rule::symmetric_full || image != nullptr) &&
+           !long_sums() && !group_scales();
   }
+  /// Width and constant zero point of the codes that integer kernels multiply.
+  int code_bits() const noexcept { return image != nullptr ? image->bits : w.matrix.format.bits; }
+  inline float code_zero() const noexcept;
   /// One group longer than the sums that int32 holds.
   bool long_sums() const noexcept { return sums_exceed_int32(w.matrix.format, w.matrix.K); }
   /// Row m of the float path.
@@ -93,10 +99,15 @@ inline float constant_zero(const format_desc& f) noexcept {
   return 0.0f;
 }
 
-/// Decodes the parameters of one panel into the slot's area. The float path's zero points go to params.zeros' place
+inline float call::code_zero() const noexcept {
+  return image != nullptr ? static_cast<float>(image->zero()) : constant_zero(w.matrix.format);
+}
+
+/// Decodes the parameters of one panel into the slot's area, for plane `plane` of an image. The float path's zero points go to params.zeros' place
 /// as floats, returned through `zero_values`.
 inline kernels::panel_params decode_params(const call& c, std::size_t index, std::size_t slot,
-                                           const float*& zero_values, std::size_t& zero_value_stride) noexcept {
+                                           const float*& zero_values, std::size_t& zero_value_stride,
+                                           std::size_t plane = 0) noexcept {
   const quantized_view& w = c.w.matrix;
   const format_desc& f = w.format;
   const bool integer = c.o.computation == computation::integer;
@@ -128,6 +139,8 @@ inline kernels::panel_params decode_params(const call& c, std::size_t index, std
     kernels::decode_scales(f.scale, static_cast<const std::byte*>(w.scales) + index * count * size, count, scales);
   }
   const std::size_t decoded = one_scale ? 16 : count;
+  if (c.image != nullptr)
+    for (std::size_t i = 0; i < decoded; ++i) scales[i] *= c.image->units[plane];
   p.scales = scales;
 
   // Zero points: a constant one is a single set of 16, shared by all groups.
@@ -142,7 +155,7 @@ inline kernels::panel_params decode_params(const call& c, std::size_t index, std
     }
   } else {
     p.zero_stride = 0;
-    const float z = constant_zero(f);
+    const float z = c.code_zero();
     for (std::size_t n = 0; n < 16; ++n) {
       if (integer) as_int[n] = static_cast<std::int32_t>(z * static_cast<float>(1 << p.shift));
       else as_float[n] = z;
@@ -243,7 +256,7 @@ void row_item(const call& c, std::size_t n, std::size_t slot, const Epilogue& ep
   for (std::size_t g = first; g <= last; ++g) {
     const std::size_t i = g - first;
     scales[i] = quant::scale_at(w, g);
-    const float z = f.rule == code_rule::asymmetric ? quant::zero_at(w, g) : constant_zero(f);
+    const float z = f.rule == code_rule::asymmetric ? quant::zero_at(w, g) : c.code_zero();
     zero_values[i] = z;
     zeros[i] = static_cast<std::int32_t>(z * static_cast<float>(1 << r.shift));
     if (f.rule == code_rule::asymmetric_offset) offsets[i] = quant::zero_at(w, g);
@@ -252,11 +265,25 @@ void row_item(const call& c, std::size_t n, std::size_t slot, const Epilogue& ep
   r.zeros = zeros;
   r.zero_values = zero_values;
   r.offsets = f.rule == code_rule::asymmetric_offset ? offsets : nullptr;
+  const std::size_t planes = c.image != nullptr ? static_cast<std::size_t>(c.image->planes) : 1,
+                    segments = last - first + 1;
+  if (c.image != nullptr) {
+    for (std::size_t p = planes; p-- > 0;) {
+      for (std::size_t k = 0; k < w.K; ++k) codes[(1 + p) * w.K + k] = c.image->codes[p][codes[k]];
+      for (std::size_t g = 0; g < segments; ++g) scales[p * segments + g] = scales[g] * c.image->units[p];
+    }
+  }
   const float* row_scales = c.shared<float>(c.plan.x_scales);
   const float* bias = c.bias == nullptr ? nullptr : c.bias + n;
   for (std::size_t m = 0; m < c.x.rows; ++m) {
-    const float acc = integer ? kernels::gemm_rows::integer(r, c.shared<std::int8_t>(c.plan.x) + m * c.plan.x_stride)
-                              : kernels::gemm_rows::weight_only(r, c.x_row(m), row_scales[m]);
+    float acc = integer ? 0.0f : kernels::gemm_rows::weight_only(r, c.x_row(m), row_scales[m]);
+    for (std::size_t p = 0; p < planes && integer; ++p) {
+      if (c.image != nullptr) {
+        r.codes = codes + (1 + p) * w.K;
+        r.scales = scales + p * segments;
+      }
+      acc = kernels::gemm_rows::integer(r, c.shared<std::int8_t>(c.plan.x) + m * c.plan.x_stride, acc);
+    }
     float v[16] = {scaled(acc, integer ? row_scales + m : nullptr, bias)};
     if constexpr (!std::is_same_v<Epilogue, no_epilogue>) keep_rounding(v);
     epilogue(output_row{c.number, m, n, 1}, v);

@@ -34,7 +34,7 @@ struct cpu {
   static errc can_multiply(const packed_view& w, const gemm_options& o) noexcept {
     if (!runs_here()) return errc::unsupported_isa;
     if (const errc answer = detail::can_scale_activations(w, o); answer != errc::ok) return answer;
-    if (o.computation == computation::integer && w.matrix.format.rule == code_rule::codebook)
+    if (uses_image(w, o) && o.image == table_image::none)
       return errc::unsupported_format;  // table values are floats: no exact integer sum
     switch (w.layout) {
       case layout_id::panel16: return errc::ok;
@@ -88,6 +88,11 @@ struct cpu {
       const std::size_t at_once = products<Isa>::panels_at_once(t.W, t.X.rows, o);
       std::construct_at(calls + i, call{t.X, t.W, t.Y, t.bias, o, plan, ctx.scratch, nullptr, b.area_bytes, i, leader,
                                         at_once, items, chunks});
+      if (uses_image(t.W, o)) {
+        const quantized_view& w = t.W.matrix;
+        calls[i].image = std::construct_at(reinterpret_cast<quant::integer_image*>(ctx.scratch + plan.image),
+                                           quant::make_integer_image(w.table, w.format.bits, o.image));
+      }
       items += t.X.rows == 0 ? 0 : work_items(t.W, t.X.rows, at_once);
       if (!shares) chunks += ceil_div(t.X.rows, chunk_rows);
     }

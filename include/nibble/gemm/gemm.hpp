@@ -106,7 +106,11 @@ void check_backend(const packed_view& W, const gemm_options& o, const char* wher
              "-bit weights, code rule ", int{static_cast<unsigned char>(W.matrix.format.rule)}, ", layout ",
              name_of(W.layout),
              o.computation == computation::integer ? ", integer computation" : ", weight-only computation",
-             scales[static_cast<unsigned char>(o.activations)]);
+             scales[static_cast<unsigned char>(o.activations)],
+             o.computation == computation::integer && W.matrix.format.rule == code_rule::codebook &&
+                     o.image == table_image::none
+                 ? ", without an integer image of the codebook (gemm_options::image)"
+                 : "");
 }
 
 inline void check_scratch(const context& ctx, std::size_t need) {
@@ -223,7 +227,7 @@ concept scratch_pool = requires(P& pool, std::size_t bytes, void (&f)(const cont
 // Templates without a parameter that anybody would name: a file that never multiplies does not compile the kernels.
 
 /// Y[M, N] = X[M, K] * transpose(W[N, K]) (+ bias + beta * Y) on the caller's threads and memory: allocates nothing.
-/// Throws bad_shape, unsupported_format (integer computation with a codebook), unsupported_isa, scratch_too_small,
+/// Throws bad_shape, unsupported_format (integer computation with a codebook and without gemm_options::image), unsupported_isa, scratch_too_small,
 /// bad_alignment, or aliasing when Y overlaps X.
 template <class = void>
 void multiply(span2d<const float> X, const packed_view& W, span2d<float> Y, const gemm_options& options,

@@ -89,7 +89,7 @@ struct products {
       std::int32_t* sums = t.shared<std::int32_t>(t.plan.x_sums) + m * t.plan.groups;
       kernels::group_sums(codes, K, panel_group(f, K), sums);
       if (!t.sums_started()) continue;
-      const std::int32_t factor = panel::code_bias(f.bits) - static_cast<std::int32_t>(detail::constant_zero(f));
+      const std::int32_t factor = panel::code_bias(t.code_bits()) - static_cast<std::int32_t>(t.code_zero());
       for (std::size_t g = 0; g < t.plan.groups; ++g) sums[g] *= factor;
     }
   }
@@ -120,6 +120,21 @@ struct products {
     }
   }
 
+  /// How often the integer kernels go over the codes: once, or for each plane of an image.
+  static std::size_t planes_of(const call& c) noexcept {
+    return c.image == nullptr ? 1 : static_cast<std::size_t>(c.image->planes);
+  }
+
+  /// `blocks` packed blocks to units of the codes that integer kernels multiply.
+  static void unpack_codes(const call& c, const std::byte* codes, std::size_t blocks, std::size_t plane,
+                           std::uint8_t* units) noexcept {
+    pack::with_bits(c.w.matrix.format.bits, [&]<int Bits>() {
+      panel::template unpack<Bits>(codes, blocks, units);
+      if (c.image != nullptr)
+        panel::template image_codes<Bits>(units, blocks * pack::panel16::units_per_block, c.image->codes[plane]);
+    });
+  }
+
   static kernels::integer_call integer_call_of(const call& c, std::size_t m0, std::size_t M,
                                                const kernels::panel_params& params, std::size_t slot) noexcept {
     const quantized_view& w = c.w.matrix;
@@ -144,14 +159,17 @@ struct products {
     const std::byte* codes = w.codes + index * pack::panel16::panel_bytes(w.K, w.format.bits);
     const float* zero_values = nullptr;
     std::size_t zero_value_stride = 0;
-    const kernels::panel_params params = detail::decode_params(c, index, slot, zero_values, zero_value_stride);
     float* acc = c.own<float>(slot, c.plan.acc);
     if (c.o.computation == computation::integer) {
       for (std::size_t i = 0; i < M * 16; ++i) acc[i] = 0.0f;
-      kernels::integer_call k = integer_call_of(c, m0, M, params, slot);
-      integer_panel(c, k, codes, slot);
+      for (std::size_t plane = 0; plane < planes_of(c); ++plane) {
+        kernels::integer_call k = integer_call_of(
+            c, m0, M, detail::decode_params(c, index, slot, zero_values, zero_value_stride, plane), slot);
+        integer_panel(c, k, codes, slot, plane);
+      }
       return;
     }
+    const kernels::panel_params params = detail::decode_params(c, index, slot, zero_values, zero_value_stride);
     const float* starts = c.shared<float>(c.plan.x_scales) + m0;
     for (std::size_t m = 0; m < M; ++m)
       for (std::size_t n = 0; n < 16; ++n) acc[m * 16 + n] = starts[m];
@@ -176,35 +194,35 @@ struct products {
   static void integer_panels(const call& c, std::size_t first, std::size_t count, std::size_t m0, std::size_t M,
                              std::size_t slot) noexcept requires(panel::block_panels > 1) {
     const quantized_view& w = c.w.matrix;
+    if (c.long_sums()) {
+      for (std::size_t i = 0; i < count; ++i) one_panel(c, first + i, m0, M, slot + i);
+      return;
+    }
     kernels::integer_call calls[panel::block_panels];
     const std::byte* codes[panel::block_panels];
     const std::uint8_t* units[panel::block_panels];
-    for (std::size_t i = 0; i < count; ++i) {
-      codes[i] = w.codes + (first + i) * pack::panel16::panel_bytes(w.K, w.format.bits);
-      units[i] = c.own<std::uint8_t>(slot + i, c.plan.units);
-      const float* zero_values = nullptr;
-      std::size_t zero_value_stride = 0;
-      const auto params = detail::decode_params(c, first + i, slot + i, zero_values, zero_value_stride);
-      calls[i] = integer_call_of(c, m0, M, params, slot + i);
-      for (std::size_t j = 0; j < M * 16; ++j) calls[i].acc[j] = 0.0f;
-    }
-    if (c.long_sums()) {
-      for (std::size_t i = 0; i < count; ++i) integer_panel(c, calls[i], codes[i], slot + i);
-      return;
-    }
-    for (std::size_t k0 = 0, k1; k0 < w.K; k0 = k1) {
-      k1 = w.K - k0 < kc_integer ? w.K : k0 + kc_integer;
-      const std::size_t blocks = pack::panel16::blocks(k1 - k0);
+    for (std::size_t plane = 0; plane < planes_of(c); ++plane) {
       for (std::size_t i = 0; i < count; ++i) {
-        calls[i].k0 = k0;
-        calls[i].k1 = k1;
-        pack::with_bits(w.format.bits, [&]<int Bits>() {
-          panel::template unpack<Bits>(codes[i], blocks, c.own<std::uint8_t>(slot + i, c.plan.units));
-        });
-        codes[i] += blocks * pack::panel16::block_bytes(w.format.bits);
+        codes[i] = w.codes + (first + i) * pack::panel16::panel_bytes(w.K, w.format.bits);
+        units[i] = c.own<std::uint8_t>(slot + i, c.plan.units);
+        const float* zero_values = nullptr;
+        std::size_t zero_value_stride = 0;
+        const auto params = detail::decode_params(c, first + i, slot + i, zero_values, zero_value_stride, plane);
+        calls[i] = integer_call_of(c, m0, M, params, slot + i);
+        for (std::size_t j = 0; j < M * 16 && plane == 0; ++j) calls[i].acc[j] = 0.0f;
       }
-      if constexpr (panel::block_panels > 1)  // else nobody calls this
-        panel::integer_blocks(calls, count, w.format.bits, units);
+      for (std::size_t k0 = 0, k1; k0 < w.K; k0 = k1) {
+        k1 = w.K - k0 < kc_integer ? w.K : k0 + kc_integer;
+        const std::size_t blocks = pack::panel16::blocks(k1 - k0);
+        for (std::size_t i = 0; i < count; ++i) {
+          calls[i].k0 = k0;
+          calls[i].k1 = k1;
+          unpack_codes(c, codes[i], blocks, plane, c.own<std::uint8_t>(slot + i, c.plan.units));
+          codes[i] += blocks * pack::panel16::block_bytes(w.format.bits);
+        }
+        if constexpr (panel::block_panels > 1)  // else nobody calls this
+          panel::integer_blocks(calls, count, c.code_bits(), units);
+      }
     }
   }
 
@@ -216,16 +234,23 @@ struct products {
       const quantized_view& w = c.w.matrix;
       kernels::integer_call calls[panels];
       const std::byte* codes[panels];
-      for (std::size_t i = 0; i < panels; ++i) {
-        const std::size_t index = first + (i < count ? i : count - 1);
-        codes[i] = w.codes + index * pack::panel16::panel_bytes(w.K, Bits);
-        const float* zero_values = nullptr;
-        std::size_t zero_value_stride = 0;
-        const auto params = detail::decode_params(c, index, slot + i, zero_values, zero_value_stride);
-        calls[i] = integer_call_of(c, 0, 1, params, slot + i);
-        for (std::size_t n = 0; n < 16; ++n) calls[i].acc[n] = 0.0f;
+      for (std::size_t plane = 0; plane < planes_of(c); ++plane) {
+        for (std::size_t i = 0; i < panels; ++i) {
+          const std::size_t index = first + (i < count ? i : count - 1);
+          codes[i] = w.codes + index * pack::panel16::panel_bytes(w.K, Bits);
+          const float* zero_values = nullptr;
+          std::size_t zero_value_stride = 0;
+          const auto params = detail::decode_params(c, index, slot + i, zero_values, zero_value_stride, plane);
+          calls[i] = integer_call_of(c, 0, 1, params, slot + i);
+          for (std::size_t n = 0; n < 16 && plane == 0; ++n) calls[i].acc[n] = 0.0f;
+        }
+        if (c.image == nullptr) {
+          panel::template integer_row<Bits>(calls, codes);
+        } else if constexpr (Bits <= 4) {  // wider tables: one_row() says no
+          if (c.image->bits == 8) panel::template image_row<Bits, 8>(calls, codes, c.image->codes[plane]);
+          else panel::template image_row<Bits, 7>(calls, codes, c.image->codes[plane]);
+        }
       }
-      panel::template integer_row<Bits>(calls, codes);
     });
   }
 
@@ -262,9 +287,9 @@ struct products {
     });
   }
 
-  static void integer_panel(const call& c, kernels::integer_call& k, const std::byte* codes,
-                            std::size_t slot) noexcept {
-    const int bits = c.w.matrix.format.bits;
+  static void integer_panel(const call& c, kernels::integer_call& k, const std::byte* codes, std::size_t slot,
+                            std::size_t plane) noexcept {
+    const int bits = c.code_bits();
     const std::size_t K = k.K;
     const bool long_sums = c.long_sums();
     std::int64_t* total = c.own<std::int64_t>(slot, c.plan.long_sums);
@@ -276,8 +301,8 @@ struct products {
     for (; k.k0 < K; k.k0 = k.k1) {
       k.k1 = K - k.k0 < kc_integer ? K : k.k0 + kc_integer;
       const std::size_t blocks = pack::panel16::blocks(k.k1 - k.k0);
-      pack::with_bits(bits, [&]<int Bits>() { panel::template unpack<Bits>(codes, blocks, units); });
-      codes += blocks * pack::panel16::block_bytes(bits);
+      unpack_codes(c, codes, blocks, plane, units);
+      codes += blocks * pack::panel16::block_bytes(c.w.matrix.format.bits);
       panel::integer_block(k, bits, units);
       if (long_sums && (k.k1 == K || k.k1 % kernels::exact_k == 0)) {
         for (std::size_t i = 0; i < k.M * 16; ++i) {

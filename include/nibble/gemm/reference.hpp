@@ -15,22 +15,22 @@
 #include <nibble/pack/layout.hpp>
 #include <nibble/quant/double_quant.hpp>
 #include <nibble/quant/granularity.hpp>
+#include <nibble/quant/integer_image.hpp>
 
 namespace nibble {
 inline namespace NIBBLE_ABI {
 namespace gemm {
 
 /// Weight-only: sum over k of double(x) * double(w), w the exact decoded value. Integer: the same with x replaced by its
-/// per-token code times scale, both rounded to float as the format demands. Any layout.
+/// per-token code times scale, both rounded to float as the format demands, and a codebook's values by those of its image.
+/// Any layout.
 struct reference {
   using isa_type = isa::scalar;
   static constexpr std::string_view name = "reference";
   static bool runs_here() noexcept { return true; }
 
   static errc can_multiply(const packed_view& w, const gemm_options& o) noexcept {
-    return o.computation == computation::integer && w.matrix.format.rule == code_rule::codebook
-               ? errc::unsupported_format
-               : errc::ok;
+    return has_image(w, o) && o.image == table_image::none ? errc::unsupported_format : errc::ok;
   }
   static std::size_t scratch_bytes(const packed_view&, std::size_t, const gemm_options&, std::size_t) noexcept {
     return 0;
@@ -38,6 +38,8 @@ struct reference {
 
   static void multiply(span2d<const float> x, const packed_view& w, span2d<float> y, const gemm_options& o,
                        const context&) noexcept {
+    quant::integer_image image;
+    if (has_image(w, o)) image = quant::make_integer_image(w.matrix.table, w.matrix.format.bits, o.image);
     for (std::size_t m = 0; m < x.rows; ++m) {
       const float* row = x.data + m * x.stride;
       const double token_scale = o.computation == computation::integer ? scale_of(row, x.cols) : 0.0;
@@ -46,7 +48,7 @@ struct reference {
         double sum = 0.0;
         for (std::size_t k = 0; k < x.cols; ++k) {
           const double a = o.computation == computation::integer ? code_of(row[k], token_scale) * token_scale : row[k];
-          sum = std::fma(a, weight(w, n, k), sum);
+          sum = std::fma(a, weight(w, n, k, has_image(w, o) ? &image : nullptr), sum);
         }
         if (o.bias != nullptr) sum += o.bias[n];
         float& out = y.data[m * y.stride + n];
@@ -56,8 +58,9 @@ struct reference {
     }
   }
 
-  /// The value of element (n, k) of W, any layout, before it is rounded to float.
-  static double weight(const packed_view& w, std::size_t n, std::size_t k) noexcept {
+  /// The value of element (n, k) of W, any layout, before it is rounded to float. With an image, that of its planes.
+  static double weight(const packed_view& w, std::size_t n, std::size_t k,
+                       const quant::integer_image* image = nullptr) noexcept {
     const format_desc& f = w.matrix.format;
     const double u = code(w, n, k), h = 1 << (f.bits - 1);
     std::size_t group = quant::group_of(f, w.matrix.K, n, k);
@@ -90,12 +93,22 @@ struct reference {
         else offset = static_cast<const float*>(w.matrix.zeros)[group];
         return std::fma(scale, u, offset);
       }
-      case code_rule::codebook: return scale * static_cast<double>(w.matrix.table[static_cast<std::size_t>(u)]);
+      case code_rule::codebook: {
+        const auto i = static_cast<std::size_t>(u);
+        if (image == nullptr) return scale * static_cast<double>(w.matrix.table[i]);
+        double value = 0.0;
+        for (int p = 0; p < image->planes; ++p)
+          value += static_cast<double>(image->units[p]) * (image->codes[p][i] - image->zero());
+        return scale * value;
+      }
     }
     return 0.0;
   }
 
  private:
+  static bool has_image(const packed_view& w, const gemm_options& o) noexcept {
+    return o.computation == computation::integer && w.matrix.format.rule == code_rule::codebook;
+  }
   static unsigned code(const packed_view& w, std::size_t n, std::size_t k) noexcept {
     const quantized_view& m = w.matrix;
     const int bits = m.format.bits;

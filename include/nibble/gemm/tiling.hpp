@@ -44,6 +44,7 @@ struct scratch_plan {
   std::size_t x_stride = 0;  ///< in elements
   std::size_t x_scales = 0;  ///< float [M] or [M][groups]: scales of the codes, or the float path's 0 / NaN of each row
   std::size_t x_sums = 0;    ///< [M][groups]
+  std::size_t image = 0;     ///< quant::integer_image of a codebook
   // inside the area of a slot and panel
   std::size_t units = 0, values = 0, scales = 0, zeros = 0, zero_values = 0, offsets = 0, state = 0, acc = 0,
               long_sums = 0;
@@ -69,14 +70,20 @@ constexpr std::size_t place(std::size_t& at, std::size_t count, std::size_t size
   return here;
 }
 
+/// True for integer computation with a codebook, which goes through its image.
+constexpr bool uses_image(const packed_view& w, const gemm_options& o) noexcept {
+  return o.computation == computation::integer && w.matrix.format.rule == code_rule::codebook;
+}
+
 /// True for a product that the one-row kernels serve, several panels at once: groups are whole blocks or, in integers, equal
-/// parts of one.
+/// parts of one; tables fit registers where an image is looked up.
 constexpr bool one_row(const packed_view& w, std::size_t M, const gemm_options& o) noexcept {
   const format_desc& f = w.matrix.format;
   const std::size_t K = w.matrix.K, group = panel_group(f, K);
   const bool integer = o.computation == computation::integer;
   const bool whole = group % pack::panel16::block_k == 0 || group >= K || (integer && (group == 8 || group == 16));
-  return M == 1 && w.layout == layout_id::panel16 && whole && !(integer && sums_exceed_int32(f, K));
+  return M == 1 && w.layout == layout_id::panel16 && whole && !(integer && sums_exceed_int32(f, K)) &&
+         !(uses_image(w, o) && f.bits > 4);
 }
 
 /// Work items of a product: panels (or so many of them as a kernel takes at once) times blocks of rows, or columns.
@@ -112,6 +119,8 @@ constexpr scratch_plan plan_task(const gemm_task& t, const gemm_options& o, cons
     p.x_scales = place(at, M, (each_group ? p.groups : 1) * sizeof(float));
   }
   if (panel) p.x_sums = place(at, M, p.groups * sizeof(float));
+  const bool image = uses_image(w, o);
+  if (image) p.image = place(at, 1, sizeof(quant::integer_image));
   std::size_t inside = 0;
   if (panel) {
     p.units = place(inside, integer ? kc_integer : kc_float, 16);
@@ -126,8 +135,9 @@ constexpr scratch_plan plan_task(const gemm_task& t, const gemm_options& o, cons
     // A row of canonical codes may be cut by flat blocks of >= 8 elements: at most K / 8 + 2 segments.
     const std::size_t segments =
         f.granularity == granularity_kind::flat ? K / f.group_size + 2 : quant::groups_per_row(f, K);
-    p.units = place(inside, K, 1);
-    p.scales = place(inside, segments, sizeof(float));
+    // Of an image the codes of two planes as well, and the scales of both.
+    p.units = place(inside, K, image ? 3 : 1);
+    p.scales = place(inside, segments, (image ? 2 : 1) * sizeof(float));
     p.zeros = place(inside, segments, sizeof(std::int32_t));
     p.zero_values = place(inside, segments, sizeof(float));
     p.offsets = place(inside, segments, sizeof(float));

@@ -13,6 +13,9 @@
 ///   float:    for each group g, ascending in k:  p = madd(x[k], q[k], p), one chain from p = 0
 ///             acc = fma(p, scale, acc);         with a float offset then acc = fma(sum x, offset, acc)
 ///
+/// A codebook has an integer image (quant/integer_image.hpp): the law of the first plane with its codes and unit * scale for
+/// scale, then, from that acc, the law of the second.
+///
 /// u is the stored code, x the activation (s8 code in [-127, 127] or float), q the code's value before scaling. shift is
 /// 1 for mid_rise, which counts in half steps: half of an integer is exact, half of a subnormal scale need not be. `madd`
 /// is fused where the target has FMA (core/round.hpp); fma is always fused. One lane serves one column, so nothing is
@@ -90,6 +93,9 @@ using float_call = panel_call<float, float, float>;
 /// `integer_row_panels(bits)`            how many panels the next one takes at once
 /// `integer_row<Bits>(calls, blocks)`    M = 1 without a detour over unpacked memory; group 8, 16, a multiple of 32 or >= K; calls
 ///                                       differ in params, state and acc only
+/// `image_codes<Bits>(units, n, image)`  each code u < 2^Bits of n units becomes image[u]; image: 256 bytes
+/// `image_row<Bits, ImageBits>(calls, blocks, image)`  integer_row with image[u] < 2^ImageBits in place of u; Bits <= 4,
+///                                       ImageBits 7 or 8
 /// `row_panels`                          how many panels the next two take at once
 /// `float_row<Bits>(calls, blocks, zeros, zero_stride)`  M = 1, affine: q = float(u) - zeros[panel][g][column]; calls differ
 ///                                       in params, state and acc only. zero_stride 0: one z for all columns and panels,

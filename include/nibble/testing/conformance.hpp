@@ -66,6 +66,7 @@ struct conformance_options {
   layout_id layout = layout_id::row_major;  ///< the form of W that `multiply` is given
   float_policy float_results = float_policy::law();
   bool integer = true, weight_only = true;  ///< the computations to run
+  bool images = false;                      ///< integer computation on codebooks too, with both gemm_options::image
   bool bias_and_beta = true;                ///< some cases have them
   std::vector<format_desc> formats = covering_formats();
   std::vector<shape> shapes = ragged_shapes();
@@ -114,6 +115,7 @@ struct multiply_case {
   float beta;
   placement where;
   std::uint64_t seed;
+  table_image image = table_image::none;
 };
 
 class multiply_runner {
@@ -143,8 +145,10 @@ class multiply_runner {
       for (std::size_t m = 0; m < M; ++m) std::memcpy(y.data() + m * y_stride, old.data() + m * N, N * sizeof(float));
     const guarded_weights w(canonical, o_, c.where);
 
-    gemm_options options{
-        .computation = c.computation, .bias = c.with_bias ? guarded_bias.data() : nullptr, .beta = c.beta};
+    gemm_options options{.computation = c.computation,
+                         .bias = c.with_bias ? guarded_bias.data() : nullptr,
+                         .beta = c.beta,
+                         .image = c.image};
     buffer_check buffers(watch_);
     buffers.watch(guarded_x);
     if (c.with_bias) buffers.watch(guarded_bias);
@@ -253,10 +257,12 @@ class multiply_runner {
     f.function = "multiply";
     f.format = describe(c.format);
     f.operands = name_of(c.pattern);
+    constexpr const char* images[] = {"", ", codebook in one plane", ", codebook in two planes"};
     f.arguments = std::string(c.computation == computation::integer ? "integer" : "weight-only") +
-                  ", M = " + std::to_string(c.size.M) + ", N = " + std::to_string(c.size.N) +
-                  ", K = " + std::to_string(c.size.K) + ", strides " + std::to_string(x_stride) + " and " +
-                  std::to_string(y_stride) + ", layout " + nibble::name_of(o_.layout) + (c.with_bias ? ", bias" : "") +
+                  images[static_cast<unsigned char>(c.image)] + ", M = " + std::to_string(c.size.M) +
+                  ", N = " + std::to_string(c.size.N) + ", K = " + std::to_string(c.size.K) + ", strides " +
+                  std::to_string(x_stride) + " and " + std::to_string(y_stride) + ", layout " +
+                  nibble::name_of(o_.layout) + (c.with_bias ? ", bias" : "") +
                   (c.beta != 0.0f ? ", beta = " + std::to_string(c.beta) : "") +
                   (c.where == placement::at_end ? ", buffers end" : ", buffers begin") + " at forbidden pages, seed " +
                   std::to_string(c.seed);
@@ -273,7 +279,7 @@ class multiply_runner {
                const std::vector<float>& old, const guarded<float>& y, std::size_t y_stride,
                const gemm_options& options, failure& f) const {
     const auto [M, N, K] = c.size;
-    const law_weights w(canonical.view());
+    const law_weights w(canonical.view(), c.image);
     std::vector<law_token> tokens;
     for (std::size_t m = 0; m < M; ++m) tokens.emplace_back(std::span<const float>(x.data() + m * K, K));
     const bool bounded =
@@ -346,7 +352,7 @@ class multiply_runner {
     }
     if (all([&](const element& e) { return !tokens[e.m].finite; }))
       return "a row with a NaN or an infinity must be NaN as a whole";
-    if (integer || o_.float_results.compare == float_policy::kind::same_bits) {
+    if (c.image == table_image::none && (integer || o_.float_results.compare == float_policy::kind::same_bits)) {
       // A slip must explain what is right as well: it gives the same bits there.
       const auto explains = [&](const slip& one, std::size_t m, std::size_t n, float got) {
         return same_float(element_with(one, w, tokens[m], n, options, rule, old[m * N + n]), got);
@@ -400,15 +406,19 @@ inline report check_multiply(const multiply_function& multiply, const conformanc
   std::uint64_t count = 0;
   const auto run = [&](const format_desc& f, const shape& s, operand_pattern pattern) {
     if (can_pack(f, s.K, o.layout) != errc::ok) return;
-    for (const computation c : {computation::integer, computation::weight_only}) {
-      if (c == computation::integer ? !o.integer || f.rule == code_rule::codebook : !o.weight_only) continue;
+    const auto run_with = [&](computation c, table_image image) {
       const std::uint64_t i = count++;
       const bool epilogue = o.bias_and_beta && pattern != operand_pattern::zeros;
       const float beta = epilogue && i % 5 == 0 ? (i % 10 == 0 ? 1.0f : -0.5f) : 0.0f;
       runner.run({f, s, pattern, c, epilogue && i % 3 == 0, beta, i % 4 == 3 ? placement::at_begin : placement::at_end,
-                  o.seed * 1000003 + i * 17},
+                  o.seed * 1000003 + i * 17, image},
                  r);
-    }
+    };
+    if (o.integer && f.rule != code_rule::codebook) run_with(computation::integer, table_image::none);
+    if (o.weight_only) run_with(computation::weight_only, table_image::none);
+    if (o.integer && o.images && f.rule == code_rule::codebook)
+      for (const table_image image : {table_image::one_plane, table_image::two_planes})
+        run_with(computation::integer, image);
   };
   for (const format_desc& f : o.formats) {
     for (const shape& s : o.shapes) run(f, s, operand_pattern::random);

@@ -17,6 +17,7 @@
 #include <nibble/gemm/backend.hpp>
 #include <nibble/pack/bits.hpp>
 #include <nibble/quant/granularity.hpp>
+#include <nibble/quant/integer_image.hpp>
 #include <nibble/tensor/qmatrix.hpp>
 
 namespace nibble {
@@ -70,6 +71,7 @@ struct law_weights {
   const float* table;
   std::vector<std::uint8_t> codes;             ///< [N][K]
   std::vector<std::vector<segment>> segments;  ///< [N]
+  std::vector<law_weights> planes;             ///< of a codebook's integer image: one product each, added up
 
   explicit law_weights(const quantized_view& w)
       : format(w.format), N(w.N), K(w.K), table(w.table), codes(w.N * w.K), segments(w.N) {
@@ -84,6 +86,21 @@ struct law_weights {
           segments[n].push_back({k, k, quant::scale_at(w, g), quant::zero_at(w, g)});
         segments[n].back().end = k + 1;
       }
+    }
+  }
+
+  /// The same with the integer image that `kind` asks for of a codebook.
+  law_weights(const quantized_view& w, table_image kind) : law_weights(w) {
+    if (kind == table_image::none || format.rule != code_rule::codebook) return;
+    const quant::integer_image image = quant::make_integer_image(table, format.bits, kind);
+    for (int p = 0; p < image.planes; ++p) {
+      law_weights plane(w);
+      plane.format.rule = code_rule::symmetric_full;
+      plane.format.bits = static_cast<std::uint8_t>(image.bits);
+      for (std::uint8_t& code : plane.codes) code = image.codes[p][code];
+      for (std::vector<segment>& row : plane.segments)
+        for (segment& s : row) s.scale *= image.units[p];
+      planes.push_back(std::move(plane));
     }
   }
 
@@ -119,12 +136,10 @@ inline float law_finish(float acc, const law_token* integer, const float* bias, 
   return beta == 0.0f ? y : fused_multiply_add(beta, old, y);
 }
 
-/// Element (m, n) of Y by the law; x is row m, `old` the element before the call.
-inline float law_element(const law_weights& w, const law_token& x, std::size_t n, const gemm_options& o,
-                         float_rule rule, float old) noexcept {
+/// The accumulator `acc` after all groups of row n.
+inline float law_accumulate(const law_weights& w, const law_token& x, std::size_t n, bool integer, float_rule rule,
+                            float acc) noexcept {
   const std::uint8_t* codes = w.codes.data() + n * w.K;
-  const bool integer = o.computation == computation::integer;
-  float acc = integer || x.finite ? 0.0f : std::numeric_limits<float>::quiet_NaN();
   for (const law_weights::segment& s : w.segments[n]) {
     if (integer) {
       std::int64_t sum = 0, x_sum = 0;
@@ -145,6 +160,19 @@ inline float law_element(const law_weights& w, const law_token& x, std::size_t n
       acc = fused_multiply_add(p, s.scale, acc);
       if (w.has_offset()) acc = fused_multiply_add(x_sum, s.zero, acc);
     }
+  }
+  return acc;
+}
+
+/// Element (m, n) of Y by the law; x is row m, `old` the element before the call.
+inline float law_element(const law_weights& w, const law_token& x, std::size_t n, const gemm_options& o,
+                         float_rule rule, float old) noexcept {
+  const bool integer = o.computation == computation::integer;
+  float acc = integer || x.finite ? 0.0f : std::numeric_limits<float>::quiet_NaN();
+  if (!integer || w.planes.empty()) {
+    acc = law_accumulate(w, x, n, integer, rule, acc);
+  } else {
+    for (const law_weights& plane : w.planes) acc = law_accumulate(plane, x, n, integer, rule, acc);
   }
   return law_finish(acc, integer ? &x : nullptr, o.bias == nullptr ? nullptr : o.bias + n, o.beta, old);
 }

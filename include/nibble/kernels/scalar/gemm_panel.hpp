@@ -49,6 +49,11 @@ struct gemm_panel<isa::scalar> {
         for (std::size_t n = 0; n < nr; ++n) values[k * nr + n] = table[units[4 * n + k]];
   }
 
+  template <int Bits>
+  static void image_codes(std::uint8_t* units, std::size_t count, const std::uint8_t* image) noexcept {
+    for (std::size_t i = 0; i < count * pack::panel16::unit_bytes; ++i) units[i] = image[units[i]];
+  }
+
   /// Scales one finished group of row m into its accumulators.
   static void fold(const integer_call& c, std::size_t m, std::size_t g, const std::int32_t* sum) noexcept {
     const panel_params& p = c.params;
@@ -89,6 +94,10 @@ struct gemm_panel<isa::scalar> {
   template <int Bits>
   static void integer_row(const integer_call* call, const std::byte* const* blocks) noexcept {
     row<Bits>(*call, *blocks, [](std::uint8_t code, std::size_t, std::size_t) { return std::int32_t{code}; });
+  }
+  template <int Bits, int>
+  static void image_row(const integer_call* call, const std::byte* const* blocks, const std::uint8_t* image) noexcept {
+    row<Bits>(*call, *blocks, [&](std::uint8_t code, std::size_t, std::size_t) { return std::int32_t{image[code]}; });
   }
   template <int Bits>
   static void float_row(const float_call* call, const std::byte* const* blocks, const float* const* zeros,

@@ -33,9 +33,8 @@ struct row_call {
 struct gemm_rows {
   using isa_type = isa::scalar;
 
-  /// Before the token's scale: the accumulator of the law. x[K] s8.
-  static float integer(const row_call& c, const std::int8_t* x) noexcept {
-    float acc = 0.0f;
+  /// Before the token's scale: the accumulator of the law. x[K] s8; `acc` is the value to start from.
+  static float integer(const row_call& c, const std::int8_t* x, float acc) noexcept {
     const float unit = c.shift == 0 ? 1.0f : 0.5f;
     std::size_t g = 0;
     for (std::size_t k = 0; k < c.K; ++g) {

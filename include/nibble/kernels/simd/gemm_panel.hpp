@@ -14,6 +14,7 @@
 
 #include <nibble/kernels/gemm_panel.hpp>
 #include <nibble/kernels/scalar/gemm_panel.hpp>
+#include <nibble/kernels/simd/lookup.hpp>
 #include <nibble/kernels/simd/vec.hpp>
 
 #if NIBBLE_SIMD_KERNELS
@@ -70,8 +71,19 @@ struct gemm_panel<simd::isa_type> {
 
   static void values_table(const std::uint8_t* units, std::size_t count, const float* table, int bits,
                            float* values) noexcept {
-    if (bits <= 4) look_up(units, count, simd::table_lookup<true>(table, bits), values);
-    else look_up(units, count, simd::table_lookup<false>(table, bits), values);
+    [&]<int... Bits>(std::integer_sequence<int, Bits...>) NIBBLE_LAMBDA_INLINE {
+      (void)((simd::lookup_bits(bits) == Bits &&
+              (look_up(units, count, simd::table_lookup<Bits>(table, bits), values), true)) ||
+             ...);
+    }
+    (std::integer_sequence<int, 4, 5, 6, 7, 8>{});
+  }
+
+  template <int Bits>
+  static void image_codes(std::uint8_t* units, std::size_t count, const std::uint8_t* image) noexcept {
+    const simd::byte_lookup<simd::lookup_bits(Bits)> lookup(image);
+    for (std::size_t i = 0; i < count * regs; ++i, units += lanes * 4)
+      lookup(simd::load_lanes(units)).store_unaligned(reinterpret_cast<std::uint32_t*>(units));
   }
 
   static constexpr std::int32_t code_bias(int bits) noexcept { return simd::bias_of(simd::dot_of(bits)); }
@@ -90,31 +102,18 @@ struct gemm_panel<simd::isa_type> {
 
   template <int Bits>
   static void integer_row(const integer_call* calls, const std::byte* const* blocks) noexcept {
-    constexpr simd::dot_kind kind = simd::dot_of(Bits);
-    constexpr std::size_t panels = integer_row_panels(Bits);
-    constexpr std::size_t chains = simd::chains_of(kind, panels * regs);
-    if (calls[0].group == 8) return short_groups<Bits, 2>(calls, blocks);
-    if (calls[0].group == 16) return short_groups<Bits, 4>(calls, blocks);
-    [&]<std::size_t... P>(std::index_sequence<P...>) NIBBLE_LAMBDA_INLINE {
-      const integer_call& c = calls[0];
-      const std::byte* at[] = {blocks[P]...};
-      const std::size_t end = c.k1 < c.K ? c.k1 : c.K;
-      for (std::size_t k = c.k0; k < end;) {
-        const std::size_t stop = segment_end(k, c.group, end), g = k / c.group;
-        vi sum[panels][chains][1][regs];
-        (begin(calls[P], 0, k, g, sum[P][0]), ...);
-        (clear_rest(sum[P]), ...);
-        for (; k < stop; k += 32, ((at[P] += pack::panel16::block_bytes(Bits)), ...)) {
-          const std::ptrdiff_t ahead = prefetch_distance<Bits>(blocks, panels, end - k);
-          (prefetch<Bits>(at[P], ahead), ...);
-          multiply_block<Bits, kind>(c.x + k, at, sum);
-        }
-        k = stop;
-        (gather_rest(sum[P]), ...);
-        (finish<simd::bias_of(kind)>(calls[P], 0, stop, g, sum[P][0]), ...);
-      }
-    }
-    (std::make_index_sequence<panels>{});
+    code_row<Bits, simd::dot_of(Bits)>(calls, blocks, [](vu four) NIBBLE_LAMBDA_INLINE { return four; });
+  }
+
+  template <int Bits, int ImageBits>
+  static void image_row(const integer_call* calls, const std::byte* const* blocks, const std::uint8_t* image) noexcept {
+    constexpr simd::dot_kind kind = simd::image_dot_of(ImageBits);
+    static_assert(simd::bias_of(kind) == code_bias(ImageBits));
+    constexpr std::uint8_t taken_off = kind == simd::dot_kind::tables ? 0x80 : 0;
+    std::uint8_t table[16];
+    for (std::size_t u = 0; u < 16; ++u) table[u] = image[u] ^ taken_off;
+    const simd::byte_lookup<4> lookup(table);
+    code_row<Bits, kind>(calls, blocks, [lookup](vu four) NIBBLE_LAMBDA_INLINE { return lookup(four); });
   }
 
   template <int Bits>
@@ -125,7 +124,7 @@ struct gemm_panel<simd::isa_type> {
           0) {  // one zero point: the values, integers or halves of them, are a table of bfloat16 numbers
         float values[16] = {};
         for (std::size_t u = 0; u < std::size_t{1} << Bits; ++u) values[u] = static_cast<float>(u) - zeros[0][0];
-        const simd::table_lookup<true, true> lookup(values, Bits);
+        const simd::table_lookup<4, true> lookup(values, Bits);
         row<Bits>(calls, blocks, [&](std::size_t, std::size_t) NIBBLE_LAMBDA_INLINE {
           return [lookup](vu four, std::size_t, vf(&q)[4]) NIBBLE_LAMBDA_INLINE { lookup(four, q); };
         });
@@ -140,13 +139,43 @@ struct gemm_panel<simd::isa_type> {
 
   template <int Bits>
   static void table_row(const float_call* calls, const std::byte* const* blocks, const float* table) noexcept {
-    const simd::table_lookup<(Bits <= 4)> lookup(table, Bits);
+    const simd::table_lookup<simd::lookup_bits(Bits)> lookup(table, Bits);
     row<Bits>(calls, blocks, [&](std::size_t, std::size_t) NIBBLE_LAMBDA_INLINE {
       return [lookup](vu four, std::size_t, vf(&q)[4]) NIBBLE_LAMBDA_INLINE { lookup(four, q); };
     });
   }
 
  protected:
+  /// One row of codes against the panels of `calls`; image_of: from stored codes to those that are multiplied.
+  template <int Bits, simd::dot_kind Kind, class ImageOf>
+  static NIBBLE_ALWAYS_INLINE void code_row(const integer_call* calls, const std::byte* const* blocks,
+                                            const ImageOf& image_of) noexcept {
+    constexpr std::size_t panels = integer_row_panels(Bits);
+    constexpr std::size_t chains = simd::chains_of(Kind, panels * regs);
+    if (calls[0].group == 8) return short_groups<Bits, Kind, 2>(calls, blocks, image_of);
+    if (calls[0].group == 16) return short_groups<Bits, Kind, 4>(calls, blocks, image_of);
+    [&]<std::size_t... P>(std::index_sequence<P...>) NIBBLE_LAMBDA_INLINE {
+      const integer_call& c = calls[0];
+      const std::byte* at[] = {blocks[P]...};
+      const std::size_t end = c.k1 < c.K ? c.k1 : c.K;
+      for (std::size_t k = c.k0; k < end;) {
+        const std::size_t stop = segment_end(k, c.group, end), g = k / c.group;
+        vi sum[panels][chains][1][regs];
+        (begin(calls[P], 0, k, g, sum[P][0]), ...);
+        (clear_rest(sum[P]), ...);
+        for (; k < stop; k += 32, ((at[P] += pack::panel16::block_bytes(Bits)), ...)) {
+          const std::ptrdiff_t ahead = prefetch_distance<Bits>(blocks, panels, end - k);
+          (prefetch<Bits>(at[P], ahead), ...);
+          multiply_block<Bits, Kind>(c.x + k, at, sum, image_of);
+        }
+        k = stop;
+        (gather_rest(sum[P]), ...);
+        (finish<simd::bias_of(Kind)>(calls[P], 0, stop, g, sum[P][0]), ...);
+      }
+    }
+    (std::make_index_sequence<panels>{});
+  }
+
   template <class Lookup>
   static void look_up(const std::uint8_t* units, std::size_t count, const Lookup lookup, float* values) noexcept {
     for (std::size_t u = 0; u < count; ++u, units += 64, values += 64) {
@@ -205,13 +234,13 @@ struct gemm_panel<simd::isa_type> {
   }
 
   /// integer_row for groups of Units units, several in a block: the accumulators stay in registers from group to group.
-  template <int Bits, std::size_t Units>
-  static NIBBLE_ALWAYS_INLINE void short_groups(const integer_call* calls, const std::byte* const* blocks) noexcept {
-    constexpr simd::dot_kind kind = simd::dot_of(Bits);
+  template <int Bits, simd::dot_kind Kind, std::size_t Units, class ImageOf>
+  static NIBBLE_ALWAYS_INLINE void short_groups(const integer_call* calls, const std::byte* const* blocks,
+                                                const ImageOf& image_of) noexcept {
     constexpr std::size_t panels = integer_row_panels(Bits);
     constexpr std::size_t run = simd::pair_run(Bits) < Units ? simd::pair_run(Bits) : Units;
-    static_assert(kind != simd::dot_kind::pairs || Units % run == 0);
-    using dot = simd::byte_dot<kind>;
+    static_assert(Kind != simd::dot_kind::pairs || Units % run == 0);
+    using dot = simd::byte_dot<Kind>;
     const integer_call& c = calls[0];
     const std::byte* at[panels];
     vf acc[panels][regs];
@@ -233,8 +262,8 @@ struct gemm_panel<simd::isa_type> {
         for (std::size_t i = 0; i < panels * regs; ++i) {
           const std::size_t p = i / regs, r = i % regs;
           if constexpr (U % Units == 0) sum[p][r] = vi(started(c) ? c.x_sums[g] : 0);
-          const auto w = dot::weights(codes<Bits, U>(at[p], r));
-          if constexpr (kind == simd::dot_kind::pairs) {
+          const auto w = dot::weights(image_of(codes<Bits, U>(at[p], r)));
+          if constexpr (Kind == simd::dot_kind::pairs) {
             if constexpr (U % run == 0) pairs[p][r] = dot::zero();
             dot::add(pairs[p][r], w, v);
             if constexpr (U % run == run - 1) dot::widen(sum[p][r], pairs[p][r]);
@@ -242,7 +271,7 @@ struct gemm_panel<simd::isa_type> {
             dot::add(sum[p][r], w, v);
           }
           if constexpr (U % Units == Units - 1)
-            acc[p][r] = with_group<simd::bias_of(kind)>(calls[p], g, r, sum[p][r], acc[p][r]);
+            acc[p][r] = with_group<simd::bias_of(Kind)>(calls[p], g, r, sum[p][r], acc[p][r]);
         }
       });
       for (std::size_t p = 0; p < panels; ++p) at[p] += pack::panel16::block_bytes(Bits);
@@ -252,9 +281,10 @@ struct gemm_panel<simd::isa_type> {
   }
 
   /// 32 activations against a packed block of each panel, whose sums are cut into chains.
-  template <int Bits, simd::dot_kind Kind, std::size_t panels, std::size_t chains>
+  template <int Bits, simd::dot_kind Kind, std::size_t panels, std::size_t chains, class ImageOf>
   static NIBBLE_ALWAYS_INLINE void multiply_block(const std::int8_t* x, const std::byte* const (&blocks)[panels],
-                                                  vi (&sum)[panels][chains][1][regs]) noexcept {
+                                                  vi (&sum)[panels][chains][1][regs],
+                                                  const ImageOf& image_of) noexcept {
     using dot = simd::byte_dot<Kind>;
     if constexpr (Kind == simd::dot_kind::pairs) {
       constexpr std::size_t run = simd::pair_run(Bits) < 8 ? simd::pair_run(Bits) : 8;
@@ -266,7 +296,7 @@ struct gemm_panel<simd::isa_type> {
         for (std::size_t i = 0; i < panels * regs; ++i) {
           const std::size_t p = i / regs, r = i % regs;
           if constexpr (U % run == 0) pairs[p][r] = dot::zero();
-          dot::add(pairs[p][r], dot::weights(codes<Bits, U>(blocks[p], r)), v);
+          dot::add(pairs[p][r], dot::weights(image_of(codes<Bits, U>(blocks[p], r))), v);
           if constexpr (U % run == run - 1) dot::widen(sum[p][0][0][r], pairs[p][r]);
         }
       });
@@ -276,7 +306,7 @@ struct gemm_panel<simd::isa_type> {
         NIBBLE_UNROLL
         for (std::size_t i = 0; i < panels * regs; ++i) {
           const std::size_t p = i / regs, r = i % regs;
-          dot::add(sum[p][U % chains][0][r], dot::weights(codes<Bits, U>(blocks[p], r)), v);
+          dot::add(sum[p][U % chains][0][r], dot::weights(image_of(codes<Bits, U>(blocks[p], r))), v);
         }
       });
     }

@@ -97,8 +97,6 @@ inline constexpr std::size_t lanes = vf::size;
 inline constexpr std::size_t regs = 16 / lanes;
 /// Vector registers of the architecture.
 inline constexpr std::size_t register_count = lanes == 16 || NIBBLE_SIMD_NEON ? 32 : 16;
-/// Whether tables of 16 values are looked up in registers.
-inline constexpr bool looks_up = lanes >= 8 || NIBBLE_SIMD_NEON;
 
 NIBBLE_ALWAYS_INLINE vf load(const float* p) noexcept { return vf::load_unaligned(p); }
 NIBBLE_ALWAYS_INLINE vi load(const std::int32_t* p) noexcept { return vi::load_unaligned(p); }
@@ -188,127 +186,6 @@ NIBBLE_ALWAYS_INLINE void accumulate(vi& sum, vi v) noexcept {
 #endif
 }
 
-/// The values of the codes of one unit and register, table[code]: q[k] for byte k of each lane. InRegisters: codes of up to
-/// 4 bits, the table is held in registers; else it is gathered from memory. UpperHalves: the values are bfloat16 numbers.
-template <bool InRegisters, bool UpperHalves = false>
-class table_lookup {
- public:
-  NIBBLE_ALWAYS_INLINE explicit table_lookup(const float* table, [[maybe_unused]] int bits) noexcept : table_(table) {
-#if NIBBLE_SIMD_WIDTH >= 256 || NIBBLE_SIMD_NEON
-    if constexpr (InRegisters) {
-      alignas(64) float padded[16] = {};
-      for (std::size_t i = 0; i < std::size_t{1} << bits; ++i) padded[i] = table[i];
-#if NIBBLE_SIMD_WIDTH == 512
-      all_ = _mm512_load_ps(padded);
-#else
-      alignas(64) std::uint8_t bytes[4][16];
-      for (std::size_t i = 0; i < 16; ++i)
-        for (std::size_t j = 0; j < 4; ++j)
-          bytes[j][i] = static_cast<std::uint8_t>(std::bit_cast<std::uint32_t>(padded[i]) >> (8 * j));
-      for (std::size_t j = 0; j < 4; ++j)
-#if NIBBLE_SIMD_NEON
-        planes_[j] = vld1q_u8(bytes[j]);
-#else
-        planes_[j] = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(bytes[j])));
-#endif
-#endif
-    }
-#endif
-  }
-  NIBBLE_ALWAYS_INLINE void operator()(vu four, vf (&q)[4]) const noexcept {
-#if NIBBLE_SIMD_NEON
-    if constexpr (InRegisters) {  // as with AVX2: tbl for vpshufb, zip for unpack
-      alignas(16) constexpr std::uint8_t order[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
-      const uint8x16_t u = vqtbl1q_u8(vreinterpretq_u8_u32(static_cast<uint32x4_t>(four)), vld1q_u8(order));
-      const uint8x16_t b2 = vqtbl1q_u8(planes_[2], u), b3 = vqtbl1q_u8(planes_[3], u);
-      const uint16x8_t low23 = pairs(vzip1q_u8(b2, b3)), high23 = pairs(vzip2q_u8(b2, b3));
-      uint16x8_t low01 = vdupq_n_u16(0), high01 = low01;
-      if constexpr (!UpperHalves) {
-        const uint8x16_t b0 = vqtbl1q_u8(planes_[0], u), b1 = vqtbl1q_u8(planes_[1], u);
-        low01 = pairs(vzip1q_u8(b0, b1));
-        high01 = pairs(vzip2q_u8(b0, b1));
-      }
-      q[0] = vf(vreinterpretq_f32_u16(vzip1q_u16(low01, low23)));
-      q[1] = vf(vreinterpretq_f32_u16(vzip2q_u16(low01, low23)));
-      q[2] = vf(vreinterpretq_f32_u16(vzip1q_u16(high01, high23)));
-      q[3] = vf(vreinterpretq_f32_u16(vzip2q_u16(high01, high23)));
-      return;
-    }
-#endif
-#if NIBBLE_SIMD_WIDTH == 256
-    if constexpr (InRegisters) {
-      // vpshufb looks 32 codes up at once, in each of the four byte planes of the floats; what is left is to interleave
-      // the planes. The first shuffle brings the four columns of a 128-bit lane together: k0 n0..n3, k1 n0..n3, ...
-      const __m256i order =
-          _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-      const __m256i u = _mm256_shuffle_epi8(static_cast<vu::register_type>(four), order);
-      const __m256i b2 = _mm256_shuffle_epi8(planes_[2], u), b3 = _mm256_shuffle_epi8(planes_[3], u);
-      if constexpr (UpperHalves) {
-        const __m256i zero = _mm256_setzero_si256();
-        const __m256i low = _mm256_unpacklo_epi8(b2, b3), high = _mm256_unpackhi_epi8(b2, b3);
-        q[0] = vf(_mm256_castsi256_ps(_mm256_unpacklo_epi16(zero, low)));
-        q[1] = vf(_mm256_castsi256_ps(_mm256_unpackhi_epi16(zero, low)));
-        q[2] = vf(_mm256_castsi256_ps(_mm256_unpacklo_epi16(zero, high)));
-        q[3] = vf(_mm256_castsi256_ps(_mm256_unpackhi_epi16(zero, high)));
-        return;
-      }
-      const __m256i b0 = _mm256_shuffle_epi8(planes_[0], u), b1 = _mm256_shuffle_epi8(planes_[1], u);
-      const __m256i low01 = _mm256_unpacklo_epi8(b0, b1), low23 = _mm256_unpacklo_epi8(b2, b3);
-      const __m256i high01 = _mm256_unpackhi_epi8(b0, b1), high23 = _mm256_unpackhi_epi8(b2, b3);
-      q[0] = vf(_mm256_castsi256_ps(_mm256_unpacklo_epi16(low01, low23)));
-      q[1] = vf(_mm256_castsi256_ps(_mm256_unpackhi_epi16(low01, low23)));
-      q[2] = vf(_mm256_castsi256_ps(_mm256_unpacklo_epi16(high01, high23)));
-      q[3] = vf(_mm256_castsi256_ps(_mm256_unpackhi_epi16(high01, high23)));
-      return;
-    }
-#endif
-#if NIBBLE_SIMD_WIDTH == 512
-    if constexpr (InRegisters) {  // vpermps looks at the lowest 4 bits of a lane
-      q[0] = look_up(four);
-      q[1] = look_up(four >> 8);
-      q[2] = look_up(four >> 16);
-      q[3] = look_up(four >> 24);
-      return;
-    }
-#endif
-    const vu low(0xffu);
-    q[0] = look_up(four & low);
-    q[1] = look_up((four >> 8) & low);
-    q[2] = look_up((four >> 16) & low);
-    q[3] = look_up(four >> 24);
-  }
-
- private:
-  NIBBLE_ALWAYS_INLINE vf look_up(vu code) const noexcept {
-#if NIBBLE_SIMD_WIDTH == 512
-    const __m512i i = static_cast<vu::register_type>(code);
-    if constexpr (InRegisters) return vf(_mm512_permutexvar_ps(i, all_));
-    else return vf(_mm512_i32gather_ps(i, table_, 4));
-#elif NIBBLE_SIMD_WIDTH == 256
-    return vf(_mm256_i32gather_ps(table_, static_cast<vu::register_type>(code), 4));
-#else
-    alignas(64) std::uint32_t each[lanes];
-    alignas(64) float values[lanes];
-    code.store_aligned(each);
-    for (std::size_t i = 0; i < lanes; ++i) values[i] = table_[each[i]];
-    return vf::load_aligned(values);
-#endif
-  }
-
-#if NIBBLE_SIMD_NEON
-  static NIBBLE_ALWAYS_INLINE uint16x8_t pairs(uint8x16_t v) noexcept { return vreinterpretq_u16_u8(v); }
-#endif
-
-  const float* table_;
-#if NIBBLE_SIMD_NEON
-  uint8x16_t planes_[4];
-#elif NIBBLE_SIMD_WIDTH == 512
-  __m512 all_;
-#elif NIBBLE_SIMD_WIDTH == 256
-  __m256i planes_[4];
-#endif
-};
-
 /// How unsigned codes and signed activations, |x| <= 127, are multiplied and added, exactly, four in each 32-bit lane. The
 /// instructions of x86; those of Arm stand with its byte_dot.
 enum class dot_kind : std::uint8_t {
@@ -318,12 +195,16 @@ enum class dot_kind : std::uint8_t {
   signs,  ///< codes <= 255: v = u - 128; vpmaddubsw of |v| <= 128 and x with the sign of v (2 * 128 * 127 = 32512), then
           ///< vpmaddwd. The sums are those of v: see bias_of
   wide,   ///< codes <= 255: even and odd bytes are widened to int16 and multiplied by vpmaddwd
+  tables,  ///< values in [-127, 127] that were looked up, code - 128: vpmaddubsw of |x| and the value with the sign of x, so that
+  ///< what `signs` does to each weight is done to x, once for all columns
 };
 
 /// Units (4 k) whose pair sums fit int16 together: u * |x| <= (2^bits - 1) * 128, two of them in each unit.
 constexpr std::size_t pair_run(int bits) noexcept { return 32767u / (((1u << bits) - 1u) * 256u); }
 /// What a kind subtracts from codes before it multiplies.
-constexpr std::int32_t bias_of(dot_kind kind) noexcept { return kind == dot_kind::signs ? 128 : 0; }
+constexpr std::int32_t bias_of(dot_kind kind) noexcept {
+  return kind == dot_kind::signs || kind == dot_kind::tables ? 128 : 0;
+}
 static_assert(pair_run(2) == 42 && pair_run(3) == 18 && pair_run(4) == 8 && pair_run(5) == 4 && pair_run(6) == 2);
 
 /// The cheapest kind for a width. Widening costs as much as two units' work, so runs of 1 or 2 gain nothing.
@@ -339,6 +220,12 @@ constexpr dot_kind dot_of([[maybe_unused]] int bits) noexcept {
   constexpr dot_kind widest = lanes == 8 ? dot_kind::signs : dot_kind::wide;  // AVX-512 has no vpsignb
   return bits <= 5 ? dot_kind::pairs : (bits <= 7 ? dot_kind::quads : widest);
 #endif
+}
+
+/// That of one row's codes of an image, `bits` wide. The bias is that of dot_of.
+constexpr dot_kind image_dot_of(int bits) noexcept {
+  const dot_kind kind = dot_of(bits);
+  return kind == dot_kind::signs && lanes == 8 ? dot_kind::tables : kind;
 }
 
 /// Chains that the sums of `sums` registers are cut into, because vpdpbusd waits for its sum: 4 or 5 cycles, of which two
@@ -503,6 +390,20 @@ struct byte_dot<dot_kind::signs> : byte_dot<dot_kind::quads> {
   }
   static NIBBLE_ALWAYS_INLINE void add(vi& sum, const operand& w, native x) noexcept {
     widen(sum, _mm256_maddubs_epi16(w.magnitude, _mm256_sign_epi8(x, w.value)));
+  }
+};
+
+template <>
+struct byte_dot<dot_kind::tables> : byte_dot<dot_kind::quads> {
+  struct activation {
+    native value, magnitude;
+  };
+  static NIBBLE_ALWAYS_INLINE activation activations(std::int32_t four) noexcept {
+    const native v = _mm256_set1_epi32(four);
+    return {v, _mm256_abs_epi8(v)};
+  }
+  static NIBBLE_ALWAYS_INLINE void add(vi& sum, operand w, const activation& x) noexcept {
+    widen(sum, _mm256_maddubs_epi16(x.magnitude, _mm256_sign_epi8(w, x.value)));
   }
 };
 #endif
