@@ -103,10 +103,11 @@ inline float call::code_zero() const noexcept {
   return image != nullptr ? static_cast<float>(image->zero()) : constant_zero(w.matrix.format);
 }
 
-/// Decodes the parameters of one panel into the slot's area, for plane `plane` of an image. The float path's zero points go to params.zeros' place
+/// Decodes the parameters of one panel into the slot's area, for plane `plane` of an image. `halves`: half scales may stay as
+/// they are stored. The float path's zero points go to params.zeros' place
 /// as floats, returned through `zero_values`.
 inline kernels::panel_params decode_params(const call& c, std::size_t index, std::size_t slot,
-                                           const float*& zero_values, std::size_t& zero_value_stride,
+                                           const float*& zero_values, std::size_t& zero_value_stride, bool halves,
                                            std::size_t plane = 0) noexcept {
   const quantized_view& w = c.w.matrix;
   const format_desc& f = w.format;
@@ -118,7 +119,10 @@ inline kernels::panel_params decode_params(const call& c, std::size_t index, std
   p.scale_stride = p.zero_stride = p.offset_stride = one_scale ? 0 : 16;
 
   float* scales = c.own<float>(slot, c.plan.scales);
-  if (one_scale) {
+  halves = halves && f.scale == scale_storage::f16 && !one_scale && c.image == nullptr;
+  if (halves) {
+    p.halves = static_cast<const half*>(w.scales) + index * count;
+  } else if (one_scale) {
     float s = 0.0f;
     if (f.scale == scale_storage::double_quant)
       s = kernels::decode_double_quant(*static_cast<const std::uint8_t*>(w.scales), 0, w.super_scales, w.scale_offset);

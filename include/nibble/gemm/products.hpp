@@ -164,12 +164,12 @@ struct products {
       for (std::size_t i = 0; i < M * 16; ++i) acc[i] = 0.0f;
       for (std::size_t plane = 0; plane < planes_of(c); ++plane) {
         kernels::integer_call k = integer_call_of(
-            c, m0, M, detail::decode_params(c, index, slot, zero_values, zero_value_stride, plane), slot);
+            c, m0, M, detail::decode_params(c, index, slot, zero_values, zero_value_stride, false, plane), slot);
         integer_panel(c, k, codes, slot, plane);
       }
       return;
     }
-    const kernels::panel_params params = detail::decode_params(c, index, slot, zero_values, zero_value_stride);
+    const kernels::panel_params params = detail::decode_params(c, index, slot, zero_values, zero_value_stride, false);
     const float* starts = c.shared<float>(c.plan.x_scales) + m0;
     for (std::size_t m = 0; m < M; ++m)
       for (std::size_t n = 0; n < 16; ++n) acc[m * 16 + n] = starts[m];
@@ -207,7 +207,7 @@ struct products {
         units[i] = c.own<std::uint8_t>(slot + i, c.plan.units);
         const float* zero_values = nullptr;
         std::size_t zero_value_stride = 0;
-        const auto params = detail::decode_params(c, first + i, slot + i, zero_values, zero_value_stride, plane);
+        const auto params = detail::decode_params(c, first + i, slot + i, zero_values, zero_value_stride, false, plane);
         calls[i] = integer_call_of(c, m0, M, params, slot + i);
         for (std::size_t j = 0; j < M * 16 && plane == 0; ++j) calls[i].acc[j] = 0.0f;
       }
@@ -240,7 +240,8 @@ struct products {
           codes[i] = w.codes + index * pack::panel16::panel_bytes(w.K, Bits);
           const float* zero_values = nullptr;
           std::size_t zero_value_stride = 0;
-          const auto params = detail::decode_params(c, index, slot + i, zero_values, zero_value_stride, plane);
+          const auto params =
+              detail::decode_params(c, index, slot + i, zero_values, zero_value_stride, panel::reads_halves, plane);
           calls[i] = integer_call_of(c, 0, 1, params, slot + i);
           for (std::size_t n = 0; n < 16 && plane == 0; ++n) calls[i].acc[n] = 0.0f;
         }
@@ -277,7 +278,7 @@ struct products {
                   .x_stride = 0,
                   .x_sums = c.shared<float>(c.plan.x_sums),
                   .sum_stride = c.plan.groups,
-                  .params = detail::decode_params(c, index, slot + i, zeros[i], zero_stride),
+                  .params = detail::decode_params(c, index, slot + i, zeros[i], zero_stride, panel::reads_halves),
                   .state = nullptr,
                   .acc = acc};
     }

@@ -28,6 +28,7 @@
 #include <cstdint>
 
 #include <nibble/core/config.hpp>
+#include <nibble/core/half.hpp>
 #include <nibble/isa/tags.hpp>
 #include <nibble/pack/layout.hpp>
 
@@ -44,6 +45,9 @@ static_assert(2ll * 255 * 127 * static_cast<long long>(exact_k) < (1ll << 31));
 /// a stride of 0 shares one set of 16.
 struct panel_params {
   const float* scales = nullptr;  ///< [groups][16]
+  /// The scales as stored, in place of `scales`: for the one-row kernels of an ISA with reads_halves, which has no need then
+  /// of a pass over them beforehand.
+  const half* halves = nullptr;
   std::size_t scale_stride = 16;
   /// Integer path: z of the law, [groups][16]. nullptr, with shift 0 and no offsets, when z is one number: then x_sums holds
   /// (code_bias - z) * X, from which the sum of each group starts.
@@ -90,6 +94,7 @@ using float_call = panel_call<float, float, float>;
 /// `integer_blocks(calls, count, bits, units)`  integer_block for 1 <= count <= block_panels panels; calls differ in params,
 ///                                       state and acc only
 /// `float_block(call, values)`           the law on values; values begins at k0
+/// `reads_halves`                        whether the one-row kernels take panel_params::halves
 /// `integer_row_panels(bits)`            how many panels the next one takes at once
 /// `integer_row<Bits>(calls, blocks)`    M = 1 without a detour over unpacked memory; group 8, 16, a multiple of 32 or >= K; calls
 ///                                       differ in params, state and acc only

@@ -15,6 +15,7 @@ struct gemm_panel<isa::scalar> {
   using isa_type = isa::scalar;
   static constexpr std::size_t nr = pack::panel16::nr;
   static constexpr std::size_t row_panels = 1;
+  static constexpr bool reads_halves = false;
   static constexpr std::size_t integer_row_panels(int) noexcept { return 1; }
   static constexpr std::size_t block_panels = 1;
 

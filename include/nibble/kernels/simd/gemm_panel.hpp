@@ -31,11 +31,18 @@ struct gemm_panel<simd::isa_type> {
   /// Panels of the float path's single row: each lane adds in one chain, and four registers of them hide the latency of
   /// an FMA (4 cycles on current cores).
   static constexpr std::size_t row_panels = regs == 1 ? 4 : (regs == 2 ? 2 : 1);
+  static constexpr bool reads_halves = simd::loads_halves;
   /// Panels of the integer path's single row: side by side they are streams side by side. One stream from memory brings 22
-  /// GB/s on Zen 3, four 30, and the load of an activation serves them all. Narrow codes are bound by their unpacking,
-  /// which then wants all 16 registers for itself.
+  /// GB/s on Zen 3, four 30, and the load of an activation serves them all. Codes of several planes are bound by their
+  /// unpacking, which wants registers for itself.
   static constexpr std::size_t integer_row_panels(int bits) noexcept {
-    return regs == 4 ? 1 : (regs == 2 ? (bits <= 3 ? 1 : 2) : 4);
+    if (regs == 2) return bits <= 3 ? 1 : (bits == 4 || bits == 8 ? 4 : 2);
+    return regs == 4 ? 1 : 4;
+  }
+  /// Whether integer rows prefetch. Four streams keep Zen 3's own prefetchers busy, and then instructions for it only take
+  /// their place: 8 bits from memory in 0.8 of the time without them, 4 bits in 0.9.
+  static constexpr bool integer_row_prefetches(int bits) noexcept {
+    return !(regs == 2 && integer_row_panels(bits) == 4);
   }
   static constexpr std::size_t block_panels = 1;
   /// Rows of the full register tile.
@@ -152,8 +159,13 @@ struct gemm_panel<simd::isa_type> {
                                             const ImageOf& image_of) noexcept {
     constexpr std::size_t panels = integer_row_panels(Bits);
     constexpr std::size_t chains = simd::chains_of(Kind, panels * regs);
-    if (calls[0].group == 8) return short_groups<Bits, Kind, 2>(calls, blocks, image_of);
-    if (calls[0].group == 16) return short_groups<Bits, Kind, 4>(calls, blocks, image_of);
+    if (calls[0].group == 8 || calls[0].group == 16) {
+      for (std::size_t p = 0; p < panels; p += short_group_panels<Bits>) {
+        if (calls[0].group == 8) short_groups<Bits, Kind, 2>(calls + p, blocks + p, image_of);
+        else short_groups<Bits, Kind, 4>(calls + p, blocks + p, image_of);
+      }
+      return;
+    }
     [&]<std::size_t... P>(std::index_sequence<P...>) NIBBLE_LAMBDA_INLINE {
       const integer_call& c = calls[0];
       const std::byte* at[] = {blocks[P]...};
@@ -164,8 +176,10 @@ struct gemm_panel<simd::isa_type> {
         (begin(calls[P], 0, k, g, sum[P][0]), ...);
         (clear_rest(sum[P]), ...);
         for (; k < stop; k += 32, ((at[P] += pack::panel16::block_bytes(Bits)), ...)) {
-          const std::ptrdiff_t ahead = prefetch_distance<Bits>(blocks, panels, end - k);
-          (prefetch<Bits>(at[P], ahead), ...);
+          if constexpr (integer_row_prefetches(Bits)) {
+            const std::ptrdiff_t ahead = prefetch_distance<Bits>(blocks, panels, end - k);
+            (prefetch<Bits>(at[P], ahead), ...);
+          }
           multiply_block<Bits, Kind>(c.x + k, at, sum, image_of);
         }
         k = stop;
@@ -233,11 +247,17 @@ struct gemm_panel<simd::isa_type> {
     (std::make_index_sequence<row_panels>{});
   }
 
+  /// How many panels the next one takes at once: their accumulators and sums fill the registers.
+  template <int Bits>
+  static constexpr std::size_t short_group_panels = regs == 2 && integer_row_panels(Bits) > 2
+                                                        ? 2
+                                                        : integer_row_panels(Bits);
+
   /// integer_row for groups of Units units, several in a block: the accumulators stay in registers from group to group.
   template <int Bits, simd::dot_kind Kind, std::size_t Units, class ImageOf>
   static NIBBLE_ALWAYS_INLINE void short_groups(const integer_call* calls, const std::byte* const* blocks,
                                                 const ImageOf& image_of) noexcept {
-    constexpr std::size_t panels = integer_row_panels(Bits);
+    constexpr std::size_t panels = short_group_panels<Bits>;
     constexpr std::size_t run = simd::pair_run(Bits) < Units ? simd::pair_run(Bits) : Units;
     static_assert(Kind != simd::dot_kind::pairs || Units % run == 0);
     using dot = simd::byte_dot<Kind>;
@@ -398,6 +418,14 @@ struct gemm_panel<simd::isa_type> {
     }
   }
 
+  static NIBBLE_ALWAYS_INLINE vf scale_of(const panel_params& p, std::size_t g, std::size_t r) noexcept {
+    const std::size_t at = g * p.scale_stride + r * lanes;
+    if constexpr (reads_halves) {
+      if (p.halves != nullptr) return simd::load(p.halves + at);
+    }
+    return simd::load(p.scales + at);
+  }
+
   /// Sums start from (bias - z) X: the fold has no zero point to subtract.
   static NIBBLE_ALWAYS_INLINE bool started(const integer_call& c) noexcept { return c.params.zeros == nullptr; }
 
@@ -429,7 +457,7 @@ struct gemm_panel<simd::isa_type> {
                                         const vi (&sum)[rows][regs]) noexcept {
     NIBBLE_UNROLL
     for (std::size_t r = 0; r < regs; ++r) {
-      const vf scale = simd::load(c.params.scales + g * c.params.scale_stride + r * lanes);
+      const vf scale = scale_of(c.params, g, r);
       NIBBLE_UNROLL
       for (std::size_t i = 0; i < rows; ++i) {
         float* acc = c.acc + (m + i) * nr + r * lanes;
@@ -445,7 +473,7 @@ struct gemm_panel<simd::isa_type> {
     const panel_params& p = c.params;
     NIBBLE_UNROLL
     for (std::size_t r = 0; r < regs; ++r) {
-      const vf scale = simd::load(p.scales + g * p.scale_stride + r * lanes);
+      const vf scale = scale_of(p, g, r);
       vi zero = simd::load(p.zeros + g * p.zero_stride + r * lanes);
       if constexpr (Bias != 0) zero = zero - vi(Bias << p.shift);
       NIBBLE_UNROLL
@@ -487,7 +515,7 @@ struct gemm_panel<simd::isa_type> {
   static NIBBLE_ALWAYS_INLINE vf with_group(const integer_call& c, std::size_t g, std::size_t r, vi sum,
                                             vf acc) noexcept {
     const panel_params& p = c.params;
-    const vf scale = simd::load(p.scales + g * p.scale_stride + r * lanes);
+    const vf scale = scale_of(p, g, r);
     if (started(c)) return simd::fused(simd::to_float(sum), scale, acc);
     vi zero = simd::load(p.zeros + g * p.zero_stride + r * lanes);
     if constexpr (Bias != 0) zero = zero - vi(Bias << p.shift);
@@ -501,7 +529,7 @@ struct gemm_panel<simd::isa_type> {
     const panel_params& p = c.params;
     NIBBLE_UNROLL
     for (std::size_t r = 0; r < regs; ++r) {
-      const vf scale = simd::load(p.scales + g * p.scale_stride + r * lanes);
+      const vf scale = scale_of(p, g, r);
       NIBBLE_UNROLL
       for (std::size_t i = 0; i < rows; ++i) {
         float* acc = c.acc + (m + i) * nr + r * lanes;

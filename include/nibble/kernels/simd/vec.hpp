@@ -14,6 +14,7 @@
 #include <cstdint>
 
 #include <nibble/core/config.hpp>
+#include <nibble/core/half.hpp>
 #include <nibble/core/round.hpp>
 #include <nibble/isa/intrinsics.hpp>
 #include <nibble/isa/tags.hpp>
@@ -100,6 +101,23 @@ inline constexpr std::size_t register_count = lanes == 16 || NIBBLE_SIMD_NEON ? 
 
 NIBBLE_ALWAYS_INLINE vf load(const float* p) noexcept { return vf::load_unaligned(p); }
 NIBBLE_ALWAYS_INLINE vi load(const std::int32_t* p) noexcept { return vi::load_unaligned(p); }
+/// Whether there is an instruction from half to float.
+#if NIBBLE_SIMD_NEON || defined(__F16C__)
+inline constexpr bool loads_halves = true;
+NIBBLE_ALWAYS_INLINE vf load(const half* p) noexcept {
+#if NIBBLE_SIMD_NEON
+  return vf(vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(reinterpret_cast<const std::uint16_t*>(p)))));
+#elif NIBBLE_SIMD_WIDTH == 512
+  return vf(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+#elif NIBBLE_SIMD_WIDTH == 256
+  return vf(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#else
+  return vf(_mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#endif
+}
+#else
+inline constexpr bool loads_halves = false;
+#endif
 /// `lanes` 32-bit lanes from bytes.
 NIBBLE_ALWAYS_INLINE vu load_lanes(const void* p) noexcept {
   return vu::load_unaligned(static_cast<const std::uint32_t*>(p));
