@@ -150,12 +150,17 @@ void register_smoke();
 /// Compiler, flags, CPU, ISA, versions and absent peers for the head of the output.
 void add_context();
 // What register_smoke takes from the topics.
-void run_gemm(benchmark::State& state, qtype type, bool integer, shape s, std::size_t M, std::size_t threads,
+void run_gemm(benchmark::State& state, qtype type, computation c, shape s, std::size_t M, std::size_t threads,
               bool cold);
 void run_quantize(benchmark::State& state, qtype type, bool search, shape s, std::size_t threads);
 void run_dequantize(benchmark::State& state, qtype type, shape s, std::size_t threads);
 void run_pack(benchmark::State& state, qtype type, shape s, std::size_t threads);
 void run_unpack(benchmark::State& state, qtype type, shape s, std::size_t threads);
+
+/// As in the names of benchmarks.
+constexpr const char* name_of(computation c) noexcept {
+  return c == computation::integer ? "integer" : (c == computation::bfloat16 ? "bfloat16" : "weight_only");
+}
 
 /// "gemm/w4_g128/integer/N:4096/K:4096/M:1/threads:2/cold".
 std::string gemm_name(const std::string& what, shape s, std::size_t M, std::size_t threads, bool cold);

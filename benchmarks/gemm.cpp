@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Products by format, computation, shape, batch, threads, and the place of the weights.
 
+#include <algorithm>
+
 #include <nibble/gemm/gemm.hpp>
 #include <nibble/quant/qtype.hpp>
 
@@ -15,7 +17,7 @@ namespace {
 struct product {
   std::string format;  ///< names the copies of the weights
   format_desc desc;
-  bool integer;
+  nibble::computation computation;
   shape s;
   std::size_t M, threads;
   std::size_t distinct_bytes;  ///< of weights between two uses of one matrix; 0: warm
@@ -36,10 +38,12 @@ void run_product(benchmark::State& state, const product& p) {
   std::vector<float> y(p.M * p.s.N);
   const auto X = make_span2d(x.data(), p.M, p.s.K);
   const auto Y = make_span2d(y.data(), p.M, p.s.N);
-  const gemm_options options{.computation = p.integer ? computation::integer : computation::weight_only};
+  const gemm_options options{.computation = p.computation};
   thread_pool& pool = pool_of(p.threads);
   const double seconds = time_loop(state, [&] { multiply(X, W.next(), Y, pool, options); });
-  const double peak = p.integer ? byte_peak(p.desc.bits, p.threads) : float_peak(p.threads);
+  const double peak = p.computation == computation::integer    ? byte_peak(p.desc.bits, p.threads)
+                      : p.computation == computation::bfloat16 ? bfloat16_peak(p.threads)
+                                                               : float_peak(p.threads);
   report(state, {p.s.N, p.s.K, p.M, p.threads, W.bytes(), p.distinct_bytes != 0, peak}, seconds);
   state.SetLabel(
       gemm::with_default_backend(W.front().layout(), []<class B>(B) { return std::string(B::isa_type::name); }));
@@ -66,10 +70,10 @@ std::string gemm_name(const std::string& what, shape s, std::size_t M, std::size
   return text("gemm/", what, "/", name_of(s), "/M:", M, "/threads:", threads, cold ? "/cold" : "/warm");
 }
 
-void run_gemm(benchmark::State& state, qtype type, bool integer, shape s, std::size_t M, std::size_t threads,
+void run_gemm(benchmark::State& state, qtype type, computation c, shape s, std::size_t M, std::size_t threads,
               bool cold) {
   const quant::qtype_info& info = quant::info_of(type);
-  run_product(state, {std::string(info.name), info.format, integer, s, M, threads, cold ? cold_bytes() : 0});
+  run_product(state, {std::string(info.name), info.format, c, s, M, threads, cold ? cold_bytes() : 0});
 }
 
 void register_gemm() {
@@ -77,13 +81,16 @@ void register_gemm() {
     const quant::qtype_info& info = quant::info_of(type);
     for (const shape s : shapes) {
       for (const bool cold : {false, true}) {
-        for (const bool integer : {false, true}) {
-          if (integer && info.format.rule == code_rule::codebook) continue;  // no exact integer sums
+        for (const computation c : {computation::weight_only, computation::integer, computation::bfloat16}) {
+          if (c == computation::integer && info.format.rule == code_rule::codebook) continue;  // no exact integer sums
+          const bool in_bfloat16 = c == computation::bfloat16;
+          if (in_bfloat16 && std::ranges::find(bfloat16_formats, type) == bfloat16_formats.end()) continue;
           for (const std::size_t M : batches) {
+            if (in_bfloat16 && M < least_bfloat16_batch) continue;
             for (const std::size_t threads : thread_counts()) {
-              const std::string what = text(info.name, integer ? "/integer" : "/weight_only");
+              const std::string what = text(info.name, "/", name_of(c));
               add(gemm_name(what, s, M, threads, cold),
-                  [=](benchmark::State& state) { run_gemm(state, type, integer, s, M, threads, cold); });
+                  [=](benchmark::State& state) { run_gemm(state, type, c, s, M, threads, cold); });
             }
           }
         }
@@ -105,13 +112,13 @@ void register_matrix() {
       for (const auto& [granularity, group] : granularities) {
         const scale_storage scale = granularity == granularity_kind::grouped ? scale_storage::f16 : scale_storage::f32;
         const format_desc f{rule, static_cast<std::uint8_t>(bits), granularity, scale, group};
-        const bool integer = rule != code_rule::codebook;
-        const std::string name = text("matrix/", format_name(f), integer ? "/integer/" : "/weight_only/", name_of(s));
+        const computation c = rule != code_rule::codebook ? computation::integer : computation::weight_only;
+        const std::string name = text("matrix/", format_name(f), "/", name_of(c), "/", name_of(s));
         add(text(name, "/M:1/threads:1/cold"), [=](benchmark::State& state) {
-          run_product(state, {format_name(f), f, integer, s, 1, 1, matrix_cold_bytes});
+          run_product(state, {format_name(f), f, c, s, 1, 1, matrix_cold_bytes});
         });
         add(text(name, "/M:512/threads:1/warm"), [=](benchmark::State& state) {
-          run_product(state, {format_name(f), f, integer, s, 512, 1, 0});
+          run_product(state, {format_name(f), f, c, s, 512, 1, 0});
         });
       }
     }

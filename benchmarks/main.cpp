@@ -111,15 +111,16 @@ constexpr shape small{1024, 3072};
 
 void register_smoke() {
   const std::size_t most = thread_counts().back();
-  const auto gemm = [&](qtype type, bool integer, std::size_t M, std::size_t threads, bool cold) {
-    const std::string what = text(quant::name_of(type), integer ? "/integer" : "/weight_only");
+  const auto gemm = [&](qtype type, computation c, std::size_t M, std::size_t threads, bool cold) {
+    const std::string what = text(quant::name_of(type), "/", name_of(c));
     add(text("smoke/", gemm_name(what, small, M, threads, cold)),
-        [=](benchmark::State& state) { run_gemm(state, type, integer, small, M, threads, cold); });
+        [=](benchmark::State& state) { run_gemm(state, type, c, small, M, threads, cold); });
   };
-  gemm(qtype::w4_g128, false, 1, 1, false);
-  gemm(qtype::w4_g128, false, 1, most, true);
-  gemm(qtype::w4_g128, true, 16, most, false);
-  gemm(qtype::nf4_g64, false, 5, 1, false);
+  gemm(qtype::w4_g128, computation::weight_only, 1, 1, false);
+  gemm(qtype::w4_g128, computation::weight_only, 1, most, true);
+  gemm(qtype::w4_g128, computation::integer, 16, most, false);
+  gemm(qtype::nf4_g64, computation::weight_only, 5, 1, false);
+  gemm(qtype::nf4_g64, computation::bfloat16, 16, 1, false);
   for (const peer& p : all_peers())
     if (p.absent.empty())
       add(text("smoke/", gemm_name(p.name, small, 5, most, false)),

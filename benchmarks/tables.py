@@ -11,7 +11,7 @@ GEMM = re.compile(r"^gemm/(?P<kind>.+)/N:(?P<N>\d+)/K:(?P<K>\d+)/M:(?P<M>\d+)/th
 CODEC = re.compile(r"^(quantize|quantize_mse_search|dequantize|pack|unpack)/(\w+)/N:4096/K:4096/threads:(\d+)$")
 MATRIX = re.compile(r"^matrix/w(\d)([a-z]?)_(\w+)/(?:integer|weight_only)/.*/M:(1|512)/threads:1/(?:cold|warm)$")
 READ = re.compile(r"^roof/read/(?:KiB:(\d+)|memory)/threads:(\d+)$")
-PEAK = re.compile(r"^roof/peak/(float|bytes/bits:\d+)/threads:(\d+)$")
+PEAK = re.compile(r"^roof/peak/(float|bfloat16|bytes/bits:\d+)/threads:(\d+)$")
 PEER = re.compile(r"^(eigen|openblas|onednn|gemmlowp|xnnpack|llama|onnxruntime)_")
 COUNTERS = ("GBps", "GOPs", "read_roof", "peak_roof", "cpu_time")
 
@@ -115,6 +115,8 @@ class Roofs:
         return measured[min(measured, key=lambda s: max(s / size, size / s))] if measured else None
 
     def peak_of(self, kind, threads):
+        if kind.endswith("/bfloat16"):
+            return self.peak.get(("bfloat16", threads))
         if not kind.endswith("/integer"):
             return self.peak.get(("float", threads))
         return self.peak.get((f"bytes/bits:{5 if (bits_of(kind) or 8) <= 5 else 8}", threads))

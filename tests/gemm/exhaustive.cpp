@@ -24,7 +24,8 @@ using panel = kernels::gemm_panel<isa::native>;
 
 /// Two of the tallest tiles and one row.
 constexpr std::size_t most_rows = [] {
-  if constexpr (requires { panel::mr; }) return 2 * static_cast<std::size_t>(panel::mr) + 1;
+  if constexpr (panel::block_panels > 1) return std::size_t{33};  // tile registers of 16 rows
+  else if constexpr (requires { panel::mr; }) return 2 * static_cast<std::size_t>(panel::mr) + 1;
   else return std::size_t{5};
 }();
 constexpr std::size_t most_columns = 2 * pack::panel16::nr + 1, most_k = 2 * pack::panel16::block_k + 1;
@@ -80,15 +81,22 @@ class sweep {
         reference_(most_rows * most_columns),
         law_(reference_.size()),
         bounds_(reference_.size()),
-        y_(reference_.size()) {
+        y_(reference_.size()),
+        bits_(c != computation::bfloat16) {
     gemm::reference::multiply(make_span2d<const float>(x_.data(), most_rows, K), {layout_id::row_major, W_.view()},
                               make_span2d(reference_.data(), most_rows, most_columns), options_, {});
     const testing::law_weights w(W_.view());
     for (std::size_t m = 0; m < most_rows; ++m) {
       const testing::law_token token{std::span<const float>(x_.data() + m * K, K)};
       for (std::size_t n = 0; n < most_columns; ++n) {
-        law_[m * most_columns + n] = testing::law_element(w, token, n, options_, testing::native_float_rule, 0.0f);
-        bounds_[m * most_columns + n] = bound_of(w, token, n, c);
+        const std::size_t at = m * most_columns + n;
+        if (bits_) {
+          law_[at] = testing::law_element(w, token, n, options_, testing::native_float_rule, 0.0f);
+          bounds_[at] = bound_of(w, token, n, c);
+        } else {  // additions in any order
+          const testing::bounded_element e = testing::bfloat16_element(w, token, n, options_, 0.0f);
+          bounds_[at] = e.bound + 0x1p-24 * std::abs(e.exact);  // the reference's own rounding
+        }
       }
     }
   }
@@ -116,7 +124,7 @@ class sweep {
         const std::size_t at = m * most_columns + n;
         const double error = std::abs(static_cast<double>(y_[m * N + n]) - static_cast<double>(reference_[at]));
         if (!(error <= bounds_[at])) note(beyond_bound, M, N, K, m, n);
-        if (y_[m * N + n] != law_[at]) note(other_bits, M, N, K, m, n);
+        if (bits_ && y_[m * N + n] != law_[at]) note(other_bits, M, N, K, m, n);
         worst = std::max(worst, bounds_[at] > 0.0 ? error / bounds_[at] : 0.0);
       }
   }
@@ -136,12 +144,13 @@ class sweep {
   std::vector<float> x_, reference_, law_;
   std::vector<double> bounds_;
   std::vector<float> y_;
+  bool bits_;  ///< whether the computation promises the law's
   std::unique_ptr<packed_matrix> packed_;
   aligned_vector<std::byte> scratch_;
 };
 
 bool computable(const format_desc& f, computation c) {
-  return c == computation::weight_only || f.rule != code_rule::codebook;
+  return c != computation::integer || f.rule != code_rule::codebook;
 }
 
 std::vector<std::size_t> up_to(std::size_t last) {
@@ -163,7 +172,7 @@ double check_all(const format_desc& f, computation c, const std::vector<std::siz
       for (const std::size_t M : rows) s.template run<B>(M);
     }
     CAPTURE(testing::describe(f));
-    CAPTURE(c == computation::integer);
+    CAPTURE(static_cast<int>(c));
     CHECK(s.beyond_bound == "");
     CHECK(s.other_bits == "");
     worst = std::max(worst, s.worst);
@@ -194,12 +203,20 @@ TEST_CASE("exhaustive: every M, N and K up to two tiles and one, every width and
   CHECK(worst > 0.3);
 }
 
+TEST_CASE("exhaustive: bfloat16, every M, N and K up to two tiles and one") {
+  if (!test::covers<panel, gemm::simd::isa_type>()) return;
+  for (const format_desc& f :
+       {format_desc{code_rule::asymmetric_offset, 4, granularity_kind::grouped, scale_storage::f16, 12},
+        format_desc{code_rule::codebook, 3, granularity_kind::per_channel, scale_storage::f32, 0}})
+    check_all<gemm::simd>(f, computation::bfloat16, up_to(most_rows), up_to(most_columns), up_to(most_k));
+}
+
 TEST_CASE("exhaustive: every format on a covering set of shapes") {
   if (!test::covers<panel, gemm::simd::isa_type>()) return;
   const std::size_t tile = most_rows / 2;
   const std::vector<std::size_t> rows{1, 2, tile, tile + 1, most_rows}, columns{1, 16, 17, most_columns};
   for (int bits = 2; bits <= 8; ++bits)
     for (const format_desc& f : test::all_formats(bits, {32}))
-      for (const computation c : {computation::integer, computation::weight_only})
+      for (const computation c : {computation::integer, computation::weight_only, computation::bfloat16})
         if (computable(f, c)) check_all<gemm::simd>(f, c, rows, columns, {1, 33, 64, most_k});
 }
