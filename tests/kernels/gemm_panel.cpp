@@ -402,7 +402,7 @@ TEST_CASE("gemm_panel: bfloat16 blocks are sums of products, every number of row
       for (const auto& [k0, k1] : {std::pair<std::size_t, std::size_t>{0, 64}, {64, K}}) {
         kernels::bfloat16_call<operand> calls[panels];
         std::vector<std::vector<operand>> weights(panels);
-        const operand* at[panels];
+        const operand* at[panels] = {};
         for (std::size_t i = 0; i < count; ++i) {
           kernels::bfloat16_codes c;
           c.units = units.data() + i * padded * 16 + k0 * 16, c.k0 = k0, c.k1 = k1, c.group = 80, c.bits = 3;
