@@ -150,7 +150,7 @@ void register_smoke();
 /// Compiler, flags, CPU, ISA, versions and absent peers for the head of the output.
 void add_context();
 /// What a product computes with, as names have it: one_plane and two_planes are a codebook's integer images.
-enum class computing { weight_only, integer, one_plane, two_planes };
+enum class computing { weight_only, integer, one_plane, two_planes, bfloat16 };
 const char* name_of(computing how);
 // What register_smoke takes from the topics.
 void run_gemm(benchmark::State& state, qtype type, computing how, shape s, std::size_t M, std::size_t threads,

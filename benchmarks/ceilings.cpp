@@ -30,6 +30,9 @@ void register_roofs() {
         text("roof/read/memory", tail), "GBps", [](std::size_t, std::size_t t) { return dram_roof(t); }, 0, threads);
     show(
         text("roof/peak/float", tail), "GOPs", [](std::size_t, std::size_t t) { return float_peak(t); }, 0, threads);
+    show(
+        text("roof/peak/bfloat16", tail), "GOPs", [](std::size_t, std::size_t t) { return bfloat16_peak(t); }, 0,
+        threads);
     for (const std::size_t bits : {std::size_t{5}, std::size_t{8}})
       show(
           text("roof/peak/bytes/bits:", bits, tail), "GOPs",

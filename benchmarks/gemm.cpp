@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Products by format, computation, shape, batch, threads, and the place of the weights.
 
+#include <algorithm>
+
 #include <nibble/gemm/gemm.hpp>
 #include <nibble/quant/qtype.hpp>
 
@@ -27,6 +29,7 @@ gemm_options options_of(computing how) {
     case computing::integer: return {.computation = computation::integer};
     case computing::one_plane: return {.computation = computation::integer, .image = table_image::one_plane};
     case computing::two_planes: return {.computation = computation::integer, .image = table_image::two_planes};
+    case computing::bfloat16: return {.computation = computation::bfloat16};
   }
   return {};
 }
@@ -34,14 +37,15 @@ gemm_options options_of(computing how) {
 /// The image of a codebook is multiplied as codes of 8 or 7 bits.
 double peak_of(computing how, int bits, std::size_t threads) {
   if (how == computing::weight_only) return float_peak(threads);
+  if (how == computing::bfloat16) return bfloat16_peak(threads);
   return byte_peak(how == computing::integer ? bits : 8, threads);
 }
 
-/// What computes with a format: exact floats, and integers, those of a codebook through its image.
+/// What computes with a format: exact floats, integers, those of a codebook through its image, and bfloat16.
 std::vector<computing> computings(const format_desc& f) {
   using enum computing;
-  if (f.rule == code_rule::codebook) return {weight_only, one_plane, two_planes};
-  return {weight_only, integer};
+  if (f.rule == code_rule::codebook) return {weight_only, one_plane, two_planes, bfloat16};
+  return {weight_only, integer, bfloat16};
 }
 
 copies<packed_matrix>& weights(const product& p) {
@@ -91,6 +95,7 @@ const char* name_of(computing how) {
     case computing::integer: return "integer";
     case computing::one_plane: return "one_plane";
     case computing::two_planes: return "two_planes";
+    case computing::bfloat16: return "bfloat16";
   }
   return "";
 }
@@ -111,7 +116,10 @@ void register_gemm() {
     for (const shape s : shapes) {
       for (const bool cold : {false, true}) {
         for (const computing how : computings(info.format)) {
+          const bool in_bfloat16 = how == computing::bfloat16;
+          if (in_bfloat16 && std::ranges::find(bfloat16_formats, type) == bfloat16_formats.end()) continue;
           for (const std::size_t M : batches) {
+            if (in_bfloat16 && M < least_bfloat16_batch) continue;
             for (const std::size_t threads : thread_counts()) {
               const std::string what = text(info.name, '/', name_of(how));
               add(gemm_name(what, s, M, threads, cold),
@@ -138,7 +146,7 @@ void register_matrix() {
         const scale_storage scale = granularity == granularity_kind::grouped ? scale_storage::f16 : scale_storage::f32;
         const format_desc f{rule, static_cast<std::uint8_t>(bits), granularity, scale, group};
         for (const computing how : computings(f)) {
-          if (how == computing::weight_only && rule != code_rule::codebook) continue;
+          if (how == computing::bfloat16 || (how == computing::weight_only && rule != code_rule::codebook)) continue;
           const std::string name = text("matrix/", format_name(f), '/', name_of(how), '/', name_of(s));
           add(text(name, "/M:1/threads:1/cold"), [=](benchmark::State& state) {
             run_product(state, {format_name(f), f, how, s, 1, 1, matrix_cold_bytes});

@@ -121,6 +121,7 @@ void register_smoke() {
   gemm(qtype::w4_g128, computing::integer, 16, most, false);
   gemm(qtype::nf4_g64, computing::weight_only, 5, 1, false);
   gemm(qtype::nf4_g64, computing::one_plane, 1, 1, false);
+  gemm(qtype::nf4_g64, computing::bfloat16, 16, 1, false);
   for (const peer& p : all_peers())
     if (p.absent.empty())
       add(text("smoke/", gemm_name(p.name, small, 5, most, false)),

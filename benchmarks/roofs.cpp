@@ -187,10 +187,13 @@ using pair_step = byte_step;
 #endif
 
 #if NIBBLE_HAS_AMX_INT8 && NIBBLE_SIMD_KERNELS
-/// Products of full tiles in registers: four sums, each of two tiles of activations with each of two of codes.
-double measure_tile_peak(std::size_t threads) {
-  constexpr std::size_t steps = 250, operations = 4 * 2 * 16 * 16 * 64;
-  const double seconds = best_seconds(threads, [](std::size_t, std::size_t repeats) {
+/// Products of full tiles in registers: `four()` is four sums, each of two tiles of activations with each of two of
+/// weights, `depth` k each.
+template <class Four>
+double measure_tile_peak(std::size_t threads, std::size_t depth, Four&& four) {
+  constexpr std::size_t steps = 250;
+  const std::size_t operations = 4 * 2 * 16 * 16 * depth;
+  const double seconds = best_seconds(threads, [&](std::size_t, std::size_t repeats) {
     const kernels::amx::tile_scope scope;
     kernels::amx::tile_config shape;
     for (std::size_t tile = 0; tile < 8; ++tile) {
@@ -198,12 +201,7 @@ double measure_tile_peak(std::size_t threads) {
       shape.row_bytes[tile] = 64;
     }
     kernels::amx::load_config(shape);
-    for (std::size_t i = 0; i < repeats * steps; ++i) {
-      kernels::amx::multiply<0, 4, 6>();
-      kernels::amx::multiply<1, 4, 7>();
-      kernels::amx::multiply<2, 5, 6>();
-      kernels::amx::multiply<3, 5, 7>();
-    }
+    for (std::size_t i = 0; i < repeats * steps; ++i) four();
   });
   return static_cast<double>(threads * steps * operations) / seconds;
 }
@@ -234,11 +232,35 @@ double float_peak(std::size_t threads) {
 #endif
 }
 
+double bfloat16_peak(std::size_t threads) {
+#if NIBBLE_HAS_AMX_BF16 && NIBBLE_SIMD_KERNELS
+  static std::map<std::size_t, double> known;
+  if (isa::runs_here<isa::amx_bf16>())
+    return once(known, threads, [&] {
+      return measure_tile_peak(threads, 32, []() NIBBLE_LAMBDA_INLINE {
+        kernels::amx::multiply_bfloat16<0, 4, 6>();
+        kernels::amx::multiply_bfloat16<1, 4, 7>();
+        kernels::amx::multiply_bfloat16<2, 5, 6>();
+        kernels::amx::multiply_bfloat16<3, 5, 7>();
+      });
+    });
+#endif
+  return float_peak(threads);
+}
+
 double byte_peak(int bits, std::size_t threads) {
 #if defined(__SSE2__)
   static std::map<std::pair<bool, std::size_t>, double> known;
 #if NIBBLE_HAS_AMX_INT8 && NIBBLE_SIMD_KERNELS
-  if (isa::runs_here<isa::amx_int8>()) return once(known, {false, threads}, [&] { return measure_tile_peak(threads); });
+  if (isa::runs_here<isa::amx_int8>())
+    return once(known, {false, threads}, [&] {
+      return measure_tile_peak(threads, 64, []() NIBBLE_LAMBDA_INLINE {
+        kernels::amx::multiply<0, 4, 6>();
+        kernels::amx::multiply<1, 4, 7>();
+        kernels::amx::multiply<2, 5, 6>();
+        kernels::amx::multiply<3, 5, 7>();
+      });
+    });
 #endif
   const bool pairs = bits <= 5;
   return once(known, {pairs, threads},

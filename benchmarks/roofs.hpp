@@ -18,6 +18,10 @@ double dram_roof(std::size_t threads);
 /// registers: FMA where the build has it. 0 where unknown.
 double float_peak(std::size_t threads);
 
+/// The same for products of bfloat16 numbers added in float: AMX tiles where the build and this CPU have them, else
+/// float_peak, for then such numbers are multiplied as floats.
+double bfloat16_peak(std::size_t threads);
+
 /// The same for exact sums of products of `bits`-bit codes and signed bytes by the instructions of the build's ISA:
 /// vpdpbusd; or vpmaddubsw + vpaddw up to 5 bits (the sums are widened now and then) and vpmaddubsw + vpmaddwd + vpaddd
 /// above; or with SSE2 pmaddwd + paddd on widened bytes. 0 where unknown.

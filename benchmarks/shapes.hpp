@@ -27,4 +27,8 @@ inline constexpr std::array formats{qtype::w2_g128, qtype::w3_g128,    qtype::w4
                                     qtype::w6_g128, qtype::w7_g128,    qtype::w8_g128,  qtype::w4_g32,
                                     qtype::w8_g32,  qtype::w8_channel, qtype::w4a_g128, qtype::nf4_g64};
 
+/// Of computation::bfloat16, which is for batches: after a code has become a bfloat16 weight, its format plays no part.
+inline constexpr std::array bfloat16_formats{qtype::w4_g128, qtype::w8_channel, qtype::nf4_g64};
+inline constexpr std::size_t least_bfloat16_batch = 16;
+
 }  // namespace nibble::bench

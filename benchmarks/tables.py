@@ -11,7 +11,7 @@ GEMM = re.compile(r"^gemm/(?P<kind>.+)/N:(?P<N>\d+)/K:(?P<K>\d+)/M:(?P<M>\d+)/th
 CODEC = re.compile(r"^(quantize|quantize_mse_search|dequantize|pack|unpack)/(\w+)/N:4096/K:4096/threads:(\d+)$")
 MATRIX = re.compile(r"^matrix/w(\d)([a-z]?)_(\w+)/(\w+)/.*/M:(1|512)/threads:1/(?:cold|warm)$")
 READ = re.compile(r"^roof/read/(?:KiB:(\d+)|memory)/threads:(\d+)$")
-PEAK = re.compile(r"^roof/peak/(float|bytes/bits:\d+)/threads:(\d+)$")
+PEAK = re.compile(r"^roof/peak/(float|bfloat16|bytes/bits:\d+)/threads:(\d+)$")
 PEER = re.compile(r"^(eigen|openblas|onednn|gemmlowp|xnnpack|llama|onnxruntime)_")
 IMAGES = ("/one_plane", "/two_planes")  # integer images of codebooks
 COUNTERS = ("GBps", "GOPs", "read_roof", "peak_roof", "cpu_time")
@@ -118,6 +118,8 @@ class Roofs:
     def peak_of(self, kind, threads):
         if kind.endswith(IMAGES):  # multiplied as codes of 8 or 7 bits
             return self.peak.get(("bytes/bits:8", threads))
+        if kind.endswith("/bfloat16"):
+            return self.peak.get(("bfloat16", threads))
         if not kind.endswith("/integer"):
             return self.peak.get(("float", threads))
         return self.peak.get((f"bytes/bits:{5 if (bits_of(kind) or 8) <= 5 else 8}", threads))

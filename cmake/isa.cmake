@@ -18,7 +18,7 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_L
 endif()
 
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
-  set(NIBBLE_ISAS sse2 avx2 avx_vnni avx512bw avx512_vnni amx_int8)
+  set(NIBBLE_ISAS sse2 avx2 avx_vnni avx512bw avx512_vnni amx_int8 amx_bf16)
   set(NIBBLE_ISA_TIERS ${NIBBLE_ISAS})
   set(NIBBLE_ISA_FLAGS_sse2 -march=x86-64)
   set(NIBBLE_ISA_NEEDS_sse2 sse2)
@@ -32,10 +32,13 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set(NIBBLE_ISA_NEEDS_avx512_vnni ${NIBBLE_ISA_NEEDS_avx512bw} avx512vnni)
   set(NIBBLE_ISA_FLAGS_amx_int8 -march=x86-64-v4 -mavx512vnni -mamx-tile -mamx-int8 ${NIBBLE_AVX512_FLAGS})
   set(NIBBLE_ISA_NEEDS_amx_int8 ${NIBBLE_ISA_NEEDS_avx512_vnni} amx-int8)
+  set(NIBBLE_ISA_FLAGS_amx_bf16 ${NIBBLE_ISA_FLAGS_amx_int8} -mamx-bf16)
+  set(NIBBLE_ISA_NEEDS_amx_bf16 ${NIBBLE_ISA_NEEDS_amx_int8} amx-bf16)
   # What lies above the kernels differs by register width and FMA alone: for these sets only the kernels are compiled.
   set(NIBBLE_ISA_LAYERS_avx_vnni kernels)
   set(NIBBLE_ISA_LAYERS_avx512bw kernels)
   set(NIBBLE_ISA_LAYERS_amx_int8 kernels gemm)  # its driver takes two panels at once
+  set(NIBBLE_ISA_LAYERS_amx_bf16 kernels gemm)
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
   set(NIBBLE_ISAS neon neon_dotprod neon_i8mm)
   set(NIBBLE_ISA_TIERS ${NIBBLE_ISAS})

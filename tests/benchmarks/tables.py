@@ -97,6 +97,7 @@ class Tables(unittest.TestCase):
     def test_a_result_from_elsewhere_gets_its_shares_of_the_roofs(self):
         roofs = tables.Roofs({"roof/read/KiB:8192/threads:1": {"GBps": 40.0}, "roof/read/KiB:16384/threads:1": {"GBps": 30.0},
                               "roof/read/memory/threads:1": {"GBps": 20.0}, "roof/peak/float/threads:1": {"GOPs": 100.0},
+                              "roof/peak/bfloat16/threads:1": {"GOPs": 150.0},
                               "roof/peak/bytes/bits:5/threads:1": {"GOPs": 300.0},
                               "roof/peak/bytes/bits:8/threads:1": {"GOPs": 200.0}})
         size = 9.4e6  # nearest by ratio: 8 MiB
@@ -104,12 +105,14 @@ class Tables(unittest.TestCase):
         warm.GBps = size * 1e-6
         cold = product("llama_q8_0/integer", 50.0, place="cold")
         floats = product("onnxruntime_w4_g32/weight_only", 50.0)
-        roofs.complete([warm, cold, floats])
+        rounded = product("w4_g128/bfloat16", 50.0)
+        roofs.complete([warm, cold, floats, rounded])
         self.assertAlmostEqual(warm.read_roof, warm.GBps / 40.0)
         self.assertAlmostEqual(warm.peak_roof, warm.GOPs / 300.0)
         self.assertAlmostEqual(cold.read_roof, 1.0 / 20.0)
         self.assertAlmostEqual(cold.peak_roof, 50.0 / 200.0)
         self.assertAlmostEqual(floats.peak_roof, 50.0 / 100.0)
+        self.assertAlmostEqual(rounded.peak_roof, 50.0 / 150.0)
 
     def test_shares_that_nibble_bench_measured_are_kept(self):
         p = product("w4_g128/integer", 30.0, read_roof=0.5, peak_roof=0.25)

@@ -47,7 +47,7 @@ inline compared compare_with_scalar() {
         if (f.scale == scale_storage::bf16) continue;
         const any_qmatrix q = random_qmatrix(f, s.N, s.K, 11);
         const packed_matrix packed = pack_matrix(q.view());
-        for (const computation c : {computation::integer, computation::weight_only}) {
+        for (const computation c : {computation::integer, computation::weight_only, computation::bfloat16}) {
           const gemm_options options{.computation = c,
                                      .image = bits % 2 == 0 ? table_image::one_plane : table_image::two_planes};
           std::vector<float> y(s.M * s.N);
@@ -69,8 +69,9 @@ inline compared compare_with_scalar() {
             }
           }
           if (same || !out.wrong.empty()) continue;
-          out.wrong = describe(f) + (c == computation::integer ? ", integer" : ", weight-only") + ", M " +
-                      std::to_string(s.M) + ", N " + std::to_string(s.N) + ", K " + std::to_string(s.K);
+          constexpr const char* names[] = {", weight-only", ", integer", ", bfloat16"};
+          out.wrong = describe(f) + names[static_cast<unsigned char>(c)] + ", M " + std::to_string(s.M) + ", N " +
+                      std::to_string(s.N) + ", K " + std::to_string(s.K);
         }
       }
     }

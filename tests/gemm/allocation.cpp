@@ -45,7 +45,7 @@ TEST_CASE("allocation: multiply allocates nothing, whatever the format, computat
     for (const layout_id layout : {layout_id::row_major, layout_id::panel16}) {
       const packed_matrix p = pack_matrix(w.view(), layout);
       for (const std::size_t M : {std::size_t{1}, std::size_t{7}}) {
-        for (const computation c : {computation::weight_only, computation::integer}) {
+        for (const computation c : {computation::weight_only, computation::integer, computation::bfloat16}) {
           const auto x = test::normal_values(M * 96, 2);
           std::vector<float> y(M * 40);
           const gemm_options o{.computation = c, .image = table_image::two_planes};

@@ -44,6 +44,19 @@ TEST_CASE("conformance: the panel kernels pass, every width, rule and pattern") 
   CHECK(r.cases > 5000);
 }
 
+TEST_CASE("conformance: the panel kernels pass in bfloat16, every width, rule and pattern") {
+  if (!test::covers<kernels::gemm_panel<isa::native>, gemm::simd::isa_type>()) return;
+  testing::conformance_options o;
+  o.layout = layout_id::panel16;
+  o.integer = o.weight_only = false;
+  o.bfloat16 = true;
+  const testing::report r = testing::check_multiply([](auto... a) { return multiply_on<gemm::simd>(a...); }, o);
+  INFO(r.text());
+  CHECK(r.passed());
+  CHECK(r.refused == 0);
+  CHECK(r.cases > 2500);
+}
+
 TEST_CASE("conformance: the panel kernels pass on threads") {
   thread_pool pool(3);
   testing::conformance_options o;
@@ -60,6 +73,7 @@ TEST_CASE("conformance: the panel kernels pass on threads") {
 TEST_CASE("conformance: the plain kernels pass on canonical rows") {
   testing::conformance_options o;
   o.images = true;
+  o.bfloat16 = true;
   std::erase_if(o.formats, [](const format_desc& f) { return f.bits % 3 != 2; });
   const testing::report r = testing::check_multiply([](auto... a) { return multiply_on<gemm::scalar>(a...); }, o);
   INFO(r.text());

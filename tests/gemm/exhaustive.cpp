@@ -24,7 +24,8 @@ using panel = kernels::gemm_panel<isa::native>;
 
 /// Two of the tallest tiles and one row.
 constexpr std::size_t most_rows = [] {
-  if constexpr (requires { panel::mr; }) return 2 * static_cast<std::size_t>(panel::mr) + 1;
+  if constexpr (panel::block_panels > 1) return std::size_t{33};  // tile registers of 16 rows
+  else if constexpr (requires { panel::mr; }) return 2 * static_cast<std::size_t>(panel::mr) + 1;
   else return std::size_t{5};
 }();
 constexpr std::size_t most_columns = 2 * pack::panel16::nr + 1, most_k = 2 * pack::panel16::block_k + 1;
@@ -89,15 +90,22 @@ class sweep {
         reference_(most_rows * most_columns),
         law_(reference_.size()),
         bounds_(reference_.size()),
-        y_(reference_.size()) {
+        y_(reference_.size()),
+        bits_(options.computation != computation::bfloat16) {
     gemm::reference::multiply(make_span2d<const float>(x_.data(), most_rows, K), {layout_id::row_major, W_.view()},
                               make_span2d(reference_.data(), most_rows, most_columns), options_, {});
     const testing::law_weights w(W_.view(), options_.image);
     for (std::size_t m = 0; m < most_rows; ++m) {
       const testing::law_token token{std::span<const float>(x_.data() + m * K, K)};
       for (std::size_t n = 0; n < most_columns; ++n) {
-        law_[m * most_columns + n] = testing::law_element(w, token, n, options_, testing::native_float_rule, 0.0f);
-        bounds_[m * most_columns + n] = bound_of(w, token, n, options_.computation == computation::integer);
+        const std::size_t at = m * most_columns + n;
+        if (bits_) {
+          law_[at] = testing::law_element(w, token, n, options_, testing::native_float_rule, 0.0f);
+          bounds_[at] = bound_of(w, token, n, options_.computation == computation::integer);
+        } else {  // additions in any order
+          const testing::bounded_element e = testing::bfloat16_element(w, token, n, options_, 0.0f);
+          bounds_[at] = e.bound + 0x1p-24 * std::abs(e.exact);  // the reference's own rounding
+        }
       }
     }
   }
@@ -125,7 +133,7 @@ class sweep {
         const std::size_t at = m * most_columns + n;
         const double error = std::abs(static_cast<double>(y_[m * N + n]) - static_cast<double>(reference_[at]));
         if (!(error <= bounds_[at])) note(beyond_bound, M, N, K, m, n);
-        if (y_[m * N + n] != law_[at]) note(other_bits, M, N, K, m, n);
+        if (bits_ && y_[m * N + n] != law_[at]) note(other_bits, M, N, K, m, n);
         worst = std::max(worst, bounds_[at] > 0.0 ? error / bounds_[at] : 0.0);
       }
   }
@@ -145,16 +153,21 @@ class sweep {
   std::vector<float> x_, reference_, law_;
   std::vector<double> bounds_;
   std::vector<float> y_;
+  bool bits_;  ///< whether the computation promises the law's
   std::unique_ptr<packed_matrix> packed_;
   aligned_vector<std::byte> scratch_;
 };
 
 /// All computations with a format.
 std::vector<gemm_options> computations(const format_desc& f) {
-  if (f.rule != code_rule::codebook) return {{}, {.computation = computation::integer}};
-  return {{},
-          {.computation = computation::integer, .image = table_image::one_plane},
-          {.computation = computation::integer, .image = table_image::two_planes}};
+  std::vector<gemm_options> all{{}, {.computation = computation::bfloat16}};
+  if (f.rule != code_rule::codebook) {
+    all.push_back({.computation = computation::integer});
+  } else {
+    for (const table_image image : {table_image::one_plane, table_image::two_planes})
+      all.push_back({.computation = computation::integer, .image = image});
+  }
+  return all;
 }
 
 std::vector<std::size_t> up_to(std::size_t last) {
@@ -176,8 +189,8 @@ double check_all(const format_desc& f, const gemm_options& options, const std::v
       for (const std::size_t M : rows) s.template run<B>(M);
     }
     CAPTURE(testing::describe(f));
-    CAPTURE(options.computation == computation::integer);
-    CAPTURE(int{static_cast<unsigned char>(options.image)});
+    CAPTURE(static_cast<int>(options.computation));
+    CAPTURE(static_cast<int>(options.image));
     CHECK(s.beyond_bound == "");
     CHECK(s.other_bits == "");
     worst = std::max(worst, s.worst);
@@ -201,10 +214,20 @@ TEST_CASE("exhaustive: every M, N and K up to two tiles and one, every width and
          {format_desc{rule(0), bits, g::grouped, f16, 32}, format_desc{rule(1), bits, g::per_channel, f32, 0},
           format_desc{rule(2), bits, g::grouped, bf16, 12}, format_desc{rule(3), bits, g::grouped, f32, 64}})
       for (const gemm_options& o : computations(f))
-        worst = std::max(worst, check_all<gemm::simd>(f, o, up_to(most_rows), up_to(most_columns), up_to(most_k)));
+        if (o.computation != computation::bfloat16)  // fewer formats do for it, below
+          worst = std::max(worst, check_all<gemm::simd>(f, o, up_to(most_rows), up_to(most_columns), up_to(most_k)));
   }
   // The bounds are no wider than they need be: some element uses a good part of its own.
   CHECK(worst > 0.3);
+}
+
+TEST_CASE("exhaustive: bfloat16, every M, N and K up to two tiles and one") {
+  if (!test::covers<panel, gemm::simd::isa_type>()) return;
+  for (const format_desc& f :
+       {format_desc{code_rule::asymmetric_offset, 4, granularity_kind::grouped, scale_storage::f16, 12},
+        format_desc{code_rule::codebook, 3, granularity_kind::per_channel, scale_storage::f32, 0}})
+    check_all<gemm::simd>(f, {.computation = computation::bfloat16}, up_to(most_rows), up_to(most_columns),
+                          up_to(most_k));
 }
 
 TEST_CASE("exhaustive: every format on a covering set of shapes") {

@@ -51,6 +51,14 @@ TEST_CASE("detect: a CPU without a feature of a tier does not run that tier") {
   CHECK(isa::runs_on<isa::avx2>(f));
   f.f16c = false;
   CHECK_FALSE(isa::runs_on<isa::avx2>(f));
+  f.f16c = f.avx512f = f.avx512cd = f.avx512dq = f.avx512bw = f.avx512vl = f.avx512vnni = f.amx_tile = f.amx_bf16 =
+      true;
+  CHECK_FALSE(isa::runs_on<isa::amx_bf16>(f));
+  f.amx_int8 = true;
+  CHECK(isa::runs_on<isa::amx_bf16>(f));
+  f.amx_bf16 = false;
+  CHECK_FALSE(isa::runs_on<isa::amx_bf16>(f));
+  CHECK(isa::runs_on<isa::amx_int8>(f));
   f = {};
   f.neon = f.neon_i8mm = true;
   CHECK(isa::runs_on<isa::neon>(f));
@@ -61,6 +69,7 @@ TEST_CASE("detect: a CPU without a feature of a tier does not run that tier") {
 
 TEST_CASE("tags: the fallback lattice ends at scalar") {
   CHECK(isa::falls_back_to<isa::avx512_vnni, isa::avx2>());
+  CHECK(isa::falls_back_to<isa::amx_bf16, isa::amx_int8>());
   CHECK(isa::falls_back_to<isa::neon_i8mm, isa::neon_dotprod>());
   CHECK(isa::falls_back_to<isa::neon_dotprod, isa::neon>());
   CHECK(isa::falls_back_to<isa::neon, isa::scalar>());

@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <memory>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -314,6 +316,122 @@ TEST_CASE("gemm_panel: float blocks equal the scalar ones bit for bit, cut anywh
       CHECK(same(a.acc, b.acc));
     }
   }
+}
+
+TEST_CASE("gemm_panel: bfloat16 weights equal the scalar ones in the kernel's own order, every rule, cut anywhere") {
+  if (!test::covers<native, native::isa_type>()) return;
+  using operand = native::bfloat16_operand;
+  constexpr bool pairs = std::is_same_v<operand, bfloat16>;
+  constexpr std::size_t K = 135, group = 12, groups = 12;
+  // Subnormal and overflowing scales, a NaN.
+  auto scales = test::gaussian(groups * 16, 1), offsets = test::gaussian(groups * 16, 2);
+  scales[3] = 0x1p-140f, scales[20] = 3e38f, scales[40] = -3e38f, offsets[21] = 3e38f;
+  scales[50] = std::numeric_limits<float>::quiet_NaN();
+  std::vector<float> zeros;
+  for (const std::uint8_t z : test::codes(groups * 16, 3)) zeros.push_back(z);
+  for (int bits = 2; bits <= 8; ++bits)
+    for (const bool with_table : {false, true})
+      for (const bool with_offset : {false, true})
+        for (const auto& [k0, k1] : {std::pair<std::size_t, std::size_t>{0, 32}, {32, 96}, {96, K}, {0, K}}) {
+          const std::size_t blocks = ceil_div(k1 - k0, std::size_t{32});
+          const auto units = test::codes(blocks * 512, 4, bits);
+          const auto table = test::gaussian(std::size_t{1} << bits, 5);
+          kernels::bfloat16_codes c;
+          c.units = units.data(), c.k0 = k0, c.k1 = k1, c.group = group, c.bits = bits;
+          c.zeros = zeros.data(), c.zero_stride = bits % 2 == 0 ? 16 : 0;
+          c.table = with_table ? table.data() : nullptr;
+          c.params.scales = scales.data();
+          c.params.offsets = with_offset ? offsets.data() : nullptr;
+          std::vector<float> want(blocks * 512);
+          const test::guarded<operand> got(blocks * 512);
+          for (operand& v : got) std::memset(static_cast<void*>(&v), 0x7f, sizeof v);
+          scalar::bfloat16_weights(c, want.data());
+          native::bfloat16_weights(c, got.data());
+          std::size_t wrong = 0;
+          const std::size_t end = pairs ? round_up(k1, std::size_t{32}) : round_up(k1, std::size_t{4});
+          for (std::size_t k = 0; k < end - k0; ++k)
+            for (std::size_t n = 0; n < 16; ++n) {
+              const float w = k < round_up(k1, std::size_t{4}) - k0 ? want[k * 16 + n] : 0.0f;
+              const float v = to_float(got[pairs ? k / 2 * 32 + 2 * n + k % 2 : k * 16 + n]);
+              wrong += std::isnan(w) ? !std::isnan(v) : std::memcmp(&w, &v, sizeof w) != 0;
+            }
+          CAPTURE(bits);
+          CAPTURE(with_table);
+          CAPTURE(with_offset);
+          CAPTURE(k1);
+          CHECK(wrong == 0);
+        }
+}
+
+TEST_CASE("gemm_panel: bfloat16 rows are rounded and padded, and touch nothing else") {
+  if (!test::covers<native, native::isa_type>()) return;
+  for (const std::size_t K : {1u, 15u, 16u, 17u, 31u, 63u, 64u, 100u}) {
+    const std::size_t padded = round_up(K, std::size_t{64});
+    const test::guarded<float> x(K);
+    const auto values = test::gaussian(K, 7);
+    std::copy(values.begin(), values.end(), x.data());
+    x[0] = std::numeric_limits<float>::max();
+    x[K / 2] = -0x1.01p-130f;
+    const test::guarded<native::bfloat16_operand> out(padded);
+    native::bfloat16_row(x.data(), K, padded, out.data());
+    CAPTURE(K);
+    std::size_t wrong = 0;
+    for (std::size_t k = 0; k < padded; ++k)
+      wrong += to_float(out[k]) != (k < K ? kernels::nearest_bfloat16(x[k]) : 0.0f);
+    CHECK(wrong == 0);
+  }
+}
+
+TEST_CASE("gemm_panel: bfloat16 blocks are sums of products, every number of rows, cut anywhere") {
+  if (!test::covers<native, native::isa_type>()) return;
+  using operand = native::bfloat16_operand;
+  static constexpr float ones[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+  constexpr std::size_t K = 77, padded = 96, panels = native::bfloat16_panels;
+  // Small integers: all sums are exact, whatever their order.
+  const auto units = test::codes(panels * padded * 16, 5, 3);
+  const auto codes = test::codes(40 * padded, 6, 4);
+  for (std::size_t M = 1; M <= 40; ++M)
+    for (std::size_t count = 1; count <= panels; ++count) {
+      const test::guarded<operand> x(M * padded);
+      std::vector<float> row(K), scales(16, 1.0f), zeros(16, 3.0f);
+      for (std::size_t m = 0; m < M; ++m) {
+        for (std::size_t k = 0; k < K; ++k) row[k] = static_cast<float>(codes[m * padded + k]) - 7.0f;
+        native::bfloat16_row(row.data(), K, padded, x.data() + m * padded);
+      }
+      std::vector<std::vector<float>> acc(panels, std::vector<float>(M * 16, 0.5f)), state = acc;
+      for (const auto& [k0, k1] : {std::pair<std::size_t, std::size_t>{0, 64}, {64, K}}) {
+        kernels::bfloat16_call<operand> calls[panels];
+        std::vector<std::vector<operand>> weights(panels);
+        const operand* at[panels] = {};
+        for (std::size_t i = 0; i < count; ++i) {
+          kernels::bfloat16_codes c;
+          c.units = units.data() + i * padded * 16 + k0 * 16, c.k0 = k0, c.k1 = k1, c.group = 80, c.bits = 3;
+          c.zeros = zeros.data();
+          c.params.scales = scales.data();
+          weights[i].resize(64 * 16);
+          native::bfloat16_weights(c, weights[i].data());
+          at[i] = weights[i].data();
+          calls[i].M = M, calls[i].K = K, calls[i].k0 = k0, calls[i].k1 = k1, calls[i].group = 80;
+          calls[i].x = x.data(), calls[i].x_stride = padded;
+          calls[i].params.scales = ones, calls[i].params.scale_stride = 0;
+          calls[i].state = state[i].data(), calls[i].acc = acc[i].data();
+        }
+        native::bfloat16_blocks(calls, count, at);
+      }
+      std::size_t wrong = 0;
+      for (std::size_t i = 0; i < panels; ++i)
+        for (std::size_t m = 0; m < M; ++m)
+          for (std::size_t n = 0; n < 16; ++n) {
+            float want = 0.5f;
+            for (std::size_t k = 0; i < count && k < K; ++k)
+              want += (static_cast<float>(codes[m * padded + k]) - 7.0f) *
+                      (static_cast<float>(units[i * padded * 16 + k / 4 * 64 + 4 * n + k % 4]) - 3.0f);
+            wrong += acc[i][m * 16 + n] != want;
+          }
+      CAPTURE(M);
+      CAPTURE(count);
+      CHECK(wrong == 0);
+    }
 }
 
 TEST_CASE("gemm_panel: integer rows from packed codes equal the detour over unpacked ones, every width and panel") {

@@ -73,7 +73,7 @@ TEST_CASE("linear: quantized layers are nibble's product of the packed weights, 
   problem p(9, 24, 100, 2);
   for (const nn::linear_format& f :
        {nn::linear_format{qtype::w4_g32}, nn::linear_format{qtype::w8_channel, computation::integer},
-        nn::linear_format{qtype::nf4_flat64}}) {
+        nn::linear_format{qtype::w4a_g32, computation::bfloat16}, nn::linear_format{qtype::nf4_flat64}}) {
     const packed_matrix packed = pack_matrix(quantize(*f.weights, p.W()).view());
     gemm_options options;
     options.computation = f.computation;

@@ -34,6 +34,8 @@ inline bool cpu_has(std::string_view feature) {
   // Nor for AMX: leaf 7, EDX bits 24 (tiles) and 25 (int8). Whether the system lends the tiles is what the tests find out.
   if (unsigned a = 0, b = 0, c = 0, d = 0; feature == "amx-int8")
     return cpu_has("avx512vnni") && __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d >> 24 & 3u) == 3u;
+  if (unsigned a = 0, b = 0, c = 0, d = 0; feature == "amx-bf16")
+    return cpu_has("amx-int8") && __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d >> 22 & 1u) != 0;
 #undef NIBBLE_TEST_FEATURE
 #elif defined(__aarch64__) && defined(__linux__)  // gcc 12 and clang 14 have no word on it: Linux's
   if (feature == "asimd") return (getauxval(AT_HWCAP) & HWCAP_ASIMD) != 0;

@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <set>
@@ -292,6 +293,38 @@ TEST_CASE("conformance: a stated error bound takes another order of sums, and re
   }
   CHECK_FALSE(run(bug::skips_last_k, o).passed());
   CHECK_FALSE(run(bug::skips_last_column, o).passed());
+}
+
+TEST_CASE("conformance: bfloat16 products pass; weights that are cut off instead of rounded are caught") {
+  testing::conformance_options o = few_formats();
+  o.integer = o.weight_only = false;
+  o.bfloat16 = true;
+  const auto run = [&](bool cut) {
+    return testing::check_multiply(
+        [cut](span2d<const float> X, const packed_view& W, span2d<float> Y, const gemm_options& options) {
+          if (!cut) {
+            gemm::reference::multiply(X, W, Y, options, {});
+            return errc::ok;
+          }
+          for (std::size_t m = 0; m < X.rows; ++m)
+            for (std::size_t n = 0; n < Y.cols; ++n) {
+              float sum = 0.0f;
+              for (std::size_t k = 0; k < X.cols; ++k) {
+                const float w = static_cast<float>(gemm::reference::weight(W, n, k));
+                const bfloat16 high{static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(w) >> 16)};
+                sum = multiply_add(to_float(to_bfloat16(X.data[m * X.stride + k])), to_float(high), sum);
+              }
+              Y.data[m * Y.stride + n] = sum;
+            }
+          return errc::ok;
+        },
+        o);
+  };
+  const testing::report right = run(false), wrong = run(true);
+  INFO(right.text());
+  CHECK(right.passed());
+  CHECK(right.cases > 100);
+  CHECK(wrong.failed > wrong.cases / 2);
 }
 
 TEST_CASE("conformance: the law with no slip is the law") {

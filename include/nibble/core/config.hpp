@@ -146,6 +146,11 @@ static_assert(CHAR_BIT == 8 && sizeof(float) == 4, "nibble needs 8-bit bytes and
 #define NIBBLE_HAS_AMX_INT8 0
 #endif
 #if NIBBLE_HAS_AMX_INT8 && (defined(__AMX_BF16__) || defined(__AMXBF16__))
+#define NIBBLE_HAS_AMX_BF16 1
+#else
+#define NIBBLE_HAS_AMX_BF16 0
+#endif
+#if NIBBLE_HAS_AMX_BF16
 #define NIBBLE_DETAIL_ABI_AMX _amx_int8_bf16
 #elif NIBBLE_HAS_AMX_INT8
 #define NIBBLE_DETAIL_ABI_AMX _amx_int8

@@ -21,6 +21,17 @@ enum class computation : unsigned char {
   weight_only,  ///< float activations, float accumulation
   integer,      ///< activations quantized per token to s8 on the fly, exact integer sums over each group; codebooks
                 ///< take part through their gemm_options::image
+  /// Activations and weights rounded to bfloat16, products added in float over all of K: what matrix units multiply. A weight
+  /// is its decoded value, scale * (u - z) (+ offset) or scale * table[u], rounded to float and then to bfloat16. Rounding is
+  /// to the nearest finite number, ties to even: a finite value beyond 0x1.fep127, the greatest, becomes that.
+  ///
+  /// Stated error against the exact product with the decoded weights, where no sum leaves the range of float:
+  ///
+  ///   |y - exact| <= (2^-7 + 2^-15 + (2 K + 8) 2^-24) * sum |x| |w|  +  2^-126 * (sum |x| + sum |w| + 2 K + 8)
+  ///
+  /// (derived in kernels/README.md). A float path: not the same bits on every instruction set, but on each of them whatever
+  /// the threads, the split of M and the batch.
+  bfloat16,
 };
 
 /// Scales of activations in integer computation.

@@ -53,7 +53,7 @@ struct call {
   T* own(std::size_t area, std::size_t offset) const noexcept {
     return reinterpret_cast<T*>(areas + area * area_bytes + offset);
   }
-  bool x_in_place() const noexcept { return reads_in_place(w, x.type); }
+  bool x_in_place() const noexcept { return reads_in_place(w, x.type, o); }
   /// The integer path's token sums hold what each group's sum starts from (kernels::panel_params::zeros): with one zero
   /// point for the whole matrix, and unless sums are combined in 64 bits or scaled group by group.
   bool sums_started() const noexcept {
@@ -280,13 +280,19 @@ void row_item(const call& c, std::size_t n, std::size_t slot, const Epilogue& ep
   const float* row_scales = c.shared<float>(c.plan.x_scales);
   const float* bias = c.bias == nullptr ? nullptr : c.bias + n;
   for (std::size_t m = 0; m < c.x.rows; ++m) {
-    float acc = integer ? 0.0f : kernels::gemm_rows::weight_only(r, c.x_row(m), row_scales[m]);
-    for (std::size_t p = 0; p < planes && integer; ++p) {
-      if (c.image != nullptr) {
-        r.codes = codes + (1 + p) * w.K;
-        r.scales = scales + p * segments;
-      }
-      acc = kernels::gemm_rows::integer(r, c.shared<std::int8_t>(c.plan.x) + m * c.plan.x_stride, acc);
+    float acc = 0.0f;
+    switch (c.o.computation) {
+      case computation::integer:
+        for (std::size_t p = 0; p < planes; ++p) {
+          if (c.image != nullptr) {
+            r.codes = codes + (1 + p) * w.K;
+            r.scales = scales + p * segments;
+          }
+          acc = kernels::gemm_rows::integer(r, c.shared<std::int8_t>(c.plan.x) + m * c.plan.x_stride, acc);
+        }
+        break;
+      case computation::weight_only: acc = kernels::gemm_rows::weight_only(r, c.x_row(m), row_scales[m]); break;
+      case computation::bfloat16: acc = kernels::gemm_rows::bfloat16(r, c.x_row(m), row_scales[m]); break;
     }
     float v[16] = {scaled(acc, integer ? row_scales + m : nullptr, bias)};
     if constexpr (!std::is_same_v<Epilogue, no_epilogue>) keep_rounding(v);

@@ -59,7 +59,7 @@ struct cpu {
     scratch_plan led;
     for (std::size_t i = 0; i < tasks.size(); ++i) {
       const bool shares = i != 0 && same_activations(tasks[leader], tasks[i], o);
-      const scratch_plan p = plan_task(tasks[i], o, shares ? &led : nullptr, at);
+      const scratch_plan p = plan_task(tasks[i], o, shares ? &led : nullptr, at, products<Isa>::operand_bytes(o));
       if (shares) continue;
       leader = i;
       led = p;
@@ -83,7 +83,8 @@ struct cpu {
     for (std::size_t i = 0; i < tasks.size(); ++i) {
       const gemm_task& t = tasks[i];
       const bool shares = i != 0 && same_activations(tasks[leader], t, o);
-      const scratch_plan plan = plan_task(t, o, shares ? &calls[leader].plan : nullptr, at);
+      const scratch_plan plan =
+          plan_task(t, o, shares ? &calls[leader].plan : nullptr, at, products<Isa>::operand_bytes(o));
       if (!shares) leader = i;
       const std::size_t at_once = products<Isa>::panels_at_once(t.W, t.X.rows, o);
       std::construct_at(calls + i, call{t.X, t.W, t.Y, t.bias, o, plan, ctx.scratch, nullptr, b.area_bytes, i, leader,
@@ -135,11 +136,11 @@ struct cpu {
       const std::size_t at_once = products<Isa>::panels_at_once(t.W, t.X.rows, o);
       b.panels_at_once = at_once > b.panels_at_once ? at_once : b.panels_at_once;
       std::size_t ignored = 0;
-      const std::size_t area = plan_task(t, o, nullptr, ignored).area_bytes;
+      const std::size_t area = plan_task(t, o, nullptr, ignored, products<Isa>::operand_bytes(o)).area_bytes;
       b.area_bytes = area > b.area_bytes ? area : b.area_bytes;
       items = saturating_sum(items, t.X.rows == 0 ? 0 : work_items(t.W, t.X.rows, at_once));
       chunks = saturating_sum(chunks, ceil_div(t.X.rows, chunk_rows));
-      const bool converted = o.computation == computation::integer && element_bytes(t.X.type) == 2;
+      const bool converted = o.computation != computation::weight_only && element_bytes(t.X.type) == 2;
       if (converted && t.W.matrix.K > longest) longest = t.W.matrix.K;
     }
     // for_each_item runs no more slots than there are items.

@@ -101,11 +101,11 @@ template <backend B>
 void check_backend(const packed_view& W, const gemm_options& o, const char* where) {
   const errc answer = B::can_multiply(W, o);
   if (answer == errc::ok) return;
+  constexpr const char* computations[] = {"weight-only", "integer", "bfloat16"};
   constexpr const char* scales[] = {"", ", activation scales for each group", ", a fixed activation scale"};
   core::fail(answer, where, "backend ", B::name, " cannot multiply ", int{W.matrix.format.bits},
              "-bit weights, code rule ", int{static_cast<unsigned char>(W.matrix.format.rule)}, ", layout ",
-             name_of(W.layout),
-             o.computation == computation::integer ? ", integer computation" : ", weight-only computation",
+             name_of(W.layout), ", ", computations[static_cast<unsigned char>(o.computation)], " computation",
              scales[static_cast<unsigned char>(o.activations)],
              o.computation == computation::integer && W.matrix.format.rule == code_rule::codebook &&
                      o.image == table_image::none

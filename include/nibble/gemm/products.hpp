@@ -35,11 +35,17 @@ struct products {
   static constexpr std::size_t panels_at_once(const packed_view& w, std::size_t M, const gemm_options& o) noexcept {
     const bool integer = o.computation == computation::integer;
     if (one_row(w, M, o)) return integer ? panel::integer_row_panels(w.matrix.format.bits) : panel::row_panels;
+    if (o.computation == computation::bfloat16) return w.layout == layout_id::panel16 ? panel::bfloat16_panels : 1;
     return M > 1 && integer && w.layout == layout_id::panel16 ? panel::block_panels : 1;
   }
 
+  /// Bytes of an activation and of a weight in the scratch memory of float computations.
+  static constexpr std::size_t operand_bytes(const gemm_options& o) noexcept {
+    return o.computation == computation::bfloat16 ? sizeof(typename panel::bfloat16_operand) : sizeof(float);
+  }
+
   /// Row m of X for the `count` tasks that share it: codes, scales and sums, or floats. `buffer`: K floats, for X of 16 bits
-  /// and integer computation.
+  /// where it is not turned into floats in place.
   static void prepare(const call* calls, std::size_t count, std::size_t m, float* buffer) noexcept;
 
   /// The accumulators of panels [first, first + count), 1 <= count <= panels_at_once, for rows [m0, m0 + M), before token
@@ -103,9 +109,7 @@ struct products {
       if (x != own) std::memcpy(own, x, K * sizeof(float));
       std::memset(own + K, 0, (c.plan.x_stride - K) * sizeof(float));
     }
-    // The row's accumulators start from 0, or from NaN when an activation is not finite.
-    const bool finite = kernels::greatest_magnitude_bits(x, K) < kernels::not_finite_bits;
-    c.shared<float>(c.plan.x_scales)[m] = finite ? 0.0f : std::numeric_limits<float>::quiet_NaN();
+    c.shared<float>(c.plan.x_scales)[m] = start_of(x, K);
     for (std::size_t i = 0; i < count; ++i) {
       const call& t = calls[i];
       if (t.w.layout != layout_id::panel16 || t.w.matrix.format.rule != code_rule::asymmetric_offset) continue;
@@ -133,6 +137,20 @@ struct products {
       if (c.image != nullptr)
         panel::template image_codes<Bits>(units, blocks * pack::panel16::units_per_block, c.image->codes[plane]);
     });
+  }
+
+  /// What the float paths' accumulators of a row start from: 0, or NaN when an activation is not finite.
+  static float start_of(const float* x, std::size_t K) noexcept {
+    const bool finite = kernels::greatest_magnitude_bits(x, K) < kernels::not_finite_bits;
+    return finite ? 0.0f : std::numeric_limits<float>::quiet_NaN();
+  }
+
+  static void prepare_bfloat16(const call& c, std::size_t m, float* buffer) noexcept {
+    const float* x = floats_of(c.x, m, buffer);
+    const std::size_t stride = c.plan.x_stride;
+    using operand = typename panel::bfloat16_operand;
+    panel::bfloat16_row(x, c.x.cols, stride, c.shared<operand>(c.plan.x) + m * stride);
+    c.shared<float>(c.plan.x_scales)[m] = start_of(x, c.x.cols);
   }
 
   static kernels::integer_call integer_call_of(const call& c, std::size_t m0, std::size_t M,
@@ -223,6 +241,55 @@ struct products {
         if constexpr (panel::block_panels > 1)  // else nobody calls this
           panel::integer_blocks(calls, count, c.code_bits(), units);
       }
+    }
+  }
+
+  /// A block of rows against 1 <= count <= bfloat16_panels panels. Panel i has the area of slot `slot` + i.
+  static void bfloat16_panels(const call& c, std::size_t first, std::size_t count, std::size_t m0, std::size_t M,
+                              std::size_t slot) noexcept {
+    using operand = typename panel::bfloat16_operand;
+    static constexpr float ones[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+    const quantized_view& w = c.w.matrix;
+    const int bits = w.format.bits;
+    kernels::bfloat16_call<operand> calls[panel::bfloat16_panels];
+    kernels::bfloat16_codes codes[panel::bfloat16_panels];
+    const std::byte* packed[panel::bfloat16_panels] = {};
+    const operand* weights[panel::bfloat16_panels] = {};
+    for (std::size_t i = 0; i < count; ++i) {
+      packed[i] = w.codes + (first + i) * pack::panel16::panel_bytes(w.K, bits);
+      weights[i] = c.own<operand>(slot + i, c.plan.values);
+      kernels::bfloat16_codes& from = codes[i];
+      from.units = c.own<std::uint8_t>(slot + i, c.plan.units);
+      from.group = panel_group(w.format, w.K);
+      from.params = detail::decode_params(c, first + i, slot + i, from.zeros, from.zero_stride, false);
+      from.table = w.format.rule == code_rule::codebook ? w.table : nullptr;
+      from.bits = bits;
+      calls[i] = {.M = M,
+                  .K = w.K,
+                  .group = round_up(w.K, std::size_t{4}),
+                  .fold = true,
+                  .x = c.shared<operand>(c.plan.x) + m0 * c.plan.x_stride,
+                  .x_stride = c.plan.x_stride,
+                  .params = {.scales = ones, .scale_stride = 0},
+                  .state = c.own<float>(slot + i, c.plan.state),
+                  .acc = c.own<float>(slot + i, c.plan.acc)};
+      const float* const starts = c.shared<float>(c.plan.x_scales) + m0;
+      for (std::size_t j = 0; j < M * 16; ++j) calls[i].acc[j] = starts[j / 16];
+    }
+    constexpr std::size_t kc = kc_of(sizeof(operand));
+    for (std::size_t k0 = 0, k1; k0 < w.K; k0 = k1) {
+      k1 = w.K - k0 < kc ? w.K : k0 + kc;
+      const std::size_t blocks = pack::panel16::blocks(k1 - k0);
+      for (std::size_t i = 0; i < count; ++i) {
+        calls[i].k0 = codes[i].k0 = k0;
+        calls[i].k1 = codes[i].k1 = k1;
+        pack::with_bits(bits, [&]<int Bits>() {
+          panel::template unpack<Bits>(packed[i], blocks, c.own<std::uint8_t>(slot + i, c.plan.units));
+        });
+        packed[i] += blocks * pack::panel16::block_bytes(bits);
+        panel::bfloat16_weights(codes[i], c.own<operand>(slot + i, c.plan.values));
+      }
+      panel::bfloat16_blocks(calls, count, weights);
     }
   }
 
@@ -357,14 +424,18 @@ struct products {
 
 template <class Isa>
 void products<Isa>::prepare(const call* calls, std::size_t count, std::size_t m, float* buffer) noexcept {
-  if (calls[0].o.computation == computation::integer) prepare_integer(calls, count, m, buffer);
-  else prepare_float(calls, count, m);
+  switch (calls[0].o.computation) {
+    case computation::integer: return prepare_integer(calls, count, m, buffer);
+    case computation::weight_only: return prepare_float(calls, count, m);
+    case computation::bfloat16: return prepare_bfloat16(calls[0], m, buffer);
+  }
 }
 
 template <class Isa>
 void products<Isa>::accumulate(const call& c, std::size_t first, std::size_t count, std::size_t m0, std::size_t M,
                                std::size_t slot) noexcept {
   const bool integer = c.o.computation == computation::integer;
+  if (c.o.computation == computation::bfloat16) return bfloat16_panels(c, first, count, m0, M, slot);
   if (one_row(c.w, c.x.rows, c.o))
     return integer ? integer_row(c, first, count, slot) : float_row(c, first, count, slot);
   if constexpr (panel::block_panels > 1) {

@@ -4,6 +4,7 @@
 /// The reference backend: double precision, one element at a time, no shared code with the kernels but the description of
 /// the formats. Slow on purpose; what tests and other engines compare with.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 
@@ -23,7 +24,7 @@ namespace gemm {
 
 /// Weight-only: sum over k of double(x) * double(w), w the exact decoded value. Integer: the same with x replaced by its
 /// per-token code times scale, both rounded to float as the format demands, and a codebook's values by those of its image.
-/// Any layout.
+/// bfloat16: with x and w rounded to it. Any layout.
 struct reference {
   using isa_type = isa::scalar;
   static constexpr std::string_view name = "reference";
@@ -47,8 +48,10 @@ struct reference {
       for (std::size_t n = 0; n < w.matrix.N; ++n) {
         double sum = 0.0;
         for (std::size_t k = 0; k < x.cols; ++k) {
-          const double a = o.computation == computation::integer ? code_of(row[k], token_scale) * token_scale : row[k];
-          sum = std::fma(a, weight(w, n, k, has_image(w, o) ? &image : nullptr), sum);
+          double a = row[k], b = weight(w, n, k, has_image(w, o) ? &image : nullptr);
+          if (o.computation == computation::integer) a = code_of(row[k], token_scale) * token_scale;
+          if (o.computation == computation::bfloat16) a = as_bfloat16(row[k]), b = as_bfloat16(static_cast<float>(b));
+          sum = std::fma(a, b, sum);
         }
         if (o.bias != nullptr) sum += o.bias[n];
         float& out = y.data[m * y.stride + n];
@@ -122,6 +125,15 @@ struct reference {
     for (std::size_t k = 0; k < K; ++k)
       if (!std::isfinite(x[k])) return false;
     return true;
+  }
+  /// 8 significant bits, ties to even, no less than 2^-133 apart, at most 0x1.fep127 in magnitude.
+  static double as_bfloat16(float x) noexcept {
+    if (x == 0.0f || std::isnan(x)) return static_cast<double>(x);
+    constexpr double most = 0x1.fep127;
+    const double v = static_cast<double>(x);
+    if (std::fabs(v) >= most) return std::copysign(most, v);
+    const double unit = std::ldexp(1.0, std::max(std::ilogb(v), -126) - 7);
+    return std::copysign(std::fmin(std::fabs(std::nearbyint(v / unit) * unit), most), v);
   }
   static double scale_of(const float* x, std::size_t K) noexcept {
     float largest = 0.0f;

@@ -24,6 +24,8 @@ inline constexpr std::size_t mc = 256;
 /// k of a block: the unpacked codes of a panel (16 KiB) or its values (256 * 16 * 4 = 16 KiB) take half of a 32 KiB L1.
 inline constexpr std::size_t kc_integer = 1024;
 inline constexpr std::size_t kc_float = 256;
+/// The same for values of so many bytes.
+constexpr std::size_t kc_of(std::size_t operand_bytes) noexcept { return kc_float * sizeof(float) / operand_bytes; }
 static_assert(kernels::exact_k % kc_integer == 0, "the cut of long integer sums falls on a block's end");
 
 /// k of a group as the panel kernels count it: >= K when one group covers the row.
@@ -40,7 +42,7 @@ constexpr bool sums_exceed_int32(const format_desc& f, std::size_t K) noexcept {
 /// Byte offsets of the parts of ctx.scratch that a task uses; each begins at a multiple of 64.
 struct scratch_plan {
   // shared by all slots
-  std::size_t x = 0;         ///< s8 codes [M][x_stride], or padded floats (0 bytes when X is used in place)
+  std::size_t x = 0;  ///< [M][x_stride] s8 codes, padded floats (0 bytes when X is used in place) or bfloat16 operands
   std::size_t x_stride = 0;  ///< in elements
   std::size_t x_scales = 0;  ///< float [M] or [M][groups]: scales of the codes, or the float path's 0 / NaN of each row
   std::size_t x_sums = 0;    ///< [M][groups]
@@ -81,6 +83,7 @@ constexpr bool one_row(const packed_view& w, std::size_t M, const gemm_options& 
   const format_desc& f = w.matrix.format;
   const std::size_t K = w.matrix.K, group = panel_group(f, K);
   const bool integer = o.computation == computation::integer;
+  if (o.computation == computation::bfloat16) return false;  // weights take their scales before they are rounded
   const bool whole = group % pack::panel16::block_k == 0 || group >= K || (integer && (group == 8 || group == 16));
   return M == 1 && w.layout == layout_id::panel16 && whole && !(integer && sums_exceed_int32(f, K)) &&
          !(uses_image(w, o) && f.bits > 4);
@@ -94,37 +97,41 @@ constexpr std::size_t work_items(const packed_view& w, std::size_t M, std::size_
 }
 
 /// True when the panel kernels read X where it lies.
-constexpr bool reads_in_place(const packed_view& w, element type) noexcept {
-  return type == element::f32 && (w.layout == layout_id::row_major || w.matrix.K % pack::panel16::block_k == 0);
+constexpr bool reads_in_place(const packed_view& w, element type, const gemm_options& o) noexcept {
+  return type == element::f32 && o.computation == computation::weight_only &&
+         (w.layout == layout_id::row_major || w.matrix.K % pack::panel16::block_k == 0);
 }
 
 /// The parts of one task; `at` moves past the shared ones. `same_x`: the plan of a task whose activations serve this one.
-constexpr scratch_plan plan_task(const gemm_task& t, const gemm_options& o, const scratch_plan* same_x,
-                                 std::size_t& at) noexcept {
+/// `operand_bytes`: of an activation and of a weight in float computations, 2 where kernels take bfloat16 itself.
+constexpr scratch_plan plan_task(const gemm_task& t, const gemm_options& o, const scratch_plan* same_x, std::size_t& at,
+                                 std::size_t operand_bytes) noexcept {
   const packed_view& w = t.W;
   const format_desc& f = w.matrix.format;
   const std::size_t M = t.X.rows, K = w.matrix.K, padded = round_up(K, plane_alignment);
   const bool integer = o.computation == computation::integer, panel = w.layout == layout_id::panel16;
+  const bool bfloat16 = o.computation == computation::bfloat16;
   const std::size_t rows = M < mc ? M : mc;
   scratch_plan p;
   p.groups = panel ? ceil_div(K, panel_group(f, K)) : 0;
-  p.x_stride = padded;
+  // A tile register is 16 rows: with a power of two from row to row they would all want one set of the L1 cache.
+  p.x_stride = bfloat16 ? padded + plane_alignment / 2 : padded;
   if (same_x != nullptr) {
     p.x = same_x->x;
     p.x_scales = same_x->x_scales;
   } else {
     if (integer) p.x = place(at, M, padded);
-    else if (!reads_in_place(w, t.X.type)) p.x = place(at, M, padded * sizeof(float));
+    else if (!reads_in_place(w, t.X.type, o)) p.x = place(at, M, p.x_stride * operand_bytes);
     const bool each_group = o.activations == activation_scales::per_token_and_group;
     p.x_scales = place(at, M, (each_group ? p.groups : 1) * sizeof(float));
   }
-  if (panel) p.x_sums = place(at, M, p.groups * sizeof(float));
+  if (panel && !bfloat16) p.x_sums = place(at, M, p.groups * sizeof(float));
   const bool image = uses_image(w, o);
   if (image) p.image = place(at, 1, sizeof(quant::integer_image));
   std::size_t inside = 0;
   if (panel) {
-    p.units = place(inside, integer ? kc_integer : kc_float, 16);
-    if (!integer) p.values = place(inside, kc_float * 16, sizeof(float));
+    p.units = place(inside, integer ? kc_integer : kc_of(operand_bytes), 16);
+    if (!integer) p.values = place(inside, kc_of(operand_bytes) * 16, operand_bytes);
     p.scales = place(inside, p.groups * 16, sizeof(float));
     p.zeros = place(inside, p.groups * 16, sizeof(float));
     p.offsets = place(inside, p.groups * 16, sizeof(float));

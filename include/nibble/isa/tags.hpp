@@ -49,6 +49,11 @@ struct amx_int8 {
   using fallback = avx512_vnni;
   static constexpr std::string_view name = "amx_int8";
 };
+/// With tiles of bfloat16.
+struct amx_bf16 {
+  using fallback = amx_int8;
+  static constexpr std::string_view name = "amx_bf16";
+};
 /// 64-bit Arm Advanced SIMD: every AArch64 CPU. Fused multiply-add is part of it.
 struct neon {
   using fallback = scalar;
@@ -68,7 +73,9 @@ struct neon_i8mm {
 /// The best tag that the compiler's flags allow in this translation unit.
 #if defined(__AVX512F__) && defined(__AVX512CD__) && defined(__AVX512DQ__) && defined(__AVX512BW__) && \
     defined(__AVX512VL__) && defined(__FMA__) && defined(__F16C__)
-#if defined(__AVX512VNNI__) && NIBBLE_HAS_AMX_INT8
+#if defined(__AVX512VNNI__) && NIBBLE_HAS_AMX_BF16
+using native = amx_bf16;
+#elif defined(__AVX512VNNI__) && NIBBLE_HAS_AMX_INT8
 using native = amx_int8;
 #elif defined(__AVX512VNNI__)
 using native = avx512_vnni;

@@ -12,6 +12,8 @@
 ///                                                       acc = fma(float(X) * t, offset, acc)
 ///   float:    for each group g, ascending in k:  p = madd(x[k], q[k], p), one chain from p = 0
 ///             acc = fma(p, scale, acc);         with a float offset then acc = fma(sum x, offset, acc)
+///   bfloat16: w[k] = bf16(float(q[k] * scale)), with a float offset bf16(fma(q[k], scale, offset)); x'[k] = bf16(x[k])
+///             acc = acc + sum x' w over all of K, in any order, each addition rounded to float
 ///
 /// A codebook has an integer image (quant/integer_image.hpp): the law of the first plane with its codes and unit * scale for
 /// scale, then, from that acc, the law of the second.
@@ -26,9 +28,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
 #include <nibble/core/config.hpp>
 #include <nibble/core/half.hpp>
+#include <nibble/core/round.hpp>
 #include <nibble/isa/tags.hpp>
 #include <nibble/pack/layout.hpp>
 
@@ -80,6 +84,38 @@ struct panel_call {
 };
 using integer_call = panel_call<std::int8_t, std::int32_t, std::int32_t>;
 using float_call = panel_call<float, float, float>;
+/// X: bfloat16 numbers as a kernel takes them (gemm_panel::bfloat16_operand). One group and the scale 1.
+template <class X>
+using bfloat16_call = panel_call<X, float, float>;
+
+/// The greatest finite bfloat16.
+inline constexpr float greatest_bfloat16 = 0x1.fep127f;
+/// The finite bfloat16 nearest to x, ties to even, as a float: off by at most 2^-8 |x| (and 2^-134), for FLT_MAX, too. NaN
+/// becomes the one NaN, infinities the greatest numbers.
+constexpr float nearest_bfloat16(float x) noexcept {
+  if (x != x) return std::numeric_limits<float>::quiet_NaN();
+  const float low = x < greatest_bfloat16 ? x : greatest_bfloat16;
+  return to_float(to_bfloat16(low > -greatest_bfloat16 ? low : -greatest_bfloat16));
+}
+static_assert(nearest_bfloat16(3.4e38f) == greatest_bfloat16 &&
+              nearest_bfloat16(-0x1.fffffep127f) == -greatest_bfloat16);
+
+/// w of the bfloat16 law. `offset`: nullptr where the format has none.
+NIBBLE_ALWAYS_INLINE float bfloat16_weight(float q, float scale, const float* offset) noexcept {
+  return nearest_bfloat16(offset == nullptr ? q * scale : fused_multiply_add(q, scale, *offset));
+}
+
+/// The unpacked codes of a panel for k in [k0, k1), and what gives them values; k0 and k1 as in panel_call.
+struct bfloat16_codes {
+  const std::uint8_t* units = nullptr;
+  std::size_t k0 = 0, k1 = 0;
+  std::size_t group = 0;
+  const float* zeros = nullptr;  ///< [groups][16], 0 to 255, subtracted from codes; a stride of 0 shares one set
+  std::size_t zero_stride = 0;
+  const float* table = nullptr;  ///< of codebooks, else nullptr
+  int bits = 0;
+  panel_params params;  ///< scales and offsets
+};
 
 /// The kernels of one ISA. Primary template: those of the fallback.
 ///
@@ -95,6 +131,13 @@ using float_call = panel_call<float, float, float>;
 ///                                       state and acc only
 /// `float_block(call, values)`           the law on values; values begins at k0
 /// `reads_halves`                        whether the one-row kernels take panel_params::halves
+/// `bfloat16_operand`                    how the kernel takes numbers rounded to bfloat16: float, or bfloat16 itself
+/// `bfloat16_row(x, K, padded, out)`     x[0, K) rounded, then zeros to out[padded]
+/// `bfloat16_weights(codes, out)`        the weights w of the law, 64 for each unit, in the order that bfloat16_blocks takes; those
+///                                       past the last unit to a multiple of 32 k are 0 where that reads them
+/// `bfloat16_panels`                     how many panels the next one takes at once
+/// `bfloat16_blocks(calls, count, weights)`  the law for 1 <= count <= bfloat16_panels panels; calls differ in state and acc
+///                                       only, params are those of scale 1
 /// `integer_row_panels(bits)`            how many panels the next one takes at once
 /// `integer_row<Bits>(calls, blocks)`    M = 1 without a detour over unpacked memory; group 8, 16, a multiple of 32 or >= K; calls
 ///                                       differ in params, state and acc only
@@ -113,6 +156,16 @@ struct gemm_panel : gemm_panel<typename Isa::fallback> {};
 constexpr std::size_t segment_end(std::size_t k, std::size_t group, std::size_t limit) noexcept {
   const std::size_t left = group - k % group;
   return left < limit - k ? k + left : limit;
+}
+
+/// f(first unit, units, g) for each group of a block of codes: the units that hold it.
+template <class F>
+NIBBLE_ALWAYS_INLINE void for_each_group(const bfloat16_codes& c, F&& f) noexcept {
+  for (std::size_t k = c.k0; k < c.k1;) {
+    const std::size_t stop = segment_end(k, c.group, c.k1);
+    f((k - c.k0) / 4, (stop - k + 3) / 4, k / c.group);
+    k = stop;
+  }
 }
 
 }  // namespace kernels

@@ -23,3 +23,5 @@
 #include <nibble/kernels/simd/quantize_row.hpp>
 
 #include <nibble/kernels/amx_int8/gemm_panel.hpp>
+
+#include <nibble/kernels/amx_bf16/gemm_panel.hpp>

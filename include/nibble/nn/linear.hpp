@@ -69,7 +69,9 @@ class linear {
         answer != errc::ok)
       core::fail(answer, "linear ", name, ": backend ", Backend::name, " cannot compute with ",
                  format.make ? "the format made" : quant::name_of(*format.weights),
-                 format.computation == computation::integer ? ", integer computation" : ", weight-only computation");
+                 format.computation == computation::integer    ? ", integer computation"
+                 : format.computation == computation::bfloat16 ? ", bfloat16 computation"
+                                                               : ", weight-only computation");
   }
 
   std::size_t N() const noexcept { return N_; }

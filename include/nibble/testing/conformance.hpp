@@ -4,7 +4,7 @@
 /// The conformance kit: an engine hands over its kernels as functions and gets a report of every case in which they differ
 /// from the numeric law (kernels/README.md). Needs the standard library alone; works under any test framework or none.
 ///
-///   nibble::testing::check_multiply(f)       Y = X * transpose(W), integer and weight-only
+///   nibble::testing::check_multiply(f)       Y = X * transpose(W), integer, weight-only and bfloat16
 ///   nibble::testing::check_quantize_row(f)   one token to s8
 ///   nibble::testing::check_quantize(f)       float weights to codes and scales
 ///   nibble::testing::check_unpack(f)         packed codes to bytes
@@ -41,7 +41,8 @@ namespace nibble {
 inline namespace NIBBLE_ABI {
 namespace testing {
 
-/// What weight-only results are held to. Integer results are always compared bit for bit (any NaN equals any NaN).
+/// What weight-only results are held to. Integer results are always compared bit for bit (any NaN equals any NaN), those of
+/// computation::bfloat16 with the products of rounded numbers, of which they differ by additions in float alone.
 struct float_policy {
   enum class kind : unsigned char { same_bits, within_bound };
   kind compare = kind::same_bits;
@@ -53,7 +54,7 @@ struct float_policy {
   static constexpr float_policy law(float_rule rule = native_float_rule) noexcept {
     return {kind::same_bits, rule, 0.0, 0.0};
   }
-  /// A stated error: `operand` relative error of one product's operands (bfloat16 on both sides: 2^-8 + 2^-18), `step` that of
+  /// A stated error: `operand` relative error of one product's operands (bfloat16 on both sides: 2^-7 + 2^-16), `step` that of
   /// an addition (float: 2^-24).
   static constexpr float_policy bounded(double operand, double step = 0x1p-24) noexcept {
     return {kind::within_bound, native_float_rule, operand, step};
@@ -67,6 +68,7 @@ struct conformance_options {
   float_policy float_results = float_policy::law();
   bool integer = true, weight_only = true;  ///< the computations to run
   bool images = false;                      ///< integer computation on codebooks too, with both gemm_options::image
+  bool bfloat16 = false;                    ///< that one, too: engines without it need not ask which was meant
   bool bias_and_beta = true;                ///< some cases have them
   std::vector<format_desc> formats = covering_formats();
   std::vector<shape> shapes = ragged_shapes();
@@ -257,8 +259,9 @@ class multiply_runner {
     f.function = "multiply";
     f.format = describe(c.format);
     f.operands = name_of(c.pattern);
+    constexpr const char* names[] = {"weight-only", "integer", "bfloat16"};
     constexpr const char* images[] = {"", ", codebook in one plane", ", codebook in two planes"};
-    f.arguments = std::string(c.computation == computation::integer ? "integer" : "weight-only") +
+    f.arguments = std::string(names[static_cast<unsigned char>(c.computation)]) +
                   images[static_cast<unsigned char>(c.image)] + ", M = " + std::to_string(c.size.M) +
                   ", N = " + std::to_string(c.size.N) + ", K = " + std::to_string(c.size.K) + ", strides " +
                   std::to_string(x_stride) + " and " + std::to_string(y_stride) + ", layout " +
@@ -282,8 +285,7 @@ class multiply_runner {
     const law_weights w(canonical.view(), c.image);
     std::vector<law_token> tokens;
     for (std::size_t m = 0; m < M; ++m) tokens.emplace_back(std::span<const float>(x.data() + m * K, K));
-    const bool bounded =
-        c.computation == computation::weight_only && o_.float_results.compare == float_policy::kind::within_bound;
+    const bool bounded = bounded_results(c);
     const float_rule rule = o_.float_results.rule;
 
     std::vector<element> wrong;
@@ -293,7 +295,9 @@ class multiply_runner {
         ++f.compared;
         if (bounded && tokens[m].finite) {
           const bounded_element e =
-              exact_element(w, tokens[m], n, options, before, o_.float_results.operand, o_.float_results.step);
+              c.computation == computation::bfloat16
+                  ? bfloat16_element(w, tokens[m], n, options, before)
+                  : exact_element(w, tokens[m], n, options, before, o_.float_results.operand, o_.float_results.step);
           if (e.may_overflow) continue;  // depends on the order: no bound holds
           if (std::fabs(static_cast<double>(got) - e.exact) <= e.bound) continue;
           if (wrong.empty()) f.bound = e.bound;
@@ -315,6 +319,12 @@ class multiply_runner {
     f.wrong = wrong.size();
     f.cause = cause_of(c, w, tokens, old, y, y_stride, options, rule, wrong);
     return true;
+  }
+
+  /// True when results are held to a bound, not to bits.
+  bool bounded_results(const multiply_case& c) const noexcept {
+    return c.computation == computation::bfloat16 ||
+           (c.computation == computation::weight_only && o_.float_results.compare == float_policy::kind::within_bound);
   }
 
   static bool gaps_written(const multiply_case& c, const guarded<float>& y, std::size_t y_stride, failure& f) {
@@ -352,7 +362,7 @@ class multiply_runner {
     }
     if (all([&](const element& e) { return !tokens[e.m].finite; }))
       return "a row with a NaN or an infinity must be NaN as a whole";
-    if (c.image == table_image::none && (integer || o_.float_results.compare == float_policy::kind::same_bits)) {
+    if (c.image == table_image::none && !bounded_results(c)) {
       // A slip must explain what is right as well: it gives the same bits there.
       const auto explains = [&](const slip& one, std::size_t m, std::size_t n, float got) {
         return same_float(element_with(one, w, tokens[m], n, options, rule, old[m * N + n]), got);
@@ -398,7 +408,7 @@ class multiply_runner {
 }  // namespace detail
 
 /// Runs `multiply` on every format with every ragged shape, on every operand pattern, and on a few great shapes, for the
-/// integer and the weight-only computation, and compares with the law. About 9000 calls with default options; formats that
+/// computations asked for, and compares with the law. About 9000 calls with default options; formats that
 /// options.layout cannot hold are left out.
 inline report check_multiply(const multiply_function& multiply, const conformance_options& o = {}) {
   report r;
@@ -416,6 +426,7 @@ inline report check_multiply(const multiply_function& multiply, const conformanc
     };
     if (o.integer && f.rule != code_rule::codebook) run_with(computation::integer, table_image::none);
     if (o.weight_only) run_with(computation::weight_only, table_image::none);
+    if (o.bfloat16) run_with(computation::bfloat16, table_image::none);
     if (o.integer && o.images && f.rule == code_rule::codebook)
       for (const table_image image : {table_image::one_plane, table_image::two_planes})
         run_with(computation::integer, image);

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include <nibble/core/config.hpp>
+#include <nibble/core/half.hpp>
 #include <nibble/core/round.hpp>
 #include <nibble/gemm/backend.hpp>
 #include <nibble/pack/bits.hpp>
@@ -208,6 +209,36 @@ inline bounded_element exact_element(const law_weights& w, const law_token& x, s
   // Below the normal range a rounding costs up to half of 2^-149, before or after the scale.
   return {sum, (operand + steps * step) * magnitude + steps * 0x1p-149 * greatest_scale,
           std::max(magnitude, unscaled) > 0x1p127};
+}
+
+/// The element of the bfloat16 computation, products of the rounded numbers added without error, and the bound on what a
+/// computation may make of it whose additions round to float and that may take numbers below 2^-126 for 0, operands and
+/// results. (The error that the computation states is this one and that of rounding X and W: gemm/backend.hpp.)
+inline bounded_element bfloat16_element(const law_weights& w, const law_token& x, std::size_t n, const gemm_options& o,
+                                        float old) noexcept {
+  const auto rounded = [](float v) {
+    constexpr float most = 0x1.fep127f;
+    return v != v ? v : to_float(to_bfloat16(std::fmin(std::fmax(v, -most), most)));
+  };
+  const std::uint8_t* codes = w.codes.data() + n * w.K;
+  double sum = 0.0, magnitude = 0.0, operands = 0.0;
+  for (const law_weights::segment& s : w.segments[n]) {
+    for (std::size_t k = s.begin; k < s.end; ++k) {
+      const float q = w.value(s, codes[k]);
+      const double a = rounded(x.x[k]),
+                   b = rounded(w.has_offset() ? fused_multiply_add(q, s.scale, s.zero) : q * s.scale);
+      sum += a * b;
+      magnitude += std::fabs(a * b);
+      operands += std::fabs(a) + std::fabs(b);
+    }
+  }
+  if (o.bias != nullptr) sum += o.bias[n], magnitude += std::fabs(static_cast<double>(o.bias[n]));
+  if (o.beta != 0.0f) {
+    const double kept = static_cast<double>(o.beta) * static_cast<double>(old);
+    sum += kept, magnitude += std::fabs(kept);
+  }
+  const double steps = 2.0 * static_cast<double>(w.K) + 8.0;
+  return {sum, steps * 0x1p-24 * magnitude + 0x1p-126 * (operands + steps), magnitude > 0x1p127};
 }
 
 /// A way to get an element wrong. The default is the law itself.

@@ -129,7 +129,8 @@ struct gemm_panel<isa::amx_int8> : gemm_panel<simd::isa_type> {
     else tiles<1, Panels>(calls, m, left, depth, units);
   }
 
-  /// Tiles for `rows` <= 32 rows and `depth` k.
+ protected:
+  /// Tiles for `rows` <= 32 rows of `depth` bytes.
   static void shape_tiles(std::size_t rows, std::size_t depth) noexcept {
     amx::tile_config shape;
     const auto set = [&](int tile, std::size_t tile_rows, std::size_t row_bytes) {
@@ -147,6 +148,7 @@ struct gemm_panel<isa::amx_int8> : gemm_panel<simd::isa_type> {
     amx::load_config(shape);
   }
 
+ private:
   /// Rows [m, m + rows) of 1 or 2 panels.
   template <int RowTiles, int Panels>
   static void tiles(const integer_call* calls, std::size_t m, std::size_t rows, std::size_t depth,
@@ -184,6 +186,7 @@ struct gemm_panel<isa::amx_int8> : gemm_panel<simd::isa_type> {
     }
   }
 
+ protected:
   /// f.operator()<row tile, panel>() for each sum.
   template <int RowTiles, int Panels, class F>
   static NIBBLE_ALWAYS_INLINE void each_sum(F&& f) noexcept {
@@ -193,6 +196,7 @@ struct gemm_panel<isa::amx_int8> : gemm_panel<simd::isa_type> {
     if constexpr (RowTiles > 1 && Panels > 1) f.template operator()<1, 1>();
   }
 
+ private:
   /// Finished sums in `state`, rows [m, m + Rows), into the accumulators.
   template <std::size_t Rows>
   static NIBBLE_ALWAYS_INLINE void fold_rows(const integer_call& c, std::size_t m, std::size_t stop,

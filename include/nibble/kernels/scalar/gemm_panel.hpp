@@ -92,6 +92,27 @@ struct gemm_panel<isa::scalar> {
     block(c, [&](std::size_t k, std::size_t n) { return values[(k - c.k0) * nr + n]; });
   }
 
+  using bfloat16_operand = float;
+  static constexpr std::size_t bfloat16_panels = 1;
+  static void bfloat16_row(const float* x, std::size_t K, std::size_t padded, float* out) noexcept {
+    for (std::size_t k = 0; k < padded; ++k) out[k] = k < K ? nearest_bfloat16(x[k]) : 0.0f;
+  }
+  static void bfloat16_weights(const bfloat16_codes& c, float* out) noexcept {
+    for_each_group(c, [&](std::size_t first, std::size_t count, std::size_t g) {
+      const float* const scale = c.params.scales + g * c.params.scale_stride;
+      const float* const offset = c.params.offsets == nullptr ? nullptr : c.params.offsets + g * c.params.offset_stride;
+      for (std::size_t i = first * 64; i < (first + count) * 64; ++i) {  // k = i / nr, column i % nr
+        const std::size_t n = i % nr;
+        const std::uint8_t u = c.units[i / 64 * 64 + 4 * n + i % 64 / nr];
+        const float q = c.table != nullptr ? c.table[u] : static_cast<float>(u) - c.zeros[g * c.zero_stride + n];
+        out[i] = bfloat16_weight(q, scale[n], offset == nullptr ? nullptr : offset + n);
+      }
+    });
+  }
+  static void bfloat16_blocks(const float_call* calls, std::size_t, const float* const* weights) noexcept {
+    float_block(*calls, *weights);
+  }
+
   template <int Bits>
   static void integer_row(const integer_call* call, const std::byte* const* blocks) noexcept {
     row<Bits>(*call, *blocks, [](std::uint8_t code, std::size_t, std::size_t) { return std::int32_t{code}; });

@@ -77,6 +77,20 @@ struct gemm_rows {
     return acc;
   }
 
+  /// The same with weights rounded to bfloat16; x[K] bfloat16 numbers as floats.
+  static float bfloat16(const row_call& c, const float* x, float acc) noexcept {
+    std::size_t g = 0;
+    float sum = 0.0f;
+    for (std::size_t k = 0; k < c.K; ++g) {
+      const float* const offset = c.offsets == nullptr ? nullptr : c.offsets + g;
+      for (const std::size_t stop = end_of(c, k, g); k < stop; ++k) {
+        const float q = c.table != nullptr ? c.table[c.codes[k]] : static_cast<float>(c.codes[k]) - c.zero_values[g];
+        sum = multiply_add(x[k], bfloat16_weight(q, c.scales[g], offset), sum);
+      }
+    }
+    return acc + sum;
+  }
+
  private:
   static std::size_t end_of(const row_call& c, std::size_t k, std::size_t g) noexcept {
     const std::size_t size = g == 0 ? c.first_segment : c.group;

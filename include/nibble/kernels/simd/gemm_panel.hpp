@@ -9,11 +9,16 @@
 /// the int32 sums in memory.
 
 #include <array>
+#include <bit>
 #include <cstring>
+#include <limits>
+#include <type_traits>
 #include <utility>
 
 #include <nibble/kernels/gemm_panel.hpp>
+#include <nibble/kernels/quantize_row.hpp>
 #include <nibble/kernels/scalar/gemm_panel.hpp>
+#include <nibble/kernels/simd/bytes.hpp>
 #include <nibble/kernels/simd/lookup.hpp>
 #include <nibble/kernels/simd/vec.hpp>
 
@@ -31,7 +36,7 @@ struct gemm_panel<simd::isa_type> {
   /// Panels of the float path's single row: each lane adds in one chain, and four registers of them hide the latency of
   /// an FMA (4 cycles on current cores).
   static constexpr std::size_t row_panels = regs == 1 ? 4 : (regs == 2 ? 2 : 1);
-  static constexpr bool reads_halves = simd::loads_halves;
+  static constexpr bool reads_halves = NIBBLE_SIMD_HALVES != 0;
   /// Panels of the integer path's single row: side by side they are streams side by side. One stream from memory brings 22
   /// GB/s on Zen 3, four 30, and the load of an activation serves them all. Codes of several planes are bound by their
   /// unpacking, which wants registers for itself.
@@ -78,12 +83,7 @@ struct gemm_panel<simd::isa_type> {
 
   static void values_table(const std::uint8_t* units, std::size_t count, const float* table, int bits,
                            float* values) noexcept {
-    [&]<int... Bits>(std::integer_sequence<int, Bits...>) NIBBLE_LAMBDA_INLINE {
-      (void)((simd::lookup_bits(bits) == Bits &&
-              (look_up(units, count, simd::table_lookup<Bits>(table, bits), values), true)) ||
-             ...);
-    }
-    (std::integer_sequence<int, 4, 5, 6, 7, 8>{});
+    with_table(table, bits, [&](const auto& lookup) NIBBLE_LAMBDA_INLINE { look_up(units, count, lookup, values); });
   }
 
   template <int Bits>
@@ -105,6 +105,23 @@ struct gemm_panel<simd::isa_type> {
 
   static void float_block(const float_call& c, const float* values) noexcept {
     in_tiles<mr>(c.M, [&]<int Rows>(std::size_t m) NIBBLE_LAMBDA_INLINE { float_tile<Rows>(c, m, values); });
+  }
+
+  using bfloat16_operand = float;
+  static constexpr std::size_t bfloat16_panels = 1;
+  static void bfloat16_row(const float* x, std::size_t K, std::size_t padded, float* out) noexcept {
+    const std::size_t whole = K - K % lanes;
+    for (std::size_t k = 0; k < whole; k += lanes)
+      upper_halves(round_bfloat16<false>(simd::load(x + k))).store_unaligned(out + k);
+    for (std::size_t k = whole; k < padded; ++k) out[k] = k < K ? nearest_bfloat16(x[k]) : 0.0f;
+  }
+  static void bfloat16_weights(const bfloat16_codes& c, float* out) noexcept {
+    for_each_weight(c, [&](std::size_t u, std::size_t r, const vi(&w)[4]) NIBBLE_LAMBDA_INLINE {
+      for (std::size_t k = 0; k < 4; ++k) upper_halves(w[k]).store_unaligned(out + u * 64 + k * nr + r * lanes);
+    });
+  }
+  static void bfloat16_blocks(const float_call* calls, std::size_t, const float* const* weights) noexcept {
+    float_block(*calls, *weights);
   }
 
   template <int Bits>
@@ -190,6 +207,14 @@ struct gemm_panel<simd::isa_type> {
     (std::make_index_sequence<panels>{});
   }
 
+  /// Calls f(lookup) with the table in registers, or with what takes its place.
+  template <class F>
+  static NIBBLE_ALWAYS_INLINE void with_table(const float* table, int bits, F&& f) noexcept {
+    [&]<int... Bits>(std::integer_sequence<int, Bits...>) NIBBLE_LAMBDA_INLINE {
+      (void)((simd::lookup_bits(bits) == Bits && (f(simd::table_lookup<Bits>(table, bits)), true)) || ...);
+    }
+    (std::integer_sequence<int, 4, 5, 6, 7, 8>{});
+  }
   template <class Lookup>
   static void look_up(const std::uint8_t* units, std::size_t count, const Lookup lookup, float* values) noexcept {
     for (std::size_t u = 0; u < count; ++u, units += 64, values += 64) {
@@ -200,6 +225,72 @@ struct gemm_panel<simd::isa_type> {
         for (std::size_t k = 0; k < 4; ++k) q[k].store_unaligned(values + k * nr + r * lanes);
       }
     }
+  }
+
+  /// nearest_bfloat16 of each lane in its upper half; the lower one holds anything. InRange: |v| <= greatest_bfloat16.
+  template <bool InRange>
+  static NIBBLE_ALWAYS_INLINE vi round_bfloat16(vf v) noexcept {
+    // min and max give their second operand where one is NaN; then it is not equal to itself.
+    if constexpr (!InRange) v = simd::max(vf(-greatest_bfloat16), simd::min(vf(greatest_bfloat16), v));
+    const vi b = simd::bits_of(v), rounded = b + vi(0x7fff) + ((b >> 16) & vi(1));
+    if constexpr (InRange) return rounded;
+    return simd::bits_of(
+        simd::select(v == v, simd::float_of_bits(rounded), vf(std::numeric_limits<float>::quiet_NaN())));
+  }
+  /// What round_bfloat16 left, as floats.
+  static NIBBLE_ALWAYS_INLINE vf upper_halves(vi v) noexcept { return simd::float_of_bits(v & vi(-0x10000)); }
+
+  /// store(unit, register, weights) for the weights of a block as round_bfloat16 leaves them: those of four k in each lane.
+  template <class Store>
+  static NIBBLE_ALWAYS_INLINE void for_each_weight(const bfloat16_codes& c, Store&& store) noexcept {
+    if (c.table == nullptr) {
+      // Codes and zero points are at most 255, halves included.
+      decoded_groups(c, 256.0f, store, [&](std::size_t g) NIBBLE_LAMBDA_INLINE {
+        return [z = load_columns(c.zeros + g * c.zero_stride)](vu four, std::size_t r, vf(&q)[4])
+                   NIBBLE_LAMBDA_INLINE { affine_values(four, z[r], q); };
+      });
+      return;
+    }
+    const std::uint32_t reach = greatest_magnitude_bits(c.table, std::size_t{1} << c.bits);
+    const auto with = [&](const auto lookup) NIBBLE_LAMBDA_INLINE {
+      decoded_groups(c, std::bit_cast<float>(reach), store, [&](std::size_t) NIBBLE_LAMBDA_INLINE {
+        return [&lookup](vu four, std::size_t, vf(&q)[4]) NIBBLE_LAMBDA_INLINE { lookup(four, q); };
+      });
+    };
+    with_table(c.table, c.bits, with);
+  }
+  /// The same with decoder_of(g), as `row` has it, whose values are at most `reach` in magnitude.
+  template <class Store, class DecoderOf>
+  static NIBBLE_ALWAYS_INLINE void decoded_groups(const bfloat16_codes& c, float reach, Store&& store,
+                                                  DecoderOf&& decoder_of) noexcept {
+    for_each_group(c, [&](std::size_t first, std::size_t count, std::size_t g) NIBBLE_LAMBDA_INLINE {
+      const auto decode = decoder_of(g);
+      const auto scale = load_columns(c.params.scales + g * c.params.scale_stride);
+      const bool has_offset = c.params.offsets != nullptr;
+      const auto offset = has_offset ? load_columns(c.params.offsets + g * c.params.offset_stride) : scale;
+      const auto units = [&](auto in_range) NIBBLE_LAMBDA_INLINE {
+        for (std::size_t u = first; u < first + count; ++u) {
+          NIBBLE_UNROLL
+          for (std::size_t r = 0; r < regs; ++r) {
+            vf q[4];
+            vi w[4];
+            decode(simd::load_lanes(c.units + u * 64 + r * lanes * 4), r, q);
+            for (std::size_t k = 0; k < 4; ++k)
+              w[k] = round_bfloat16<decltype(in_range)::value>(has_offset ? simd::fused(q[k], scale[r], offset[r])
+                                                                          : q[k] * scale[r]);
+            store(u, r, w);
+          }
+        }
+      };
+      // Asked once for a group, for all sane weights; false for NaN.
+      bool in_range = true;
+      const vf half(0x1p126f), q(reach);
+      for (std::size_t r = 0; r < regs; ++r)
+        in_range = in_range && simd::all(simd::magnitude(scale[r]) * q <= half) &&
+                   (!has_offset || simd::all(simd::magnitude(offset[r]) <= half));
+      if (in_range) units(std::true_type{});
+      else units(std::false_type{});
+    });
   }
 
   /// q[k] = float(code) - z for byte k of each lane.
@@ -420,9 +511,9 @@ struct gemm_panel<simd::isa_type> {
 
   static NIBBLE_ALWAYS_INLINE vf scale_of(const panel_params& p, std::size_t g, std::size_t r) noexcept {
     const std::size_t at = g * p.scale_stride + r * lanes;
-    if constexpr (reads_halves) {
-      if (p.halves != nullptr) return simd::load(p.halves + at);
-    }
+#if NIBBLE_SIMD_HALVES
+    if (p.halves != nullptr) return simd::load(p.halves + at);
+#endif
     return simd::load(p.scales + at);
   }
 

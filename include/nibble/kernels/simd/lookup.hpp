@@ -49,15 +49,16 @@ class byte_lookup {
     return vu(vreinterpretq_u32_u8(v));
 #elif NIBBLE_SIMD_WIDTH >= 256
     const auto u = static_cast<vu::register_type>(codes);
+    if constexpr (Bits == 4) return vu(shuffle(parts_[0], u));
 #if NIBBLE_SIMD_WIDTH == 512 && defined(__AVX512VBMI__)
-    if constexpr (Bits == 5 || Bits == 6) return vu(_mm512_permutexvar_epi8(u, parts_[0]));
-    if constexpr (Bits == 7) return vu(_mm512_permutex2var_epi8(parts_[0], u, parts_[1]));
-    if constexpr (Bits == 8)
+    else if constexpr (Bits <= 6) return vu(_mm512_permutexvar_epi8(u, parts_[0]));
+    else if constexpr (Bits == 7) return vu(_mm512_permutex2var_epi8(parts_[0], u, parts_[1]));
+    else
       return vu(_mm512_mask_blend_epi8(_mm512_movepi8_mask(u), _mm512_permutex2var_epi8(parts_[0], u, parts_[1]),
                                        _mm512_permutex2var_epi8(parts_[2], u, parts_[3])));
-#endif
-    if constexpr (Bits == 4) return vu(shuffle(parts_[0], u));
+#else
     else return vu(choose<Bits - 1, 0>(u, static_cast<vu::register_type>(codes & vu(0x0f0f0f0fu))));
+#endif
 #else
     alignas(16) std::uint8_t each[16];
     codes.store_aligned(reinterpret_cast<std::uint32_t*>(each));

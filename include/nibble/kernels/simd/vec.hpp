@@ -103,7 +103,7 @@ NIBBLE_ALWAYS_INLINE vf load(const float* p) noexcept { return vf::load_unaligne
 NIBBLE_ALWAYS_INLINE vi load(const std::int32_t* p) noexcept { return vi::load_unaligned(p); }
 /// Whether there is an instruction from half to float.
 #if NIBBLE_SIMD_NEON || defined(__F16C__)
-inline constexpr bool loads_halves = true;
+#define NIBBLE_SIMD_HALVES 1
 NIBBLE_ALWAYS_INLINE vf load(const half* p) noexcept {
 #if NIBBLE_SIMD_NEON
   return vf(vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(reinterpret_cast<const std::uint16_t*>(p)))));
@@ -116,7 +116,7 @@ NIBBLE_ALWAYS_INLINE vf load(const half* p) noexcept {
 #endif
 }
 #else
-inline constexpr bool loads_halves = false;
+#define NIBBLE_SIMD_HALVES 0
 #endif
 /// `lanes` 32-bit lanes from bytes.
 NIBBLE_ALWAYS_INLINE vu load_lanes(const void* p) noexcept {
