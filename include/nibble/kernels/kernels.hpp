@@ -17,7 +17,7 @@
 
 #include <nibble/kernels/simd/activation.hpp>
 #include <nibble/kernels/simd/attention.hpp>
-#include <nibble/kernels/simd/bound_clips.hpp>
+#include <nibble/kernels/simd/clip_search.hpp>
 #include <nibble/kernels/simd/gemm_panel.hpp>
 #include <nibble/kernels/simd/group_codec.hpp>
 #include <nibble/kernels/simd/quantize_row.hpp>

@@ -161,9 +161,10 @@ struct known_errors {
 
 /// The parameters of least squared error among the format's own rule and `clips` clips of the range. Of equal errors the
 /// own rule wins, then the greater clip. Clips that `known` rules out are none of least error, and only those have a say.
-template <class Source>
+/// error_of(p, limit) is squared_error of the source.
+template <class Source, class Error>
 group_params fit_mse(const group_codec& c, const Source& source, value_range range, int clips,
-                     const known_errors& known = {}) {
+                     const known_errors& known, const Error& error_of) {
   const auto params_of_clip = [&](int i) {
     return params_for_range(c, clipped(c.format.rule, range, clip_at(i, clips)));
   };
@@ -188,7 +189,7 @@ group_params fit_mse(const group_codec& c, const Source& source, value_range ran
     if (!several) return remaining;
   }
   if (own_may_win) {
-    least = squared_error(c, source, best);
+    least = error_of(best, __builtin_inf());
     if (!(least > 0.0)) return best;
   }
   // Every 16th clip, then those halfway between, and so on: the sooner a small error is known, the sooner others stop.
@@ -197,10 +198,17 @@ group_params fit_mse(const group_codec& c, const Source& source, value_range ran
       if (known.rules_out(i)) continue;
       const group_params p = params_of_clip(i);
       if (!finite(p) || same(p, best)) continue;
-      const double error = squared_error(c, source, p, least);
+      const double error = error_of(p, least);
       if (error < least || (error == least && i < best_at)) least = error, best = p, best_at = i;
     }
   return best;
+}
+
+template <class Source>
+group_params fit_mse(const group_codec& c, const Source& source, value_range range, int clips,
+                     const known_errors& known = {}) {
+  return fit_mse(c, source, range, clips, known,
+                 [&](group_params p, double limit) { return squared_error(c, source, p, limit); });
 }
 
 /// What one pass over the values with parameters p finds.
