@@ -259,8 +259,7 @@ TEST_CASE("clip_search: the search with bounds finds what the search without fin
           search.bound(scan.range(), x.data() + first, 64, bounds);
           if (!bounds.known) continue;
           const quant::contiguous_source source{x.data() + first, 64};
-          const auto got =
-              quant::detail::fit_mse(codec, source, scan.range(), clips, {bounds.at_least, bounds.at_most});
+          const auto got = quant::detail::fit_mse(codec, source, scan.range(), clips, bounds.open_clips());
           CHECK(quant::detail::same(got, quant::detail::fit_mse(codec, source, scan.range(), clips)));
         }
       }

@@ -37,8 +37,10 @@ struct decode_groups : decode_groups<typename Isa::fallback> {};
 struct clip_bounds {
   static constexpr std::size_t most = 64;  ///< clips
   bool known = false;
-  float at_most = 0.0f;  ///< the least of the errors is no greater
-  float at_least[most];  ///< the error of clip i is no less
+  float at_most = 0.0f;    ///< the least of the errors is no greater
+  float at_least[most];    ///< the error of clip i is no less
+  std::uint64_t open = 0;  ///< bit i: at_least[i] is not above at_most
+  quant::detail::open_clips open_clips() const noexcept { return {known, open}; }
 };
 
 /// What mse_search asks about the groups of one format; made once, used for many groups, by several threads at a time.

@@ -408,10 +408,8 @@ class quantize_job {
   [[gnu::noinline]] quant::group_params search(const float* x, std::size_t n, quant::value_range range) const {
     kernels::clip_bounds bounds;
     search_->bound(range, x, n, bounds);
-    quant::detail::known_errors known;
-    if (bounds.known) known = {bounds.at_least, bounds.at_most};
     return quant::detail::fit_mse(
-        codec_, quant::contiguous_source{x, n}, range, options_.fit.clips, known,
+        codec_, quant::contiguous_source{x, n}, range, options_.fit.clips, bounds.open_clips(),
         [&](quant::group_params p, double limit) { return search_->squared_error(p, x, n, limit); });
   }
 

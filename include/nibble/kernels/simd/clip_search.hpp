@@ -32,7 +32,7 @@ struct clip_search<simd::isa_type> {
   using isa_type = simd::isa_type;
 
   clip_search(const quant::group_codec& codec, const float* clips, std::size_t count) noexcept
-      : codec_(codec), padded_(round_up(count, 2 * lanes)) {
+      : codec_(codec), count_(count), padded_(round_up(count, 2 * lanes)), params_(codec_) {
     for (std::size_t i = 0; i < padded_; ++i)
       clips_[i] = clips[i < count ? i : count - 1];  // the last one several times
     if (codec.format.rule != code_rule::codebook) return;
@@ -45,7 +45,7 @@ struct clip_search<simd::isa_type> {
     bounds.known = false;
     const float greatest = quant::greatest_magnitude(range);
     if (!(greatest >= 0x1p-40f && greatest <= 0x1p40f)) return;  // squares stay far from the ends of float
-    job j{x, n, padded_, bounds, {}, {}, {}};
+    job j{x, n, count_, padded_, bounds, {}, {}, {}};
     fit(range, j);
     const vf none(0.0f), most(0x1p60f);
     for (std::size_t i = 0; i < padded_; i += lanes) {
@@ -76,12 +76,14 @@ struct clip_search<simd::isa_type> {
     float sorted[most_sorted];
     if (n <= most_sorted) {
       std::size_t front = 0, back = n;
+      const float half = 0.5f * greatest;
       for (std::size_t i = 0; i < n; ++i) {
+        // To both ends, of which one stays: which one cannot be foretold, so it must not be a branch.
         const float v = x[i];
-        const bool large = (v < 0.0f ? -v : v) > 0.5f * greatest;
-        sorted[large ? front : back - 1] = v;
-        front += large ? 1 : 0;
-        back -= large ? 0 : 1;
+        const std::size_t large = (v < 0.0f ? -v : v) > half ? 1 : 0;
+        sorted[front] = sorted[back - 1] = v;
+        front += large;
+        back -= 1 - large;
       }
       j.x = sorted;
     }
@@ -122,7 +124,7 @@ struct clip_search<simd::isa_type> {
 
   struct job {
     const float* x;
-    std::size_t n, padded;  // clips, rounded up to whole rounds
+    std::size_t n, count, padded;  // clips, and that rounded up to whole rounds
     clip_bounds& bounds;
     alignas(64) float scale[clip_bounds::most];
     alignas(64) float zero[clip_bounds::most];
@@ -132,19 +134,21 @@ struct clip_search<simd::isa_type> {
   static_assert(clip_bounds::most % (2 * lanes) == 0);
 
   void fit(quant::value_range range, job& j) const noexcept {
-    alignas(64) float lo[clip_bounds::most], hi[clip_bounds::most];
-    for (std::size_t i = 0; i < padded_; ++i) {
-      const quant::value_range r = quant::detail::clipped(codec_.format.rule, range, clips_[i]);
-      lo[i] = r.lo;
-      hi[i] = r.hi;
+    alignas(64) float lo[clip_bounds::most] = {}, hi[clip_bounds::most] = {};
+    if (codec_.format.rule == code_rule::asymmetric_offset) {
+      for (std::size_t i = 0; i < padded_; ++i) {
+        const quant::value_range r = quant::detail::clipped(codec_.format.rule, range, clips_[i]);
+        lo[i] = r.lo;
+        hi[i] = r.hi;
+      }
+    } else {  // the same without a question for each
+      for (std::size_t i = 0; i < padded_; i += lanes) {
+        const vf clip = vf::load_aligned(clips_ + i);
+        (vf(range.lo) * clip).store_aligned(lo + i);
+        (vf(range.hi) * clip).store_aligned(hi + i);
+      }
     }
-    const simd::params_lanes params(codec_);
-    for (std::size_t i = 0; i < padded_; i += lanes) {
-      vf scale, zero;
-      params(vf::load_aligned(lo + i), vf::load_aligned(hi + i), scale, zero);
-      scale.store_aligned(j.scale + i);
-      zero.store_aligned(j.zero + i);
-    }
+    params_.run(lo, hi, padded_, j.scale, j.zero);
   }
 
   /// The law's errors of x[0, n), x in units of the scale by `normalised`; as squared_error, a piece at a time.
@@ -369,6 +373,13 @@ struct clip_search<simd::isa_type> {
       for (const float m : each) least = m < least ? m : least;
     }
     j.bounds.at_most = least;
+    std::uint64_t open = 0;
+    for (std::size_t first = 0; first < j.count; first += lanes) {
+      if (!simd::any(simd::load(j.bounds.at_least + first) <= vf(least))) continue;  // most of the time
+      for (std::size_t i = first; i < first + lanes && i < j.count; ++i)
+        open |= std::uint64_t{j.bounds.at_least[i] <= least ? 1u : 0u} << i;
+    }
+    j.bounds.open = open;
     j.bounds.known = true;
   }
 
@@ -406,7 +417,8 @@ struct clip_search<simd::isa_type> {
   static constexpr int none_between = -1, most_between = 30;
 
   const quant::group_codec& codec_;
-  std::size_t padded_;
+  std::size_t count_, padded_;  // clips, and that rounded up to whole rounds
+  simd::params_lanes params_;
   int between_ = none_between;  // see set_levels; none_between: the levels do not ascend, or are too many
   float slack_ = 0.0f;          // table_slack
   alignas(64) float clips_[clip_bounds::most];

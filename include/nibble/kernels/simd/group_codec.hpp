@@ -156,21 +156,46 @@ class params_lanes {
   explicit params_lanes(const quant::group_codec& c) noexcept : codec_(c), storage_(c.format.scale) {}
 
   void operator()(vf lo, vf hi, vf& scale, vf& zero) const noexcept {
-    const int h = quant::code_bias(codec_.format.bits);
-    const float half_levels = static_cast<float>(h), top = static_cast<float>(2 * h - 1);
-    zero = vf(0.0f);
-    bool ordinary = false;
-    switch (codec_.format.rule) {
-      case code_rule::asymmetric: ordinary = with_zero_point(lo, hi, top, scale, zero); break;
-      case code_rule::asymmetric_offset: ordinary = with_offset(lo, hi, top, scale, zero); break;
-      case code_rule::mid_rise: ordinary = symmetric(lo, hi, half_levels, half_levels, scale); break;
-      case code_rule::codebook: ordinary = symmetric(lo, hi, codec_.book.greatest, 0.0f, scale); break;
-      default: ordinary = symmetric(lo, hi, half_levels - 1.0f, half_levels - 0.5f, scale); break;
-    }
-    if (!ordinary) one_by_one(lo, hi, scale, zero);
+    with_rule([&](auto fit) NIBBLE_LAMBDA_INLINE {
+      zero = vf(0.0f);
+      if (!fit(lo, hi, scale, zero)) one_by_one(lo, hi, scale, zero);
+    });
+  }
+  /// The same for n ranges, whole registers of them; all arrays begin on a register boundary.
+  void run(const float* lo, const float* hi, std::size_t n, float* scale, float* zero) const noexcept {
+    with_rule([&](auto fit) NIBBLE_LAMBDA_INLINE {
+      for (std::size_t i = 0; i < n; i += lanes) {
+        const vf low = vf::load_aligned(lo + i), high = vf::load_aligned(hi + i);
+        vf s, z(0.0f);
+        if (!fit(low, high, s, z)) one_by_one(low, high, s, z);
+        s.store_aligned(scale + i);
+        z.store_aligned(zero + i);
+      }
+    });
   }
 
  private:
+  /// f(fit): fit(lo, hi, scale, zero) for the format's rule; false where some lane is out of the ordinary.
+  template <class F>
+  NIBBLE_ALWAYS_INLINE void with_rule(F f) const noexcept {
+    const int h = quant::code_bias(codec_.format.bits);
+    const float half_levels = static_cast<float>(h), top = static_cast<float>(2 * h - 1);
+    const auto by_magnitude = [&](float levels, float reach) NIBBLE_LAMBDA_INLINE {
+      f([=, this](vf lo, vf hi, vf& scale, vf&)
+            NIBBLE_LAMBDA_INLINE { return symmetric(lo, hi, levels, reach, scale); });
+    };
+    switch (codec_.format.rule) {
+      case code_rule::asymmetric:
+        return f([=, this](vf lo, vf hi, vf& scale, vf& zero)
+                     NIBBLE_LAMBDA_INLINE { return with_zero_point(lo, hi, top, scale, zero); });
+      case code_rule::asymmetric_offset:
+        return f([=, this](vf lo, vf hi, vf& scale, vf& zero)
+                     NIBBLE_LAMBDA_INLINE { return with_offset(lo, hi, top, scale, zero); });
+      case code_rule::mid_rise: return by_magnitude(half_levels, half_levels);
+      case code_rule::codebook: return by_magnitude(codec_.book.greatest, 0.0f);
+      default: return by_magnitude(half_levels - 1.0f, half_levels - 0.5f);
+    }
+  }
   /// `a / levels`, and one unit more where `reach` steps do not cover a; reach 0 for tables, which need not.
   NIBBLE_ALWAYS_INLINE bool symmetric(vf lo, vf hi, float levels, float reach, vf& scale) const noexcept {
     const vf a = simd::max(magnitude(lo), magnitude(hi)), s = a / vf(levels);
