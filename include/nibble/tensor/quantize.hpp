@@ -347,7 +347,7 @@ class quantize_job {
     store_groups(out_, r.first, params, r.count);
     std::uint8_t codes[tile];
     kernels::encode_groups<isa::native>::run(codec_, params, r.x, size, n, codes);
-    pack::pack_row(codes, n, codec_.format.bits, packed);
+    kernels::dense_codes<isa::native>::pack(codes, n, codec_.format.bits, packed);
   }
 
   void fit(const chunk& c) {
@@ -447,7 +447,8 @@ class quantize_job {
         const std::size_t first = c.first_group * f.group_size, rest = W_.rows * W_.cols - first;
         const std::size_t n = (c.end_group - c.first_group) * f.group_size;
         encode_run({c.first_group, c.end_group - c.first_group, W_.data + first}, n < rest ? n : rest, codes);
-        pack::pack_row(codes, n < rest ? n : rest, f.bits, out_.codes().data() + first / 8 * bits);
+        kernels::dense_codes<isa::native>::pack(codes, n < rest ? n : rest, f.bits,
+                                                out_.codes().data() + first / 8 * bits);
         return;
       }
       std::uint8_t* at = codes;
@@ -458,8 +459,8 @@ class quantize_job {
           at += n;
         });
       }
-      pack::pack_row(codes, static_cast<std::size_t>(at - codes), f.bits,
-                     out_.codes().data() + c.first_group * f.group_size / 8 * bits);
+      kernels::dense_codes<isa::native>::pack(codes, static_cast<std::size_t>(at - codes), f.bits,
+                                              out_.codes().data() + c.first_group * f.group_size / 8 * bits);
       return;
     }
     const std::size_t K = W_.cols;
@@ -470,7 +471,7 @@ class quantize_job {
       for (std::size_t first = 0, g = c.first_group; first < K; first += in_tile * size, g += in_tile) {
         const std::size_t n = K - first < in_tile * size ? K - first : in_tile * size;
         encode_run({g, ceil_div(n, size), row(W_, c.row) + first}, n, codes);
-        pack::pack_row(codes, n, f.bits, packed + first / 8 * bits);
+        kernels::dense_codes<isa::native>::pack(codes, n, f.bits, packed + first / 8 * bits);
       }
       return;
     }
@@ -498,7 +499,7 @@ class quantize_job {
         }
         k = stop;
       }
-      pack::pack_row(codes, end - first, f.bits, packed + first / 8 * bits);
+      kernels::dense_codes<isa::native>::pack(codes, end - first, f.bits, packed + first / 8 * bits);
     }
   }
 
@@ -624,7 +625,9 @@ inline void dequantize_rows(const quantized_view& v, std::size_t first, span2d<f
       // Whole groups as many as a tile holds, or what is left of one.
       const std::size_t rest = v.K - k, whole = left == size ? tile / size * size : 0;
       const std::size_t most = whole != 0 ? whole : left < tile ? left : tile, count = rest < most ? rest : most;
-      pack::unpack_range(packed, base + k, count, v.format.bits, codes);
+      const std::size_t at = base + k, bits = v.format.bits;
+      if (at % 8 == 0) kernels::dense_codes<isa::native>::unpack(packed + at / 8 * bits, count, v.format.bits, codes);
+      else pack::unpack_range(packed, at, count, v.format.bits, codes);
       const std::size_t groups = whole != 0 ? ceil_div(count, size) : 1;
       read_params(v, g, groups, params);
       kernels::decode_groups<isa::native>::run(codec, params, codes, whole != 0 ? size : count, count, row(out, i) + k);
