@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: MIT
 // Floats to codes and back.
 
+#include <string>
+#include <utility>
+#include <vector>
+
 #include <nibble/isa/tags.hpp>
+#include <nibble/quant/qtype.hpp>
 #include <nibble/tensor/quantize.hpp>
 
 #include "bench.hpp"
@@ -12,21 +17,45 @@ namespace {
 
 constexpr shape square = shapes[0];
 
-std::string name(const std::string& what, qtype type, shape s, std::size_t threads) {
-  return text(what, "/", quant::name_of(type), "/", name_of(s), "/threads:", threads);
+/// What is measured: the formats of products, and what only the quantizer tells apart.
+struct codec {
+  std::string name;
+  format_desc desc;
+  codebook_desc book;
+};
+codec codec_of(qtype type) {
+  const quant::qtype_info& info = quant::info_of(type);
+  return {std::string(info.name), info.format, info.book};
+}
+std::vector<codec> codecs() {
+  std::vector<codec> all;
+  for (const qtype type : formats) all.push_back(codec_of(type));
+  // Short groups, whose parameters weigh more than their values.
+  constexpr std::pair<code_rule, const char*> rules[] = {
+      {code_rule::symmetric, ""}, {code_rule::asymmetric, "a"}, {code_rule::asymmetric_offset, "o"}};
+  for (const std::uint32_t group : {8u, 16u})
+    for (const auto& [rule, letter] : rules)
+      all.push_back(
+          {text("w4", letter, "_g", group), {rule, 4, granularity_kind::grouped, scale_storage::f16, group}, {}});
+  // Tables by sign and magnitude, by root mean square, of more bits.
+  for (const qtype type : {qtype::fp4_g64, qtype::lloyd3_g128, qtype::lloyd4_g128, qtype::lloyd6_g128})
+    all.push_back(codec_of(type));
+  return all;
 }
 
-}  // namespace
+std::string name(const std::string& what, const codec& c, shape s, std::size_t threads) {
+  return text(what, "/", c.name, "/", name_of(s), "/threads:", threads);
+}
 
 /// GBps counts float input.
-void run_quantize(benchmark::State& state, qtype type, bool search, shape s, std::size_t threads) {
+void time_quantize(benchmark::State& state, const codec& c, bool search, shape s, std::size_t threads) {
   const auto& w =
       input_cache::get<std::vector<float>>(text("floats/", name_of(s)), [&] { return values(s.N * s.K, 1); });
   quantize_options options;
   if (search) options.fit.method = fitter::mse_search;
   const context ctx = pool_of(threads).context();
   const double seconds = time_loop(state, [&] {
-    any_qmatrix q = quantize(type, make_span2d(w.data(), s.N, s.K), options, ctx);
+    any_qmatrix q = quantize(c.desc, c.book, make_span2d(w.data(), s.N, s.K), options, ctx);
     const std::byte* codes = q.codes().data();
     keep(codes);
   });
@@ -35,10 +64,9 @@ void run_quantize(benchmark::State& state, qtype type, bool search, shape s, std
 }
 
 /// GBps counts float output.
-void run_dequantize(benchmark::State& state, qtype type, shape s, std::size_t threads) {
-  const std::string key = text("canonical/", quant::name_of(type), "/", name_of(s));
-  const auto& q = input_cache::get<any_qmatrix>(
-      key, [&] { return test::random_qmatrix(quant::info_of(type).format, s.N, s.K, 1); });
+void time_dequantize(benchmark::State& state, const codec& c, shape s, std::size_t threads) {
+  const std::string key = text("canonical/", c.name, "/", name_of(s));
+  const auto& q = input_cache::get<any_qmatrix>(key, [&] { return test::random_qmatrix(c.desc, s.N, s.K, 1); });
   std::vector<float> out(s.N * s.K);
   const context ctx = pool_of(threads).context();
   const double seconds = time_loop(state, [&] { dequantize(q.view(), make_span2d(out.data(), s.N, s.K), ctx); });
@@ -46,21 +74,25 @@ void run_dequantize(benchmark::State& state, qtype type, shape s, std::size_t th
   state.SetLabel(std::string(isa::native::name));
 }
 
+}  // namespace
+
+void run_quantize(benchmark::State& state, qtype type, bool search, shape s, std::size_t threads) {
+  time_quantize(state, codec_of(type), search, s, threads);
+}
+void run_dequantize(benchmark::State& state, qtype type, shape s, std::size_t threads) {
+  time_dequantize(state, codec_of(type), s, threads);
+}
+
 void register_quantize() {
-  for (const bool search : {false, true}) {
-    for (const qtype type : formats) {
-      for (const std::size_t threads : thread_counts()) {
-        add(name(search ? "quantize_mse_search" : "quantize", type, square, threads),
-            [=](benchmark::State& state) { run_quantize(state, type, search, square, threads); });
-      }
-    }
-  }
-  for (const qtype type : formats) {
-    for (const std::size_t threads : thread_counts()) {
-      add(name("dequantize", type, square, threads),
-          [=](benchmark::State& state) { run_dequantize(state, type, square, threads); });
-    }
-  }
+  for (const bool search : {false, true})
+    for (const codec& c : codecs())
+      for (const std::size_t threads : thread_counts())
+        add(name(search ? "quantize_mse_search" : "quantize", c, square, threads),
+            [=](benchmark::State& state) { time_quantize(state, c, search, square, threads); });
+  for (const codec& c : codecs())
+    for (const std::size_t threads : thread_counts())
+      add(name("dequantize", c, square, threads),
+          [=](benchmark::State& state) { time_dequantize(state, c, square, threads); });
 }
 
 }  // namespace nibble::bench

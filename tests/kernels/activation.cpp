@@ -56,6 +56,25 @@ TEST_CASE("activation: exp is within 1.5 units in the last place of the exact va
   CHECK(worst < 1.5);
 }
 
+TEST_CASE("activation: gelu has the relative error that its contract states, also far below zero") {
+  double worst = 0.0, near = 0.0;
+  bool limits = true;
+  for (const float x : all_over()) {
+    const float got = scalar::gelu(x);
+    if (std::isnan(x) || std::isinf(x)) {
+      limits = limits && (x > 0.0f ? got == x : std::isnan(got));
+      continue;
+    }
+    const double want = 0.5 * static_cast<double>(x) * std::erfc(-static_cast<double>(x) * std::sqrt(0.5));
+    const double error = std::abs(static_cast<double>(got) - want) / std::max(std::abs(want), 0x1p-126);
+    worst = std::max(worst, error);
+    if (x > -1.0f) near = std::max(near, error);
+  }
+  CHECK(limits);
+  CHECK(worst < 4.5e-6);
+  CHECK(near < 4.2e-7);
+}
+
 TEST_CASE("activation: native equals scalar bit for bit on floats of every size") {
   if (!test::covers<native, native::isa_type>()) return;
   const auto x = all_over();
@@ -71,6 +90,7 @@ TEST_CASE("activation: native equals scalar bit for bit on floats of every size"
   CHECK(differ([](v& a) { native::exp_scaled(a.data(), a.size(), 3.0f, 0.25f); },
                [](v& a) { scalar::exp_scaled(a.data(), a.size(), 3.0f, 0.25f); }) == 0);
   CHECK(differ([](v& a) { native::silu(a.data(), a.size()); }, [](v& a) { scalar::silu(a.data(), a.size()); }) == 0);
+  CHECK(differ([](v& a) { native::gelu(a.data(), a.size()); }, [](v& a) { scalar::gelu(a.data(), a.size()); }) == 0);
   CHECK(differ([](v& a) { native::gelu_tanh(a.data(), a.size()); },
                [](v& a) { scalar::gelu_tanh(a.data(), a.size()); }) == 0);
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <nibble/kernels/kernels.hpp>
+#include <nibble/kernels/panel_params.hpp>
 #include <nibble/quant/qtype.hpp>
 
 #include "support/coverage.hpp"
@@ -21,7 +22,9 @@ using fit_native = kernels::fit_groups<isa::native>;
 using fit_scalar = kernels::fit_groups<isa::scalar>;
 using encode_native = kernels::encode_groups<isa::native>;
 using encode_scalar = kernels::encode_groups<isa::scalar>;
-using bound_native = kernels::bound_clips<isa::native>;
+using decode_native = kernels::decode_groups<isa::native>;
+using decode_scalar = kernels::decode_groups<isa::scalar>;
+using search_native = kernels::clip_search<isa::native>;
 
 std::vector<std::uint32_t> bits_of(const std::vector<quant::group_params>& p) {
   std::vector<std::uint32_t> bits;
@@ -151,29 +154,58 @@ TEST_CASE("encode_groups: reads and writes nothing past n") {
   }
 }
 
-TEST_CASE("decode_table: native equals scalar in every width and ragged length") {
-  using decode_native = kernels::decode_table<isa::native>;
+TEST_CASE("decode_groups: native equals scalar on every format, group size and ragged length") {
   if (!test::covers<decode_native, decode_native::isa_type>()) return;
-  for (int bits = 2; bits <= 8; ++bits) {
-    for (const std::size_t n : test::ragged_sizes(32)) {
-      CAPTURE(bits);
-      CAPTURE(n);
-      const std::size_t size = std::size_t{1} << bits;
-      const test::guarded<float> table(size), got(n);
-      const auto from = test::gaussian(size, 1);
-      std::copy(from.begin(), from.end(), table.begin());
-      const test::guarded<std::uint8_t> codes(n);
-      for (std::size_t i = 0; i < n; ++i) codes[i] = static_cast<std::uint8_t>(i * 7 % size);
-      std::vector<float> want(n);
-      decode_native::run(table.data(), bits, 0.3f, codes.data(), n, got.data());
-      kernels::decode_table<isa::scalar>::run(table.data(), bits, 0.3f, codes.data(), n, want.data());
-      CHECK(std::equal(want.begin(), want.end(), got.begin()));
+  for_each_codec([](const quant::group_codec& codec) {
+    for (const std::size_t group : group_sizes) {
+      for (const std::size_t n : {std::size_t{3}, group - 1, group, 3 * group + 37}) {
+        CAPTURE(group);
+        CAPTURE(n);
+        std::vector<quant::group_params> params(n / group + 1);
+        for (std::size_t g = 0; g < params.size(); ++g) {
+          params[g].scale = g == 1 ? 0.0f : 0.3f / static_cast<float>(g + 1);
+          if (codec.format.rule == code_rule::asymmetric) params[g].zero = static_cast<float>(g % 4);
+          if (codec.format.rule == code_rule::asymmetric_offset) params[g].zero = -0.1f * static_cast<float>(g);
+        }
+        const test::guarded<std::uint8_t> codes(n);
+        for (std::size_t i = 0; i < n; ++i) codes[i] = static_cast<std::uint8_t>(i * 7 % (1u << codec.format.bits));
+        const test::guarded<float> got(n);
+        std::vector<float> want(n);
+        decode_native::run(codec, params.data(), codes.data(), group, n, got.data());
+        decode_scalar::run(codec, params.data(), codes.data(), group, n, want.data());
+        bool same = true;
+        for (std::size_t i = 0; i < n; ++i)
+          same = same && std::bit_cast<std::uint32_t>(got[i]) == std::bit_cast<std::uint32_t>(want[i]);
+        CHECK(same);
+      }
     }
+  });
+}
+
+TEST_CASE("encode_scales: floats of every size are stored as quant::as_stored has them") {
+  std::vector<float> x;
+  for (std::uint64_t u = 0; u < std::uint64_t{1} << 32; u += 40961) {
+    const float v = std::bit_cast<float>(static_cast<std::uint32_t>(u));
+    if (!std::isnan(v)) x.push_back(v);
+  }
+  for (const float v : {65519.0f, 65520.0f, 0x1p-25f, 0x1.000002p-25f, -0x1p-24f, 0x1.002p0f, 0x1.006p0f})
+    x.push_back(v);
+  for (const scale_storage s : {scale_storage::f32, scale_storage::f16, scale_storage::bf16}) {
+    std::vector<std::byte> stored(x.size() * quant::scale_bytes(s));
+    std::vector<float> back(x.size());
+    kernels::encode_scales(s, x.data(), x.size(), stored.data());
+    kernels::decode_scales(s, stored.data(), x.size(), back.data());
+    std::size_t differ = 0;
+    for (std::size_t i = 0; i < x.size(); ++i)
+      differ +=
+          std::bit_cast<std::uint32_t>(back[i]) != std::bit_cast<std::uint32_t>(quant::as_stored(s, x[i])) ? 1 : 0;
+    CAPTURE(static_cast<int>(s));
+    CHECK(differ == 0);
   }
 }
 
-TEST_CASE("bound_clips: the bounds hold for the errors by the law") {
-  if (!test::covers<bound_native, bound_native::isa_type>()) return;
+TEST_CASE("clip_search: the bounds hold for the errors by the law") {
+  if (!test::covers<search_native, search_native::isa_type>()) return;
   std::size_t known = 0;
   for_each_codec([&](const quant::group_codec& codec) {
     for (const std::size_t n : {8u, 30u, 32u, 64u, 128u, 1000u}) {
@@ -189,7 +221,7 @@ TEST_CASE("bound_clips: the bounds hold for the errors by the law") {
         float clips[64];
         for (int i = 0; i < 64; ++i) clips[i] = quant::detail::clip_at(i, 64);
         kernels::clip_bounds bounds;
-        bound_native::run(codec, scan.range(), clips, 64, x.data(), n, bounds);
+        search_native(codec, clips, 64).bound(scan.range(), x.data(), n, bounds);
         if (!bounds.known) continue;
         ++known;
         double least = std::numeric_limits<double>::infinity();
@@ -209,8 +241,8 @@ TEST_CASE("bound_clips: the bounds hold for the errors by the law") {
   CHECK(known > 1000);
 }
 
-TEST_CASE("bound_clips: the search with bounds finds what the search without finds") {
-  if (!test::covers<bound_native, bound_native::isa_type>()) return;
+TEST_CASE("clip_search: the search with bounds finds what the search without finds") {
+  if (!test::covers<search_native, search_native::isa_type>()) return;
   for_each_codec([&](const quant::group_codec& codec) {
     for (const int clips : {2, 9, 64}) {
       for (unsigned seed = 0; seed < 6; ++seed) {
@@ -219,17 +251,96 @@ TEST_CASE("bound_clips: the search with bounds finds what the search without fin
         const auto x = values(512, seed, 0.02f);
         float clip[64];
         for (int i = 0; i < clips; ++i) clip[i] = quant::detail::clip_at(i, clips);
+        const search_native search(codec, clip, static_cast<std::size_t>(clips));
         for (std::size_t first = 0; first < x.size(); first += 64) {
           quant::range_scan scan;
           scan.add(x.data() + first, 64);
           kernels::clip_bounds bounds;
-          bound_native::run(codec, scan.range(), clip, static_cast<std::size_t>(clips), x.data() + first, 64, bounds);
+          search.bound(scan.range(), x.data() + first, 64, bounds);
           if (!bounds.known) continue;
           const quant::contiguous_source source{x.data() + first, 64};
-          const auto got =
-              quant::detail::fit_mse(codec, source, scan.range(), clips, {bounds.at_least, bounds.at_most});
+          const auto got = quant::detail::fit_mse(codec, source, scan.range(), clips, bounds.open_clips());
           CHECK(quant::detail::same(got, quant::detail::fit_mse(codec, source, scan.range(), clips)));
         }
+      }
+    }
+  });
+}
+
+TEST_CASE("clip_search: the bounds hold for tables of any shape, and the squared error is the law's bit for bit") {
+  if (!test::covers<search_native, search_native::isa_type>()) return;
+  std::size_t known = 0;
+  for (int bits = 2; bits <= 6; ++bits) {
+    for (const int shape : {0, 1, 2, 3}) {
+      CAPTURE(bits);
+      CAPTURE(shape);
+      // Levels as they come; three near each other; a far one; thresholds off the middles, one beyond its levels.
+      std::vector<float> levels = test::gaussian(std::size_t{1} << bits, static_cast<unsigned>(10 * bits + shape));
+      if (shape == 1) levels[1] = levels[0] * 1.001f, levels[2] = levels[0] * 1.0005f;
+      if (shape == 2) levels[1] = 300.0f;
+      const quant::run_time_table table(levels, bits);
+      quant::group_codec codec{
+          {code_rule::codebook, static_cast<std::uint8_t>(bits), granularity_kind::grouped, scale_storage::f16, 64},
+          table.desc()};
+      std::vector<float> off(codec.book.thresholds, codec.book.thresholds + quant::detail::threshold_count(codec.book));
+      if (shape == 3) {
+        std::vector<float> sorted = levels;
+        std::sort(sorted.begin(), sorted.end());
+        for (std::size_t i = 0; i < off.size(); ++i) off[i] += (sorted[i + 1] - sorted[i]) * (i == 1 ? 0.7f : 0.2f);
+        std::sort(off.begin(), off.end());
+        codec.book.thresholds = off.data();
+      }
+      float clips[64];
+      for (int i = 0; i < 64; ++i) clips[i] = quant::detail::clip_at(i, 64);
+      const search_native search(codec, clips, 64);
+      for (const std::size_t n : {1u, 7u, 16u, 29u, 64u, 200u, 700u}) {
+        CAPTURE(n);
+        const auto x = test::gaussian(n, static_cast<unsigned>(n), 0.05f);
+        quant::range_scan scan;
+        scan.add(x.data(), n);
+        const quant::contiguous_source source{x.data(), n};
+        kernels::clip_bounds bounds;
+        search.bound(scan.range(), x.data(), n, bounds);
+        known += bounds.known ? 1 : 0;
+        double least = std::numeric_limits<double>::infinity();
+        bool below = true, same = true;
+        for (std::size_t i = 0; i < 64; ++i) {
+          const quant::group_params p =
+              quant::detail::params_for_range(codec, quant::detail::clipped(codec.format.rule, scan.range(), clips[i]));
+          const double error = quant::detail::squared_error(codec, source, p);
+          same = same && search.squared_error(p, x.data(), n, __builtin_inf()) == error;
+          below = below && (!bounds.known || static_cast<double>(bounds.at_least[i]) <= error);
+          least = std::min(least, error);
+        }
+        CHECK(same);
+        CHECK(below);
+        if (bounds.known) CHECK(static_cast<double>(bounds.at_most) >= least);
+      }
+    }
+  }
+  CHECK(known > 100);
+}
+
+TEST_CASE("clip_search: the squared error is the law's on every format, ragged length, scale and limit") {
+  if (!test::covers<search_native, search_native::isa_type>()) return;
+  constexpr float most = std::numeric_limits<float>::max();
+  for_each_codec([&](const quant::group_codec& codec) {
+    const float clip = 1.0f;
+    const search_native search(codec, &clip, 1);
+    for (const std::size_t n : test::ragged_sizes(256)) {
+      for (const float scale : {0.0f, 0x1p-149f, 0x1p-130f, 1e-6f, 0.02f, 1.0f, most}) {
+        CAPTURE(n);
+        CAPTURE(scale);
+        auto x = values(n, static_cast<unsigned>(n), scale == 0.0f || scale == most ? 1.0f : 2.0f * scale);
+        x[n / 2] = scale < 1e-30f ? 0x1p-149f : -most;
+        const test::guarded<float> at(n);
+        std::copy(x.begin(), x.end(), at.begin());
+        const quant::group_params p{scale, codec.format.rule == code_rule::asymmetric ? 3.0f : 0.0f};
+        const double want = quant::detail::squared_error(codec, quant::contiguous_source{x.data(), n}, p);
+        const double got = search.squared_error(p, at.data(), n, __builtin_inf());
+        CHECK(std::bit_cast<std::uint64_t>(got) == std::bit_cast<std::uint64_t>(want));
+        CHECK(search.squared_error(p, at.data(), n, want) == want);
+        if (want > 0.0) CHECK(search.squared_error(p, at.data(), n, want * 0.5) > want * 0.5);
       }
     }
   });

@@ -67,6 +67,12 @@ std::vector<format_desc> affine_formats(std::uint32_t group) {
   return out;
 }
 
+quant::value_range range_of(const float* x, std::size_t n) {
+  quant::range_scan scan;
+  scan.add(x, n);
+  return scan.range();
+}
+
 errc raised(const format_desc& f, span2d<const float> W, const quantize_options& options,
             std::string* message = nullptr, const context& ctx = {}) {
   try {
@@ -106,6 +112,42 @@ TEST_CASE("quantize: all rules, widths and granularities on every ragged K stay 
         REQUIRE(std::fabs(static_cast<double>(w[i]) - static_cast<double>(y[i])) <=
                 0.5 * step + size * 0x1p-22 + 0x1p-148);
       }
+    }
+  }
+}
+
+TEST_CASE("quantize: rows of several tiles have the codes and values of their groups one by one") {
+  for (const std::uint32_t G : {4u, 8u, 12u, 16u, 24u, 32u, 104u, 1024u, 2056u}) {
+    for (const format_desc& f : affine_formats(G)) {
+      if (f.bits % 3 != 0 || (f.granularity == granularity_kind::flat && G % 8 != 0)) continue;
+      CAPTURE(G);
+      CAPTURE(int{f.bits});
+      CAPTURE(static_cast<int>(f.rule));
+      CAPTURE(static_cast<int>(f.granularity));
+      const std::size_t N = 2, K = 4301;
+      const auto w = test::gaussian(N * K, G);
+      const any_qmatrix q = quantize(f, matrix(w, N, K));
+      const auto y = dequantized(q.view());
+      const quant::group_codec codec{f, {}};
+      std::size_t wrong = 0;
+      for (std::size_t g = 0; g < q.scale_count(); ++g) {
+        const quant::group_extent e = quant::extent_of(f, N, K, g);
+        const std::size_t first = e.n * K + e.k;
+        const auto fitted = quant::fit_group(codec, quant::contiguous_source{w.data() + first, e.count},
+                                             range_of(w.data() + first, e.count), {});
+        const quant::group_params p = quant::params_at(q.view(), g);
+        wrong += p.scale == fitted.scale && p.zero == fitted.zero ? 0 : 1;
+        for (std::size_t i = first; i < first + e.count; ++i) {
+          std::uint8_t code = 0;
+          float value = 0.0f;
+          quant::encode_group(codec, p, &w[i], 1, &code);
+          quant::decode_group(codec, p, &code, 1, &value);
+          const bool flat = f.granularity == granularity_kind::flat;
+          const std::byte* const row = q.view().codes + i / K * q.row_stride_bytes();
+          wrong += pack::get(row, flat ? i : i % K, f.bits) == code && y[i] == value ? 0 : 1;
+        }
+      }
+      CHECK(wrong == 0);
     }
   }
 }

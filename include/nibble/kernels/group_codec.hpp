@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 /// @file
-/// The contracts of weight quantization: parameters and codes of many groups at once, and bounds of the error of many clips.
+/// The contracts of weight quantization: parameters, codes and values of many groups at once, and the errors of many clips.
 
 #include <cstddef>
 #include <cstdint>
@@ -28,25 +28,33 @@ struct fit_groups : fit_groups<typename Isa::fallback> {};
 template <class Isa>
 struct encode_groups : encode_groups<typename Isa::fallback> {};
 
-/// `run(table, bits, scale, codes, n, y)`: y[i] = scale * table[codes[i]], codes < 2^bits one per byte. Every ISA yields
-/// the same bits.
+/// `run(codec, params, codes, group, n, y)`: the values (quant::decode_group) of codes[0, n), one per byte; code i belongs to
+/// params[i / group]. Every ISA yields the same bits.
 template <class Isa>
-struct decode_table : decode_table<typename Isa::fallback> {};
+struct decode_groups : decode_groups<typename Isa::fallback> {};
 
 /// What is known of the squared errors of clips of one group's range before any is computed by the law.
 struct clip_bounds {
   static constexpr std::size_t most = 64;  ///< clips
   bool known = false;
-  float at_most = 0.0f;  ///< the least of the errors is no greater
-  float at_least[most];  ///< the error of clip i is no less
+  float at_most = 0.0f;    ///< the least of the errors is no greater
+  float at_least[most];    ///< the error of clip i is no less
+  std::uint64_t open = 0;  ///< bit i: at_least[i] is not above at_most
+  quant::detail::open_clips open_clips() const noexcept { return {known, open}; }
 };
 
-/// `run(codec, range, clips, count, x, n, bounds)`: bounds of quant::detail::squared_error of x[0, n), a group of that range,
-/// with the parameters of clips[0, count), count <= clip_bounds::most. They hold on every ISA and for every compiler, but
-/// are not the same there: only what follows from them for certain may decide anything. bounds.known is false where the
-/// kernel does not say anything.
+/// What mse_search asks about the groups of one format; made once, used for many groups, by several threads at a time.
+///
+///   clip_search(codec, clips, count)   the search among clips[0, count), count <= clip_bounds::most; refers to the codec
+///   bound(range, x, n, bounds)         bounds of quant::detail::squared_error of x[0, n), a group of that range, with the
+///                                      parameters of each clip. They hold on every ISA and for every compiler, but are not
+///                                      the same there: only what follows from them for certain may decide anything.
+///                                      bounds.known is false where the kernel does not say anything
+///   squared_error(params, x, n, limit) quant::detail::squared_error itself, the same bits on every ISA
 template <class Isa>
-struct bound_clips : bound_clips<typename Isa::fallback> {};
+struct clip_search : clip_search<typename Isa::fallback> {
+  using clip_search<typename Isa::fallback>::clip_search;
+};
 
 }  // namespace kernels
 }  // namespace NIBBLE_ABI

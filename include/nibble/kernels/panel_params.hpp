@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 /// @file
-/// Stored scales to floats: the step that keeps scale storage out of every inner loop.
+/// Stored scales to floats and back: the steps that keep scale storage out of every inner loop.
 
 #include <cstddef>
 #include <cstdint>
@@ -43,6 +43,37 @@ inline void decode_scales(scale_storage storage, const void* stored, std::size_t
       return;
     }
     case scale_storage::double_quant: return;  // needs the position of each scale in the canonical plane: see below
+  }
+}
+
+/// stored[i] = values[i] rounded to the storage type, i in [0, count): quant::as_stored. For f32, f16 and bf16.
+inline void encode_scales(scale_storage storage, const float* values, std::size_t count, void* stored) noexcept {
+  switch (storage) {
+    case scale_storage::f32: {
+      float* s = static_cast<float*>(stored);
+      for (std::size_t i = 0; i < count; ++i) s[i] = values[i];
+      return;
+    }
+    case scale_storage::f16: {
+      half* s = static_cast<half*>(stored);
+      std::size_t i = 0;
+#if defined(__F16C__) && defined(__AVX__)
+      for (; i + 8 <= count; i += 8)
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(s + i),
+                         _mm256_cvtps_ph(_mm256_loadu_ps(values + i), _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__aarch64__) && defined(__ARM_NEON)
+      for (; i + 4 <= count; i += 4)
+        vst1_u16(reinterpret_cast<std::uint16_t*>(s + i), vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(values + i))));
+#endif
+      for (; i < count; ++i) s[i] = to_half(values[i]);
+      return;
+    }
+    case scale_storage::bf16: {
+      bfloat16* s = static_cast<bfloat16*>(stored);
+      for (std::size_t i = 0; i < count; ++i) s[i] = to_bfloat16(values[i]);
+      return;
+    }
+    case scale_storage::double_quant: return;  // all scales of a matrix at once: quant::quantize_scales
   }
 }
 

@@ -152,55 +152,68 @@ inline float clip_at(int i, int clips) noexcept {
 
 constexpr bool same(group_params a, group_params b) noexcept { return a.scale == b.scale && a.zero == b.zero; }
 
-/// What the caller of fit_mse knows beforehand: clip i has an error of at least at_least[i], one of them at most at_most.
-struct known_errors {
-  const float* at_least = nullptr;  ///< nullptr: nothing is known
-  float at_most = 0.0f;
-  bool rules_out(int i) const noexcept { return at_least != nullptr && at_least[i] > at_most; }
+/// Which clips the caller of fit_mse knows to have an error that another one's is less than. Bit i: clip i may have the least.
+struct open_clips {
+  static constexpr int most = 64;
+  bool known = false;  ///< false: any may, however many there are
+  std::uint64_t bits = 0;
+  bool rules_out(int i) const noexcept { return known && (bits >> i & 1u) == 0; }
 };
 
 /// The parameters of least squared error among the format's own rule and `clips` clips of the range. Of equal errors the
-/// own rule wins, then the greater clip. Clips that `known` rules out are none of least error, and only those have a say.
-template <class Source>
-group_params fit_mse(const group_codec& c, const Source& source, value_range range, int clips,
-                     const known_errors& known = {}) {
+/// own rule wins, then the greater clip. Clips that `open` rules out are none of least error, and only those have a say.
+/// error_of(p, limit) is squared_error of the source.
+template <class Source, class Error>
+group_params fit_mse(const group_codec& c, const Source& source, value_range range, int clips, const open_clips& open,
+                     const Error& error_of) {
   const auto params_of_clip = [&](int i) {
     return params_for_range(c, clipped(c.format.rule, range, clip_at(i, clips)));
   };
-  // The format's own rule first: it is the clip 1 of affine formats, and for root-mean-square tables no clip at all.
-  group_params best = fit_own_rule(c, source, range);
-  int best_at = -1;
-  double least = __builtin_inf();
-  bool own_may_win = finite(best);
-  if (known.at_least != nullptr) {
-    const group_params first = params_of_clip(0);
-    if (same(first, best) && known.rules_out(0)) own_may_win = false;
+  // The format's own rule is the clip 1, but for root-mean-square tables no clip at all, and with an offset the clip's ends
+  // are rounded.
+  const bool own_is_first = c.format.rule != code_rule::asymmetric_offset &&
+                            !(c.format.rule == code_rule::codebook && c.book.scaling == codebook_scaling::rms);
+  bool own_may_win = !(own_is_first && open.rules_out(0));
+  group_params best{__builtin_nanf(""), 0.0f};
+  if (own_may_win) {
+    best = fit_own_rule(c, source, range);
+    own_may_win = finite(best) && !(open.rules_out(0) && same(best, params_of_clip(0)));
+  }
+  if (open.known) {
     // When all that remain are the same parameters, their error need not be known.
     group_params remaining = best;
     bool any = own_may_win, several = false;
-    for (int i = 0; i < clips && !several; ++i) {
-      if (known.rules_out(i)) continue;
-      const group_params p = i == 0 ? first : params_of_clip(i);
+    for (std::uint64_t rest = open.bits; rest != 0 && !several; rest &= rest - 1) {
+      const group_params p = params_of_clip(std::countr_zero(rest));
       several = any && !same(p, remaining);
       remaining = p;
       any = true;
     }
     if (!several) return remaining;
   }
+  int best_at = -1;
+  double least = __builtin_inf();
   if (own_may_win) {
-    least = squared_error(c, source, best);
+    least = error_of(best, __builtin_inf());
     if (!(least > 0.0)) return best;
   }
   // Every 16th clip, then those halfway between, and so on: the sooner a small error is known, the sooner others stop.
   for (int stride = 16; stride != 0; stride /= 2)
     for (int i = stride == 16 ? 0 : stride; i < clips; i += stride == 16 ? stride : 2 * stride) {
-      if (known.rules_out(i)) continue;
+      if (open.rules_out(i)) continue;
       const group_params p = params_of_clip(i);
       if (!finite(p) || same(p, best)) continue;
-      const double error = squared_error(c, source, p, least);
+      const double error = error_of(p, least);
       if (error < least || (error == least && i < best_at)) least = error, best = p, best_at = i;
     }
   return best;
+}
+
+template <class Source>
+group_params fit_mse(const group_codec& c, const Source& source, value_range range, int clips,
+                     const open_clips& open = {}) {
+  return fit_mse(c, source, range, clips, open,
+                 [&](group_params p, double limit) { return squared_error(c, source, p, limit); });
 }
 
 /// What one pass over the values with parameters p finds.

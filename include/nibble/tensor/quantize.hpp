@@ -5,10 +5,12 @@
 /// implementation, for formats known at run time; the functions on policies forward to it.
 
 #include <atomic>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -21,6 +23,7 @@
 #include <nibble/core/span2d.hpp>
 #include <nibble/isa/tags.hpp>
 #include <nibble/kernels/kernels.hpp>
+#include <nibble/kernels/panel_params.hpp>
 #include <nibble/pack/bits.hpp>
 #include <nibble/quant/codebook.hpp>
 #include <nibble/quant/double_quant.hpp>
@@ -120,38 +123,65 @@ inline void lower(std::atomic<std::size_t>& least, std::size_t value) noexcept {
        value < seen && !least.compare_exchange_weak(seen, value, std::memory_order_relaxed);) {}
 }
 
-inline void store_group(any_qmatrix& m, std::size_t g, quant::group_params p) noexcept {
-  const format_desc& f = m.format();
-  void* const scales = m.scale_plane().data();
-  void* const zeros = m.zero_plane().data();
-  switch (f.scale) {
-    case scale_storage::f32: static_cast<float*>(scales)[g] = p.scale; break;
-    case scale_storage::f16: static_cast<half*>(scales)[g] = to_half(p.scale); break;
-    case scale_storage::bf16: static_cast<bfloat16*>(scales)[g] = to_bfloat16(p.scale); break;
-    case scale_storage::double_quant: break;  // all at once, when every group is fitted
-  }
-  if (f.rule == code_rule::asymmetric) static_cast<std::uint8_t*>(zeros)[g] = static_cast<std::uint8_t>(p.zero);
-  if (f.rule != code_rule::asymmetric_offset) return;
-  switch (f.scale) {
-    case scale_storage::f32:
-    case scale_storage::double_quant: static_cast<float*>(zeros)[g] = p.zero; break;
-    case scale_storage::f16: static_cast<half*>(zeros)[g] = to_half(p.zero); break;
-    case scale_storage::bf16: static_cast<bfloat16*>(zeros)[g] = to_bfloat16(p.zero); break;
-  }
-}
-
-/// store_group for groups first, first + 1, ...: the common storage of affine formats without a question for each.
+/// Writes the parameters of groups first, first + 1, ... to the planes.
 inline void store_groups(any_qmatrix& m, std::size_t first, const quant::group_params* params, std::size_t n) noexcept {
   const format_desc& f = m.format();
-  if (f.scale != scale_storage::f16 || f.rule == code_rule::asymmetric_offset) {
-    for (std::size_t i = 0; i < n; ++i) store_group(m, first + i, params[i]);
-    return;
-  }
-  half* const scales = reinterpret_cast<half*>(m.scale_plane().data()) + first;
-  for (std::size_t i = 0; i < n; ++i) scales[i] = to_half(params[i].scale);
+  constexpr std::size_t at_once = 64;
+  float values[at_once];
+  const auto store = [&](scale_storage storage, float quant::group_params::*member, std::byte* plane) {
+    std::byte* const to = plane + first * quant::scale_bytes(storage);
+    for (std::size_t i = 0; i < n; i += at_once) {
+      const std::size_t count = n - i < at_once ? n - i : at_once;
+      for (std::size_t j = 0; j < count; ++j) values[j] = params[i + j].*member;
+      kernels::encode_scales(storage, values, count, to + i * quant::scale_bytes(storage));
+    }
+  };
+  const bool two_levels = f.scale == scale_storage::double_quant;  // scales all at once, when every group is fitted
+  if (!two_levels) store(f.scale, &quant::group_params::scale, m.scale_plane().data());
+  if (f.rule == code_rule::asymmetric_offset)
+    store(two_levels ? scale_storage::f32 : f.scale, &quant::group_params::zero, m.zero_plane().data());
   if (f.rule != code_rule::asymmetric) return;
   auto* const zeros = reinterpret_cast<std::uint8_t*>(m.zero_plane().data()) + first;
   for (std::size_t i = 0; i < n; ++i) zeros[i] = static_cast<std::uint8_t>(params[i].zero);
+}
+
+/// Parameters of groups first, ..., first + n - 1 of a view.
+inline void read_params(const quantized_view& v, std::size_t first, std::size_t n,
+                        quant::group_params* params) noexcept {
+  const format_desc& f = v.format;
+  if (n < 4 || f.scale == scale_storage::double_quant) {
+    for (std::size_t i = 0; i < n; ++i) params[i] = quant::params_at(v, first + i);
+    return;
+  }
+  constexpr std::size_t at_once = 64;
+  float values[at_once];
+  const auto read = [&](const void* plane, float quant::group_params::*member) {
+    const std::byte* const from = static_cast<const std::byte*>(plane) + first * quant::scale_bytes(f.scale);
+    for (std::size_t i = 0; i < n; i += at_once) {
+      const std::size_t count = n - i < at_once ? n - i : at_once;
+      kernels::decode_scales(f.scale, from + i * quant::scale_bytes(f.scale), count, values);
+      for (std::size_t j = 0; j < count; ++j) params[i + j].*member = values[j];
+    }
+  };
+  read(v.scales, &quant::group_params::scale);
+  if (f.rule == code_rule::asymmetric_offset) return read(v.zeros, &quant::group_params::zero);
+  for (std::size_t i = 0; i < n; ++i) params[i].zero = quant::zero_at(v, first + i);
+}
+
+/// The first of n groups whose parameters are not finite, or n.
+inline std::size_t first_not_finite(const quant::group_params* params, std::size_t n) noexcept {
+  // Together first: magnitude bits that reach those of infinity.
+  std::uint32_t greatest = 0;
+  for (std::size_t i = 0; i < n; ++i) {
+    const std::uint32_t a = std::bit_cast<std::uint32_t>(params[i].scale) & 0x7fffffffu;
+    const std::uint32_t b = std::bit_cast<std::uint32_t>(params[i].zero) & 0x7fffffffu;
+    greatest = a > greatest ? a : greatest;
+    greatest = b > greatest ? b : greatest;
+  }
+  if (greatest < 0x7f800000u) return n;
+  std::size_t i = 0;
+  while (quant::detail::finite(params[i])) ++i;
+  return i;
 }
 
 /// One run of the quantizer over a matrix.
@@ -165,8 +195,10 @@ class quantize_job {
     by_bounds_ = options.non_finite == non_finite::error && options.fit.method == fitter::mse_search &&
                  options.fit.clips <= static_cast<int>(kernels::clip_bounds::most);
     if (!by_bounds_) return;
+    float clips[kernels::clip_bounds::most];
     for (int i = 0; i < options.fit.clips; ++i)
-      clips_[static_cast<std::size_t>(i)] = quant::detail::clip_at(i, options.fit.clips);
+      clips[static_cast<std::size_t>(i)] = quant::detail::clip_at(i, options.fit.clips);
+    search_.emplace(codec, clips, static_cast<std::size_t>(options.fit.clips));
   }
 
   /// Fits and encodes all groups. Returns the first group that failed, or no_group.
@@ -177,7 +209,9 @@ class quantize_job {
     if (two_levels) fitted_.resize(groups);
     if (!two_levels && f.granularity != granularity_kind::per_tensor) {
       // Scales and codes of an item in one go, while its values are in the cache.
+      const bool together = fits_in_tiles();
       for_each_chunk(ctx, [&](const chunk& c) {
+        if (together) return fit_and_encode(c);
         fit(c);
         if (first_failed_.load(std::memory_order_relaxed) == no_group) encode(c);
       });
@@ -230,6 +264,12 @@ class quantize_job {
     std::size_t row;                     // not flat
   };
 
+  // 8 codes are a whole number of bytes, so tiles of a multiple of 8 elements are packed independently.
+  static constexpr std::size_t tile = quant::max_flat_block, most_groups = tile / 4;
+  static_assert(tile % 8 == 0);
+  /// Whole groups of a row in a tile, for groups of at most half a tile: an even number, because sizes are multiples of 4.
+  std::size_t groups_in_tile() const noexcept { return tile / quant_group_size() & ~std::size_t{1}; }
+
   template <class F>
   void for_each_chunk(const context& ctx, F&& f) {
     const format_desc& format = codec_.format;
@@ -271,6 +311,45 @@ class quantize_job {
     const float* x;
   };
 
+  /// Whether fit_and_encode does the work: groups that are fitted by their range alone and lie whole in a tile.
+  bool fits_in_tiles() const noexcept {
+    const bool flat = codec_.format.granularity == granularity_kind::flat;
+    return by_range_ && (flat ? W_.stride == W_.cols : quant_group_size() <= tile / 2);
+  }
+
+  /// Scales and codes a tile at a time: the parameters need not be read back, nor the values a second time from L2.
+  void fit_and_encode(const chunk& c) noexcept {
+    const std::size_t size = quant_group_size(), bits = codec_.format.bits;
+    run_of_groups r{c.first_group, c.end_group - c.first_group, nullptr};
+    if (codec_.format.granularity == granularity_kind::flat) {  // a chunk is at most one tile
+      const std::size_t first = c.first_group * size, rest = W_.rows * W_.cols - first;
+      r.x = W_.data + first;
+      return fit_and_encode(r, r.count * size < rest ? r.count * size : rest, out_.codes().data() + first / 8 * bits);
+    }
+    const std::size_t K = W_.cols, in_tile = groups_in_tile();
+    std::byte* const packed = out_.codes().data() + c.row * out_.row_stride_bytes();
+    for (std::size_t k = 0; k < K; k += in_tile * size, r.first += in_tile) {
+      const std::size_t n = K - k < in_tile * size ? K - k : in_tile * size;
+      r.x = row(W_, c.row) + k;
+      r.count = ceil_div(n, size);
+      fit_and_encode(r, n, packed + k / 8 * bits);
+    }
+  }
+  /// n values: the last group may be short.
+  void fit_and_encode(const run_of_groups& r, std::size_t n, std::byte* packed) noexcept {
+    const std::size_t size = quant_group_size(), whole = n / size;
+    quant::group_params params[most_groups];
+    kernels::fit_groups<isa::native>::run(codec_, r.x, size, whole, params);
+    if (whole < r.count)
+      kernels::fit_groups<isa::native>::run(codec_, r.x + whole * size, n - whole * size, 1, params + whole);
+    if (const std::size_t bad = first_not_finite(params, r.count); bad < r.count)
+      return lower(first_failed_, r.first + bad);
+    store_groups(out_, r.first, params, r.count);
+    std::uint8_t codes[tile];
+    kernels::encode_groups<isa::native>::run(codec_, params, r.x, size, n, codes);
+    kernels::dense_codes<isa::native>::pack(codes, n, codec_.format.bits, packed);
+  }
+
   void fit(const chunk& c) {
     const std::size_t K = W_.cols, size = quant_group_size();
     const bool flat = codec_.format.granularity == granularity_kind::flat;
@@ -305,10 +384,9 @@ class quantize_job {
       const std::size_t n = r.count - i < at_once ? r.count - i : at_once;
       kernels::fit_groups<isa::native>::run(codec_, r.x + i * size, size, n, params);
       store_groups(out_, r.first + i, params, n);
-      for (std::size_t j = 0; j < n; ++j) {
-        if (!quant::detail::finite(params[j])) lower(first_failed_, r.first + i + j);
-        if (!fitted_.empty()) fitted_[r.first + i + j] = params[j].scale;
-      }
+      if (const std::size_t bad = first_not_finite(params, n); bad < n) lower(first_failed_, r.first + i + bad);
+      if (fitted_.empty()) continue;
+      for (std::size_t j = 0; j < n; ++j) fitted_[r.first + i + j] = params[j].scale;
     }
     return r.count;
   }
@@ -329,11 +407,10 @@ class quantize_job {
   /// mse_search, with bounds of the errors first: few clips are left whose error must be known by the law.
   [[gnu::noinline]] quant::group_params search(const float* x, std::size_t n, quant::value_range range) const {
     kernels::clip_bounds bounds;
-    const int clips = options_.fit.clips;
-    kernels::bound_clips<isa::native>::run(codec_, range, clips_, static_cast<std::size_t>(clips), x, n, bounds);
-    quant::detail::known_errors known;
-    if (bounds.known) known = {bounds.at_least, bounds.at_most};
-    return quant::detail::fit_mse(codec_, quant::contiguous_source{x, n}, range, clips, known);
+    search_->bound(range, x, n, bounds);
+    return quant::detail::fit_mse(
+        codec_, quant::contiguous_source{x, n}, range, options_.fit.clips, bounds.open_clips(),
+        [&](quant::group_params p, double limit) { return search_->squared_error(p, x, n, limit); });
   }
 
   [[gnu::noinline]] void fit_any_group(std::size_t g, const quant::group_extent& extent) {
@@ -347,7 +424,7 @@ class quantize_job {
 
   void keep(std::size_t g, quant::group_params p) noexcept {
     if (!quant::detail::finite(p)) return lower(first_failed_, g);
-    store_group(out_, g, p);
+    store_groups(out_, g, &p, 1);
     if (!fitted_.empty()) fitted_[g] = p.scale;
   }
 
@@ -361,9 +438,6 @@ class quantize_job {
   }
 
   void encode(const chunk& c) {
-    // 8 codes are a whole number of bytes, so tiles of a multiple of 8 elements are packed independently.
-    constexpr std::size_t tile = quant::max_flat_block;
-    static_assert(tile % 8 == 0);
     std::uint8_t codes[tile];
     const format_desc& f = codec_.format;
     const std::size_t bits = f.bits;
@@ -373,7 +447,8 @@ class quantize_job {
         const std::size_t first = c.first_group * f.group_size, rest = W_.rows * W_.cols - first;
         const std::size_t n = (c.end_group - c.first_group) * f.group_size;
         encode_run({c.first_group, c.end_group - c.first_group, W_.data + first}, n < rest ? n : rest, codes);
-        pack::pack_row(codes, n < rest ? n : rest, f.bits, out_.codes().data() + first / 8 * bits);
+        kernels::dense_codes<isa::native>::pack(codes, n < rest ? n : rest, f.bits,
+                                                out_.codes().data() + first / 8 * bits);
         return;
       }
       std::uint8_t* at = codes;
@@ -384,19 +459,19 @@ class quantize_job {
           at += n;
         });
       }
-      pack::pack_row(codes, static_cast<std::size_t>(at - codes), f.bits,
-                     out_.codes().data() + c.first_group * f.group_size / 8 * bits);
+      kernels::dense_codes<isa::native>::pack(codes, static_cast<std::size_t>(at - codes), f.bits,
+                                              out_.codes().data() + c.first_group * f.group_size / 8 * bits);
       return;
     }
     const std::size_t K = W_.cols;
     const std::size_t size = f.granularity == granularity_kind::grouped ? f.group_size : K;
     std::byte* packed = out_.codes().data() + c.row * out_.row_stride_bytes();
     if (options_.non_finite == non_finite::error && size <= tile / 2) {
-      const std::size_t in_tile = tile / size & ~std::size_t{1};  // an even number: sizes are multiples of 4
+      const std::size_t in_tile = groups_in_tile();
       for (std::size_t first = 0, g = c.first_group; first < K; first += in_tile * size, g += in_tile) {
         const std::size_t n = K - first < in_tile * size ? K - first : in_tile * size;
         encode_run({g, ceil_div(n, size), row(W_, c.row) + first}, n, codes);
-        pack::pack_row(codes, n, f.bits, packed + first / 8 * bits);
+        kernels::dense_codes<isa::native>::pack(codes, n, f.bits, packed + first / 8 * bits);
       }
       return;
     }
@@ -424,19 +499,16 @@ class quantize_job {
         }
         k = stop;
       }
-      pack::pack_row(codes, end - first, f.bits, packed + first / 8 * bits);
+      kernels::dense_codes<isa::native>::pack(codes, end - first, f.bits, packed + first / 8 * bits);
     }
   }
 
   /// Codes of the first n values of a run, at most a tile.
   void encode_run(const run_of_groups& r, std::size_t n, std::uint8_t* codes) const noexcept {
-    quant::group_params params[quant::max_flat_block / 4];
-    if (codec_.format.scale == scale_storage::f16 && codec_.format.rule != code_rule::asymmetric_offset) {
-      const half* const scales = static_cast<const half*>(view_.scales) + r.first;
-      for (std::size_t i = 0; i < r.count; ++i) params[i] = {to_float(scales[i]), quant::zero_at(view_, r.first + i)};
-    } else {
+    quant::group_params params[most_groups];
+    if (fitted_.empty()) read_params(view_, r.first, r.count, params);
+    else
       for (std::size_t i = 0; i < r.count; ++i) params[i] = params_of(r.first + i);
-    }
     kernels::encode_groups<isa::native>::run(codec_, params, r.x, quant_group_size(), n, codes);
   }
 
@@ -454,11 +526,11 @@ class quantize_job {
   span2d<const float> W_;
   const quantize_options& options_;
   any_qmatrix& out_;
-  quantized_view view_;  // of out_
-  bool by_range_;        // the range of a group alone decides its parameters
-  bool by_bounds_;       // mse_search through kernels::bound_clips
-  float clips_[kernels::clip_bounds::most];
-  float tensor_limit_ = 0.0f;  // of a per_tensor group under `saturate`
+  quantized_view view_;                                      // of out_
+  bool by_range_;                                            // the range of a group alone decides its parameters
+  bool by_bounds_;                                           // mse_search through kernels::clip_search
+  std::optional<kernels::clip_search<isa::native>> search_;  // with by_bounds_
+  float tensor_limit_ = 0.0f;                                // of a per_tensor group under `saturate`
   std::vector<float> fitted_;  // double quantization: the scales before they are quantized themselves
   std::atomic<std::size_t> first_failed_{no_group};
 };
@@ -540,28 +612,33 @@ namespace detail {
 inline void dequantize_rows(const quantized_view& v, std::size_t first, span2d<float> out) noexcept {
   constexpr std::size_t tile = 1024;
   std::uint8_t codes[tile];
+  quant::group_params params[tile / 4];
   const quant::group_codec codec{v.format, {.bits = v.format.bits, .values = v.table}};
   const bool flat = v.format.granularity == granularity_kind::flat;
   const std::size_t size = flat || v.format.granularity == granularity_kind::grouped ? v.format.group_size : v.K;
   for (std::size_t i = 0; i < out.rows; ++i) {
     const std::size_t n = first + i, base = flat ? n * v.K : 0;
     const std::byte* const packed = flat ? v.codes : v.codes + n * v.row_stride_bytes;
-    std::size_t g = quant::group_of(v.format, v.K, n, 0), group_end = size - base % size;
-    quant::group_params p = quant::params_at(v, g);
-    for (std::size_t t = 0; t < v.K; t += tile) {
-      const std::size_t end = v.K - t < tile ? v.K : t + tile;
-      pack::unpack_range(packed, base + t, end - t, v.format.bits, codes);
-      for (std::size_t k = t; k < end;) {
-        if (k == group_end) {
-          p = quant::params_at(v, ++g);
-          group_end += size;
-        }
-        const std::size_t stop = group_end < end ? group_end : end;
-        if (v.format.rule == code_rule::codebook)
-          kernels::decode_table<isa::native>::run(v.table, v.format.bits, p.scale, codes + (k - t), stop - k,
-                                                  row(out, i) + k);
-        else quant::decode_group(codec, p, codes + (k - t), stop - k, row(out, i) + k);
-        k = stop;
+    std::size_t g = quant::group_of(v.format, v.K, n, 0);
+    std::size_t left = size - base % size;  // values left of group g
+    for (std::size_t k = 0; k < v.K;) {
+      // Whole groups as many as a tile holds, or what is left of one.
+      const std::size_t rest = v.K - k, whole = left == size ? tile / size * size : 0;
+      const std::size_t most = whole != 0 ? whole : left < tile ? left : tile, count = rest < most ? rest : most;
+      const std::size_t at = base + k, bits = v.format.bits;
+      if (at % 8 == 0) kernels::dense_codes<isa::native>::unpack(packed + at / 8 * bits, count, v.format.bits, codes);
+      else pack::unpack_range(packed, at, count, v.format.bits, codes);
+      const std::size_t groups = whole != 0 ? ceil_div(count, size) : 1;
+      read_params(v, g, groups, params);
+      kernels::decode_groups<isa::native>::run(codec, params, codes, whole != 0 ? size : count, count, row(out, i) + k);
+      k += count;
+      if (whole != 0) {
+        g += groups;  // a short last one ends the row, and with it this loop
+      } else if (left == count) {
+        ++g;
+        left = size;
+      } else {
+        left -= count;
       }
     }
   }

@@ -23,6 +23,9 @@ struct activation<isa::scalar> {
   static void silu(float* x, std::size_t n) noexcept {
     for (std::size_t i = 0; i < n; ++i) x[i] = x[i] / (1.0f + exp(-x[i]));
   }
+  static void gelu(float* x, std::size_t n) noexcept {
+    for (std::size_t i = 0; i < n; ++i) x[i] = gelu(x[i]);
+  }
   static void gelu_tanh(float* x, std::size_t n) noexcept {
     for (std::size_t i = 0; i < n; ++i)
       x[i] = x[i] / (1.0f + exp(-1.5957691216057308f * multiply_add(0.044715f * x[i] * x[i], x[i], x[i])));
@@ -41,6 +44,15 @@ struct activation<isa::scalar> {
     const std::int32_t whole = static_cast<std::int32_t>(std::bit_cast<std::uint32_t>(shifted) - 0x4b400000u);
     const std::int32_t half = whole >> 1;
     return p * power(half) * power(whole - half);
+  }
+
+  static float gelu(float x) noexcept {
+    using c = normal_tail_constants;
+    const float a = x < 0.0f ? -x : x, e = exp(-0.5f * a * a), t = 1.0f / multiply_add(c::slope, a, 1.0f);
+    float p = c::polynomial[0];
+    for (std::size_t i = 1; i < 9; ++i) p = multiply_add(p, t, c::polynomial[i]);
+    p = p * t;
+    return x * (x < 0.0f ? e * p : multiply_add(-e, p, 1.0f));
   }
 
  private:

@@ -38,22 +38,31 @@ struct encode_groups<isa::scalar> {
 };
 
 template <>
-struct decode_table<isa::scalar> {
+struct decode_groups<isa::scalar> {
   using isa_type = isa::scalar;
 
-  static void run(const float* table, int, float scale, const std::uint8_t* codes, std::size_t n, float* y) noexcept {
-    for (std::size_t i = 0; i < n; ++i) y[i] = scale * table[codes[i]];
+  static void run(const quant::group_codec& c, const quant::group_params* params, const std::uint8_t* codes,
+                  std::size_t group, std::size_t n, float* y) noexcept {
+    for (std::size_t i = 0; i < n; i += group, ++params)
+      quant::decode_group(c, *params, codes + i, n - i < group ? n - i : group, y + i);
   }
 };
 
 template <>
-struct bound_clips<isa::scalar> {
+struct clip_search<isa::scalar> {
   using isa_type = isa::scalar;
 
-  static void run(const quant::group_codec&, quant::value_range, const float*, std::size_t, const float*, std::size_t,
-                  clip_bounds& bounds) noexcept {
+  clip_search(const quant::group_codec& codec, const float*, std::size_t) noexcept : codec_(codec) {}
+
+  void bound(quant::value_range, const float*, std::size_t, clip_bounds& bounds) const noexcept {
     bounds.known = false;
   }
+  double squared_error(quant::group_params p, const float* x, std::size_t n, double limit) const noexcept {
+    return quant::detail::squared_error(codec_, quant::contiguous_source{x, n}, p, limit);
+  }
+
+ private:
+  const quant::group_codec& codec_;
 };
 
 }  // namespace kernels

@@ -28,6 +28,17 @@ struct activation<simd::isa_type> {
   static void silu(float* x, std::size_t n) noexcept {
     for_each(x, n, [](vf v) NIBBLE_LAMBDA_INLINE { return v / (vf(1.0f) + exp(minus(v))); });
   }
+  static void gelu(float* x, std::size_t n) noexcept {
+    using c = normal_tail_constants;
+    for_each(x, n, [](vf v) NIBBLE_LAMBDA_INLINE {
+      const vf a = simd::magnitude(v), e = exp(vf(-0.5f) * a * a), t = vf(1.0f) / simd::madd(vf(c::slope), a, vf(1.0f));
+      vf p(c::polynomial[0]);
+      NIBBLE_UNROLL
+      for (std::size_t i = 1; i < 9; ++i) p = simd::madd(p, t, vf(c::polynomial[i]));
+      p = p * t;
+      return v * simd::select(v < vf(0.0f), e * p, simd::madd(minus(e), p, vf(1.0f)));
+    });
+  }
   static void gelu_tanh(float* x, std::size_t n) noexcept {
     for_each(x, n, [](vf v) NIBBLE_LAMBDA_INLINE {
       const vf inner = simd::madd(vf(0.044715f) * v * v, v, v);

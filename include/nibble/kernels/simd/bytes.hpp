@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include <nibble/kernels/simd/vec.hpp>
 
@@ -73,6 +74,25 @@ NIBBLE_ALWAYS_INLINE void store_bytes(const vi (&v)[4], void* to) noexcept {
   _mm256_storeu_si256(static_cast<__m256i*>(to), _mm256_permutevar8x32_epi32(bytes, order));
 #else
   _mm_storeu_si128(static_cast<__m128i*>(to), bytes);
+#endif
+#endif
+}
+
+/// `lanes` bytes, widened without a sign.
+NIBBLE_ALWAYS_INLINE vi load_bytes(const std::uint8_t* from) noexcept {
+#if NIBBLE_SIMD_WIDTH == 512
+  return vi(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+#elif NIBBLE_SIMD_WIDTH == 256
+  return vi(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+#else
+  std::uint32_t four;
+  std::memcpy(&four, from, sizeof four);
+#if NIBBLE_SIMD_NEON
+  const uint16x8_t wide = vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(four)));
+  return vi(vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(wide))));
+#else
+  const __m128i none = _mm_setzero_si128(), wide = _mm_unpacklo_epi8(_mm_cvtsi32_si128(static_cast<int>(four)), none);
+  return vi(_mm_unpacklo_epi16(wide, none));
 #endif
 #endif
 }

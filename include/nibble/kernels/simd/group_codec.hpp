@@ -71,31 +71,33 @@ NIBBLE_ALWAYS_INLINE vi reduce_each(const vi (&v)[lanes], Op op) noexcept {
 #endif
 }
 
-/// float((double(a) - double(b)) / d) in each lane.
-NIBBLE_ALWAYS_INLINE vf difference_over(vf a, vf b, double d) noexcept {
+/// float(op(double(a), double(b))) in each lane; op takes two registers of doubles and the function that spreads one.
+template <class Op>
+NIBBLE_ALWAYS_INLINE vf in_doubles(vf a, vf b, Op op) noexcept {
   const auto x = static_cast<vf::register_type>(a), y = static_cast<vf::register_type>(b);
 #if NIBBLE_SIMD_NEON
-  const float64x2_t by = vdupq_n_f64(d);
-  const float64x2_t low = vsubq_f64(vcvt_f64_f32(vget_low_f32(x)), vcvt_f64_f32(vget_low_f32(y)));
-  const float64x2_t high = vsubq_f64(vcvt_high_f64_f32(x), vcvt_high_f64_f32(y));
-  return vf(vcvt_high_f32_f64(vcvt_f32_f64(vdivq_f64(low, by)), vdivq_f64(high, by)));
-#elif NIBBLE_SIMD_WIDTH == 512
+  const auto each = [](double d) NIBBLE_LAMBDA_INLINE { return vdupq_n_f64(d); };
+  const float64x2_t low = op(vcvt_f64_f32(vget_low_f32(x)), vcvt_f64_f32(vget_low_f32(y)), each);
+  return vf(vcvt_high_f32_f64(vcvt_f32_f64(low), op(vcvt_high_f64_f32(x), vcvt_high_f64_f32(y), each)));
+#else
+  const auto each = [](double d) NIBBLE_LAMBDA_INLINE { return NIBBLE_SIMD_OP(set1_pd)(d); };
+#if NIBBLE_SIMD_WIDTH == 512
   const auto half = [&](__m256 p, __m256 q) NIBBLE_LAMBDA_INLINE {
-    return _mm512_cvtpd_ps(_mm512_div_pd(_mm512_sub_pd(_mm512_cvtps_pd(p), _mm512_cvtps_pd(q)), _mm512_set1_pd(d)));
+    return _mm512_cvtpd_ps(op(_mm512_cvtps_pd(p), _mm512_cvtps_pd(q), each));
   };
   return vf(_mm512_insertf32x8(_mm512_castps256_ps512(half(_mm512_castps512_ps256(x), _mm512_castps512_ps256(y))),
                                half(_mm512_extractf32x8_ps(x, 1), _mm512_extractf32x8_ps(y, 1)), 1));
 #elif NIBBLE_SIMD_WIDTH == 256
   const auto half = [&](__m128 p, __m128 q) NIBBLE_LAMBDA_INLINE {
-    return _mm256_cvtpd_ps(_mm256_div_pd(_mm256_sub_pd(_mm256_cvtps_pd(p), _mm256_cvtps_pd(q)), _mm256_set1_pd(d)));
+    return _mm256_cvtpd_ps(op(_mm256_cvtps_pd(p), _mm256_cvtps_pd(q), each));
   };
   return vf(_mm256_insertf128_ps(_mm256_castps128_ps256(half(_mm256_castps256_ps128(x), _mm256_castps256_ps128(y))),
                                  half(_mm256_extractf128_ps(x, 1), _mm256_extractf128_ps(y, 1)), 1));
 #else
-  const auto half = [&](__m128 p, __m128 q) NIBBLE_LAMBDA_INLINE {
-    return _mm_cvtpd_ps(_mm_div_pd(_mm_sub_pd(_mm_cvtps_pd(p), _mm_cvtps_pd(q)), _mm_set1_pd(d)));
-  };
+  const auto half = [&](__m128 p, __m128 q)
+                        NIBBLE_LAMBDA_INLINE { return _mm_cvtpd_ps(op(_mm_cvtps_pd(p), _mm_cvtps_pd(q), each)); };
   return vf(_mm_movelh_ps(half(x, y), half(_mm_movehl_ps(x, x), _mm_movehl_ps(y, y))));
+#endif
 #endif
 }
 #undef NIBBLE_SIMD_OP
@@ -154,21 +156,46 @@ class params_lanes {
   explicit params_lanes(const quant::group_codec& c) noexcept : codec_(c), storage_(c.format.scale) {}
 
   void operator()(vf lo, vf hi, vf& scale, vf& zero) const noexcept {
-    const int h = quant::code_bias(codec_.format.bits);
-    const float half_levels = static_cast<float>(h), top = static_cast<float>(2 * h - 1);
-    zero = vf(0.0f);
-    bool ordinary = false;
-    switch (codec_.format.rule) {
-      case code_rule::asymmetric: ordinary = with_zero_point(lo, hi, top, scale, zero); break;
-      case code_rule::asymmetric_offset: ordinary = with_offset(lo, hi, top, scale, zero); break;
-      case code_rule::mid_rise: ordinary = symmetric(lo, hi, half_levels, half_levels, scale); break;
-      case code_rule::codebook: ordinary = symmetric(lo, hi, codec_.book.greatest, 0.0f, scale); break;
-      default: ordinary = symmetric(lo, hi, half_levels - 1.0f, half_levels - 0.5f, scale); break;
-    }
-    if (!ordinary) one_by_one(lo, hi, scale, zero);
+    with_rule([&](auto fit) NIBBLE_LAMBDA_INLINE {
+      zero = vf(0.0f);
+      if (!fit(lo, hi, scale, zero)) one_by_one(lo, hi, scale, zero);
+    });
+  }
+  /// The same for n ranges, whole registers of them; all arrays begin on a register boundary.
+  void run(const float* lo, const float* hi, std::size_t n, float* scale, float* zero) const noexcept {
+    with_rule([&](auto fit) NIBBLE_LAMBDA_INLINE {
+      for (std::size_t i = 0; i < n; i += lanes) {
+        const vf low = vf::load_aligned(lo + i), high = vf::load_aligned(hi + i);
+        vf s, z(0.0f);
+        if (!fit(low, high, s, z)) one_by_one(low, high, s, z);
+        s.store_aligned(scale + i);
+        z.store_aligned(zero + i);
+      }
+    });
   }
 
  private:
+  /// f(fit): fit(lo, hi, scale, zero) for the format's rule; false where some lane is out of the ordinary.
+  template <class F>
+  NIBBLE_ALWAYS_INLINE void with_rule(F f) const noexcept {
+    const int h = quant::code_bias(codec_.format.bits);
+    const float half_levels = static_cast<float>(h), top = static_cast<float>(2 * h - 1);
+    const auto by_magnitude = [&](float levels, float reach) NIBBLE_LAMBDA_INLINE {
+      f([=, this](vf lo, vf hi, vf& scale, vf&)
+            NIBBLE_LAMBDA_INLINE { return symmetric(lo, hi, levels, reach, scale); });
+    };
+    switch (codec_.format.rule) {
+      case code_rule::asymmetric:
+        return f([=, this](vf lo, vf hi, vf& scale, vf& zero)
+                     NIBBLE_LAMBDA_INLINE { return with_zero_point(lo, hi, top, scale, zero); });
+      case code_rule::asymmetric_offset:
+        return f([=, this](vf lo, vf hi, vf& scale, vf& zero)
+                     NIBBLE_LAMBDA_INLINE { return with_offset(lo, hi, top, scale, zero); });
+      case code_rule::mid_rise: return by_magnitude(half_levels, half_levels);
+      case code_rule::codebook: return by_magnitude(codec_.book.greatest, 0.0f);
+      default: return by_magnitude(half_levels - 1.0f, half_levels - 0.5f);
+    }
+  }
   /// `a / levels`, and one unit more where `reach` steps do not cover a; reach 0 for tables, which need not.
   NIBBLE_ALWAYS_INLINE bool symmetric(vf lo, vf hi, float levels, float reach, vf& scale) const noexcept {
     const vf a = simd::max(magnitude(lo), magnitude(hi)), s = a / vf(levels);
@@ -180,7 +207,9 @@ class params_lanes {
     const vf none(0.0f), half(0.5f), shift(rounding_shift);
     lo = simd::min(lo, none);
     hi = simd::max(hi, none);
-    const vf s = difference_over(hi, lo, static_cast<double>(top));
+    const vf s = in_doubles(hi, lo, [=](auto high, auto low, auto each) NIBBLE_LAMBDA_INLINE {
+      return (high - low) / each(static_cast<double>(top));
+    });
     scale = storage_.stored(s);
     const auto zero_point = [&](vf step) NIBBLE_LAMBDA_INLINE {
       return (simd::min((none - lo) / step, vf(top)) + shift) - shift;
@@ -222,36 +251,51 @@ class params_lanes {
   storage_lanes storage_;
 };
 
+/// A table in the order in which lanes search it.
+struct table_planes {
+  table_planes() noexcept = default;
+  explicit table_planes(const codebook_desc& book) noexcept
+      : steps(book.bits - (book.sign_magnitude ? 1 : 0)), sign_magnitude(book.sign_magnitude) {
+    const std::size_t ranks = std::size_t{1} << steps;
+    for (std::size_t step = 0; step < static_cast<std::size_t>(steps); ++step)
+      for (std::size_t i = 0; i < std::size_t{1} << step; ++i)
+        thresholds[first_of(step) + i] = book.thresholds[(2 * i + 1) * (ranks >> (step + 1)) - 1];
+    for (std::size_t r = 0; r < (sign_magnitude ? 2 * ranks : ranks); ++r) {
+      const std::size_t place = r % ranks;
+      const std::size_t code = (book.code_of_rank == nullptr ? place : book.code_of_rank[place]) | (r - place);
+      values[r] = book.values[code];
+      if (r < 16) codes[r] = std::bit_cast<float>(static_cast<std::uint32_t>(code));
+    }
+  }
+
+  // The thresholds of a step begin on a register boundary and are read as whole registers.
+  static constexpr std::size_t first_of(std::size_t step) noexcept {
+    return step <= 4 ? 16 * step : 80 + ((std::size_t{32} << (step - 5)) - 32);
+  }
+
+  int steps = 0;  // log2 of the ranks
+  bool sign_magnitude = false;
+  alignas(64) float thresholds[80 + 32 + 64 + 128] = {};
+  alignas(64) float values[256] = {};  // by rank
+  alignas(64) float codes[16] = {};    // integers
+};
+
 /// The rank of each lane among the 2^n - 1 ascending thresholds of a table, and the value of each rank: a search by
 /// halving whose steps look their threshold up in a register. Steps: log2 of the ranks, or 0 when known only at run time.
 template <int Steps>
 class table_lanes {
  public:
-  explicit table_lanes(const codebook_desc& book) noexcept
-      : steps_(book.bits - (book.sign_magnitude ? 1 : 0)), sign_magnitude_(book.sign_magnitude) {
-    const std::size_t ranks = std::size_t{1} << steps_;
-    for (std::size_t step = 0; step < static_cast<std::size_t>(steps_); ++step)
-      for (std::size_t i = 0; i < std::size_t{1} << step; ++i)
-        tables_[first_of(step) + i] = book.thresholds[(2 * i + 1) * (ranks >> (step + 1)) - 1];
-    for (std::size_t r = 0; r < (sign_magnitude_ ? 2 * ranks : ranks); ++r) {
-      const std::size_t place = r % ranks;
-      const std::size_t code = (book.code_of_rank == nullptr ? place : book.code_of_rank[place]) | (r - place);
-      values_[r] = book.values[code];
-      if (r < 16) codes_[r] = std::bit_cast<float>(static_cast<std::uint32_t>(code));
-    }
-  }
+  explicit table_lanes(const table_planes& planes) noexcept : t_(planes) {}
 
   /// The codes of ranks, where there are at most 16.
-  NIBBLE_ALWAYS_INLINE vi code(vi rank) const noexcept {
-    return bits_of(look_up(codes_, std::size_t{1} << (steps() + (sign_magnitude_ ? 1 : 0)), rank));
-  }
+  NIBBLE_ALWAYS_INLINE vi code(vi rank) const noexcept { return bits_of(look_up(t_.codes, size(), rank)); }
   /// Of the value v itself, or with sign_magnitude of |v|, plus 2^steps where v < 0.
   NIBBLE_ALWAYS_INLINE vi rank(vf v) const noexcept {
-    const vf counted = sign_magnitude_ ? magnitude(v) : v;
+    const vf counted = t_.sign_magnitude ? magnitude(v) : v;
     vi rank(0);
 #if NIBBLE_SIMD_WIDTH >= 256 || NIBBLE_SIMD_NEON
     const auto halve = [&](std::size_t step) NIBBLE_LAMBDA_INLINE {
-      const float* const table = tables_ + first_of(step);
+      const float* const table = t_.thresholds + table_planes::first_of(step);
       const vf middle = step == 0 ? vf(*table) : look_up(table, std::size_t{1} << step, rank);
       rank = (rank + rank) - minus_one_where(middle < counted);
     };
@@ -260,25 +304,24 @@ class table_lanes {
       NIBBLE_UNROLL
       for (std::size_t step = 0; step < count; ++step) halve(step);
     } else {
-      for (int step = 0; step < steps_; ++step) halve(static_cast<std::size_t>(step));
+      for (int step = 0; step < t_.steps; ++step) halve(static_cast<std::size_t>(step));
     }
 #else
     for (std::size_t step = 0; step < static_cast<std::size_t>(steps()); ++step)
       for (std::size_t i = 0; i < std::size_t{1} << step; ++i)
-        rank = rank - minus_one_where(vf(tables_[first_of(step) + i]) < counted);
+        rank = rank - minus_one_where(vf(t_.thresholds[table_planes::first_of(step) + i]) < counted);
 #endif
-    if (sign_magnitude_) rank = rank - (minus_one_where(v < vf(0.0f)) << steps());
+    if (t_.sign_magnitude) rank = rank - (minus_one_where(v < vf(0.0f)) << steps());
     return rank;
   }
-  NIBBLE_ALWAYS_INLINE vf value(vi rank) const noexcept {
-    return look_up(values_, std::size_t{1} << (steps() + (sign_magnitude_ ? 1 : 0)), rank);
-  }
+  NIBBLE_ALWAYS_INLINE bool sign_magnitude() const noexcept { return t_.sign_magnitude; }
+  NIBBLE_ALWAYS_INLINE vf value(vi rank) const noexcept { return look_up(t_.values, size(), rank); }
 
  private:
-  NIBBLE_ALWAYS_INLINE int steps() const noexcept { return Steps != 0 ? Steps : steps_; }
-  // Each table begins on a register boundary and is read as whole registers.
-  static constexpr std::size_t first_of(std::size_t step) noexcept {
-    return step <= 4 ? 16 * step : 80 + ((std::size_t{32} << (step - 5)) - 32);
+  NIBBLE_ALWAYS_INLINE int steps() const noexcept { return Steps != 0 ? Steps : t_.steps; }
+  /// Codes, and ranks with a sign.
+  NIBBLE_ALWAYS_INLINE std::size_t size() const noexcept {
+    return std::size_t{1} << (steps() + (t_.sign_magnitude ? 1 : 0));
   }
   static NIBBLE_ALWAYS_INLINE vi minus_one_where(vf::batch_bool_type b) noexcept {
 #if NIBBLE_SIMD_NEON
@@ -316,20 +359,16 @@ class table_lanes {
 #endif
   }
 
-  int steps_;
-  bool sign_magnitude_;
-  alignas(64) float tables_[80 + 32 + 64 + 128] = {};
-  alignas(64) float values_[256] = {};
-  alignas(64) float codes_[16] = {};  // integers
+  const table_planes& t_;
 };
 
-/// f(lanes) for the table_lanes of a book.
+/// f(lanes) for the table_lanes of a table.
 template <class F>
-NIBBLE_ALWAYS_INLINE void with_table(const codebook_desc& book, F&& f) {
-  switch (book.bits - (book.sign_magnitude ? 1 : 0)) {
-    case 3: return f(table_lanes<3>(book));
-    case 4: return f(table_lanes<4>(book));
-    default: return f(table_lanes<0>(book));
+NIBBLE_ALWAYS_INLINE void with_table(const table_planes& t, F&& f) {
+  switch (t.steps) {
+    case 3: return f(table_lanes<3>(t));
+    case 4: return f(table_lanes<4>(t));
+    default: return f(table_lanes<0>(t));
   }
 }
 
@@ -344,35 +383,60 @@ struct fit_groups<simd::isa_type> {
     std::size_t g = 0;
     if (group % simd::lanes == 0) {
       const simd::params_lanes fit(c);
-      const bool both_ends = quant::has_zeros(c.format);
-      // A last round that is at least half full takes its last group several times.
-      for (; g + simd::lanes / 2 <= count; g += simd::lanes) {
-        const std::size_t rest = count - g < simd::lanes ? count - g : simd::lanes;
-        both_ends ? round<true>(c, fit, x + g * group, group, rest, params + g)
-                  : round<false>(c, fit, x + g * group, group, rest, params + g);
-      }
+      const auto rounds = [&]<bool BothEnds, std::size_t Registers>() {
+        for (; g + simd::lanes <= count; g += simd::lanes)
+          round<BothEnds, Registers>(c, fit, x + g * group, group, simd::lanes, params + g);
+        // A last round that is at least half full takes its last group several times.
+        if (g + simd::lanes / 2 <= count) {
+          round<BothEnds, Registers>(c, fit, x + g * group, group, count - g, params + g);
+          g = count;
+        }
+      };
+      const auto of_size = [&]<bool BothEnds>() {
+        switch (group / simd::lanes) {  // in short groups the loop over registers would take longer than what is in it
+          case 1: return rounds.template operator()<BothEnds, 1>();
+          case 2: return rounds.template operator()<BothEnds, 2>();
+          case 4: return rounds.template operator()<BothEnds, 4>();
+          default: return rounds.template operator()<BothEnds, 0>();
+        }
+      };
+      quant::has_zeros(c.format) ? of_size.template operator()<true>() : of_size.template operator()<false>();
     }
     if (g < count) fit_groups<isa::scalar>::run(c, x + g * group, group, count - g, params + g);
   }
 
  private:
-  template <bool BothEnds>
+  /// Parameters of `count` groups, at most one a lane. Registers: those of a group, or 0 when known only at run time.
+  template <bool BothEnds, std::size_t Registers>
   static void round(const quant::group_codec& codec, const simd::params_lanes& fit, const float* x, std::size_t group,
                     std::size_t count, quant::group_params* params) noexcept {
     using simd::lanes;
     using simd::vf;
     using simd::vi;
     vi least[lanes], greatest[lanes];
-    for (std::size_t i = 0; i < lanes; ++i) {
-      const float* const from = x + (i < count ? i : count - 1) * group;
+    const auto scan = [&](std::size_t i, const float* from) NIBBLE_LAMBDA_INLINE {
       vi low = order<BothEnds>(from), high = low;
-      for (std::size_t k = lanes; k < group; k += lanes) {
+      const auto more = [&](std::size_t k) NIBBLE_LAMBDA_INLINE {
         const vi v = order<BothEnds>(from + k);
         high = simd::max(high, v);
         if constexpr (BothEnds) low = simd::min(low, v);
+      };
+      if constexpr (Registers == 0) {
+        for (std::size_t k = lanes; k < group; k += lanes) more(k);
+      } else {
+        NIBBLE_UNROLL
+        for (std::size_t k = 1; k < Registers; ++k) more(k * lanes);
       }
       greatest[i] = high;
       if constexpr (BothEnds) least[i] = low;
+    };
+    if constexpr (Registers == 0) {
+      for (std::size_t i = 0; i < lanes; ++i) scan(i, x + (i < count ? i : count - 1) * group);
+    } else if (count == lanes) {
+      NIBBLE_UNROLL
+      for (std::size_t i = 0; i < lanes; ++i) scan(i, x + i * Registers * lanes);
+    } else {
+      for (std::size_t i = 0; i < lanes; ++i) scan(i, x + (i < count ? i : count - 1) * Registers * lanes);
     }
     const vf high = simd::float_of_bits(turn<BothEnds>(simd::reduce_each(greatest, simd::greater_lane{})));
     vf low = high;
@@ -390,11 +454,11 @@ struct fit_groups<simd::isa_type> {
     }
     scale.store_aligned(scales);
     zero.store_aligned(zeros);
-    for (std::size_t i = 0; i < count; ++i) {
-      params[i] = {scales[i], zeros[i]};
-      // Magnitudes alone do not know the sign that a scale of zero takes from a group with -0.
-      if (!BothEnds && scales[i] == 0.0f) fit_groups<isa::scalar>::run(codec, x + i * group, group, 1, params + i);
-    }
+    for (std::size_t i = 0; i < count; ++i) params[i] = {scales[i], zeros[i]};
+    // Magnitudes alone do not know the sign that a scale of zero takes from a group with -0.
+    if (BothEnds || !simd::any(scale == vf(0.0f))) return;
+    for (std::size_t i = 0; i < count; ++i)
+      if (scales[i] == 0.0f) fit_groups<isa::scalar>::run(codec, x + i * group, group, 1, params + i);
   }
 
   /// As quant::range_scan: signed integers in the order of the floats; or magnitudes alone.
@@ -463,31 +527,57 @@ struct encode_groups<simd::isa_type> {
     return whole;
   }
 
+  /// The same for groups of so many registers.
+  template <std::size_t Registers, class Set, class Code>
+  static NIBBLE_ALWAYS_INLINE std::size_t for_each_short(std::size_t n, std::uint8_t* codes, Set set,
+                                                         Code code) noexcept {
+    const std::size_t whole = n - n % block;
+    std::size_t g = 0;
+    for (std::size_t i = 0; i < whole; i += block) {
+      simd::vi u[4];
+      NIBBLE_UNROLL
+      for (std::size_t j = 0; j < 4; ++j) {
+        if (j % Registers == 0) set(g++);
+        u[j] = code(i + j * simd::lanes);
+      }
+      simd::store_bytes<false>(u, codes + i);
+    }
+    return whole;
+  }
+
   template <code_rule Rule>
   static std::size_t affine(const quant::group_codec& c, const quant::group_params* params, const float* x,
                             std::size_t group, std::size_t n, std::uint8_t* codes) noexcept {
     using simd::vf;
     using simd::vi;
-    const int bits = c.format.bits;
-    const vf shift(simd::rounding_shift);
-    vf scale(1.0f), zero(0.0f), low(0.0f), high(0.0f);
-    vi bias(0);
+    const quant::detail::step_bounds b = quant::detail::bounds_of<Rule>(c.format.bits, 0.0f);
+    const vf none(0.0f), shift(simd::rounding_shift), infinite(std::numeric_limits<float>::infinity());
+    vf scale(1.0f), zero(0.0f), low(b.lo), high(b.hi);
+    vi bias(b.bias - simd::rounding_bits);
     const auto set = [&](std::size_t g) NIBBLE_LAMBDA_INLINE {
-      const quant::detail::step_bounds b = quant::detail::bounds_of<Rule>(bits, params[g].zero);
-      // With scale 0 every value is at step 0.
-      scale = vf(params[g].scale == 0.0f ? std::numeric_limits<float>::infinity() : params[g].scale);
-      zero = vf(params[g].zero);
-      low = vf(b.lo);
-      high = vf(b.hi);
-      bias = vi(b.bias - simd::rounding_bits);
+      scale = vf(params[g].scale);
+      scale = simd::select(scale == none, infinite, scale);  // with scale 0 every value is at step 0
+      if constexpr (Rule == code_rule::asymmetric_offset) zero = vf(params[g].zero);
+      if constexpr (Rule == code_rule::asymmetric) {  // zero is an integer, which its sum with the shift ends in
+        zero = vf(params[g].zero);
+        low = vf(b.lo) - zero;
+        high = vf(b.hi) - zero;
+        bias = simd::bits_of(zero + shift) - vi(simd::rounding_bits) - vi(simd::rounding_bits);
+      }
     };
-    return for_each_block(group, n, codes, set, [&](std::size_t i) NIBBLE_LAMBDA_INLINE {
+    const auto code = [&](std::size_t i) NIBBLE_LAMBDA_INLINE {
       vf t = simd::load(x + i);
       if constexpr (Rule == code_rule::asymmetric_offset) t = t - zero;
       t = t / scale;
       if constexpr (Rule == code_rule::mid_rise) t = t - vf(0.5f);
       return simd::bits_of(simd::min(simd::max(t, low), high) + shift) + bias;
-    });
+    };
+    switch (group / simd::lanes) {  // groups that a block holds whole: what belongs to them stays in registers
+      case 1: return for_each_short<1>(n, codes, set, code);
+      case 2: return for_each_short<2>(n, codes, set, code);
+      case 4: return for_each_short<4>(n, codes, set, code);
+      default: return for_each_block(group, n, codes, set, code);
+    }
   }
 
   static std::size_t table(const codebook_desc& book, const quant::group_params* params, const float* x,
@@ -499,7 +589,8 @@ struct encode_groups<simd::isa_type> {
       for (std::size_t g = 0; g < groups; ++g)
         if (params[g].scale != 0.0f && quant::detail::reciprocal_for(book, params[g].scale) == 0.0f) return 0;
     std::size_t done = 0;
-    simd::with_table(book, [&](const auto& lanes) {
+    const simd::table_planes planes(book);
+    simd::with_table(planes, [&](const auto& lanes) {
       vf factor(0.0f);
       const auto set = [&](std::size_t g) NIBBLE_LAMBDA_INLINE {
         const float s = params[g].scale;
@@ -531,39 +622,96 @@ struct encode_groups<simd::isa_type> {
 };
 
 template <>
-struct decode_table<simd::isa_type> {
+struct decode_groups<simd::isa_type> {
   using isa_type = simd::isa_type;
 
-  static void run(const float* table, int bits, float scale, const std::uint8_t* codes, std::size_t n,
-                  float* y) noexcept {
-    std::size_t i = 0;
-#if NIBBLE_SIMD_WIDTH >= 256 || NIBBLE_SIMD_NEON
-    if (bits <= 4 && n >= simd::lanes) {
-      alignas(64) float values[16] = {};
-      std::memcpy(values, table, sizeof(float) << bits);
-      for (float& v : values) v *= scale;
-#if NIBBLE_SIMD_NEON
-      for (; i + 8 <= n; i += 8) {
-        const uint16x8_t u = vmovl_u8(vld1_u8(codes + i));
-        simd::look_up_16(values, vmovl_u16(vget_low_u16(u))).store_unaligned(y + i);
-        simd::look_up_16(values, vmovl_high_u16(u)).store_unaligned(y + i + 4);
+  static void run(const quant::group_codec& c, const quant::group_params* params, const std::uint8_t* codes,
+                  std::size_t group, std::size_t n, float* y) noexcept {
+    if (group % simd::lanes != 0 && group < n) return decode_groups<isa::scalar>::run(c, params, codes, group, n, y);
+    switch (c.format.rule) {
+      case code_rule::asymmetric: return affine<code_rule::asymmetric>(c, params, codes, group, n, y);
+      case code_rule::asymmetric_offset: return affine<code_rule::asymmetric_offset>(c, params, codes, group, n, y);
+      case code_rule::codebook: return table(c, params, codes, group, n, y);
+      default: return affine<code_rule::symmetric>(c, params, codes, group, n, y);  // all whose levels are the same
+    }
+  }
+
+ private:
+  using vf = simd::vf;
+
+  /// Calls set(group) before each group, value(codes) for each register; values that fill none go through the scalar law.
+  template <std::size_t Registers, class Set, class Value>
+  static NIBBLE_ALWAYS_INLINE void for_each_group(const quant::group_codec& c, const quant::group_params* params,
+                                                  const std::uint8_t* codes, std::size_t group, std::size_t n, float* y,
+                                                  Set set, Value value) noexcept {
+    const auto one = [&](std::size_t i)
+                         NIBBLE_LAMBDA_INLINE { value(simd::load_bytes(codes + i)).store_unaligned(y + i); };
+    std::size_t g = 0, i = 0;
+    for (; n - i >= group && group % simd::lanes == 0; ++g) {
+      set(g);
+      if constexpr (Registers != 0) {
+        NIBBLE_UNROLL
+        for (std::size_t r = 0; r < Registers; ++r) one(i + r * simd::lanes);
+        i += Registers * simd::lanes;
+      } else {
+        for (const std::size_t end = i + group; i < end; i += simd::lanes) one(i);
       }
+    }
+    if (i == n) return;
+    set(g);
+    for (; n - i >= simd::lanes; i += simd::lanes) one(i);
+    if (i < n) quant::decode_group(c, params[g], codes + i, n - i, y + i);
+  }
+  template <class Set, class Value>
+  static NIBBLE_ALWAYS_INLINE void for_each(const quant::group_codec& c, const quant::group_params* params,
+                                            const std::uint8_t* codes, std::size_t group, std::size_t n, float* y,
+                                            Set set, Value value) noexcept {
+    switch (group / simd::lanes) {  // in short groups the loop over registers would take longer than what is in it
+      case 1: return for_each_group<1>(c, params, codes, group, n, y, set, value);
+      case 2: return for_each_group<2>(c, params, codes, group, n, y, set, value);
+      case 4: return for_each_group<4>(c, params, codes, group, n, y, set, value);
+      default: return for_each_group<0>(c, params, codes, group, n, y, set, value);
+    }
+  }
+
+  template <code_rule Rule>
+  static void affine(const quant::group_codec& c, const quant::group_params* params, const std::uint8_t* codes,
+                     std::size_t group, std::size_t n, float* y) noexcept {
+    vf scale(1.0f), zero(0.0f), shift(Rule == code_rule::symmetric ? quant::detail::level_shift(c.format, {}) : 0.0f);
+    const auto set = [&](std::size_t g) NIBBLE_LAMBDA_INLINE {
+      scale = vf(params[g].scale);
+      if constexpr (Rule == code_rule::asymmetric) shift = vf(0.0f) - vf(params[g].zero);
+      if constexpr (Rule == code_rule::asymmetric_offset) zero = vf(params[g].zero);
+    };
+    for_each(c, params, codes, group, n, y, set, [&](simd::vi u) NIBBLE_LAMBDA_INLINE {
+      if constexpr (Rule == code_rule::asymmetric_offset) return simd::fused(scale, simd::to_float(u), zero);
+      else return scale * (simd::to_float(u) + shift);
+    });
+  }
+
+  static void table(const quant::group_codec& c, const quant::group_params* params, const std::uint8_t* codes,
+                    std::size_t group, std::size_t n, float* y) noexcept {
+#if NIBBLE_SIMD_WIDTH >= 256 || NIBBLE_SIMD_NEON
+    if (c.format.bits <= 4) {
+      alignas(64) float values[16] = {};
+      std::memcpy(values, c.book.values, sizeof(float) << c.format.bits);
+      vf scale(1.0f);
+      const auto set = [&](std::size_t g) NIBBLE_LAMBDA_INLINE { scale = vf(params[g].scale); };
+      return for_each(c, params, codes, group, n, y, set, [&](simd::vi code) NIBBLE_LAMBDA_INLINE {
+        const auto u = static_cast<simd::vi::register_type>(code);
+#if NIBBLE_SIMD_NEON
+        return scale * simd::look_up_16(values, vreinterpretq_u32_s32(u));
+#elif NIBBLE_SIMD_WIDTH == 512
+        return scale * vf(_mm512_permutexvar_ps(u, _mm512_load_ps(values)));
 #else
-      for (; i + simd::lanes <= n; i += simd::lanes) {
-#if NIBBLE_SIMD_WIDTH == 512
-        const __m512i u = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + i)));
-        _mm512_storeu_ps(y + i, _mm512_permutexvar_ps(u, _mm512_load_ps(values)));
-#else
-        const __m256i u = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes + i)));
         const __m256 low = _mm256_permutevar8x32_ps(_mm256_load_ps(values), u);
         const __m256 high = _mm256_permutevar8x32_ps(_mm256_load_ps(values + 8), u);
-        _mm256_storeu_ps(y + i, _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(u, 28))));
+        return scale * vf(_mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(u, 28))));
 #endif
-      }
-#endif
+      });
     }
 #endif
-    if (i < n) decode_table<isa::scalar>::run(table, bits, scale, codes + i, n - i, y + i);
+    decode_groups<isa::scalar>::run(c, params, codes, group, n, y);
   }
 };
 
