@@ -31,13 +31,20 @@ struct rotation {
   const float* sines = nullptr;
 };
 
-/// What a cache stores, as floats, in x; then rotated by `turn` as rotate_pairs does.
+/// Memory that is wanted soon: each step of a kernel's inner loop asks for the next `step` bytes.
+struct read_ahead {
+  const void* from = nullptr;
+  std::size_t step = 0;
+};
+
+/// What a cache stores, as floats, in x; then rotated by `turn` as rotate_pairs does. `ahead` is asked for once for each 16
+/// pairs.
 ///
-///   floats(f, n, x, turn)                         x[i] = f[i]
-///   halves(h, n, x, turn)                         x[i] = h[i]
-///   bytes(codes, n, bias, scale, zero, x, turn)   x[i] = madd(codes[i] - bias, scale, zero)
-///   columns(codes, n, scales, zeros, x, turn)     x[i] = madd(codes[i], scales[i % 16], zeros[i % 16]): a panel of 16
-///                                                 columns; n and turn.half are multiples of 16
+///   floats(f, n, x, turn, ahead)                         x[i] = f[i]
+///   halves(h, n, x, turn, ahead)                         x[i] = h[i]
+///   bytes(codes, n, bias, scale, zero, x, turn, ahead)   x[i] = madd(codes[i] - bias, scale, zero)
+///   columns(codes, n, scales, zeros, x, turn, ahead)     x[i] = madd(codes[i], scales[i % 16], zeros[i % 16]): a panel of
+///                                                        16 columns; n and turn.half are multiples of 16
 template <class Isa>
 struct load_cached : load_cached<typename Isa::fallback> {};
 
@@ -47,12 +54,6 @@ struct load_cached : load_cached<typename Isa::fallback> {};
 ///   bytes(x, n, scale, zero, codes)     codes[i] = clamp(rne((x[i] - zero) / scale + 128), 0, 255); scale > 0, x finite
 template <class Isa>
 struct store_cached : store_cached<typename Isa::fallback> {};
-
-/// Memory that is wanted soon: each step of a kernel's inner loop asks for the next `step` bytes.
-struct read_ahead {
-  const void* from = nullptr;
-  std::size_t step = 0;
-};
 
 /// `run(x, x_stride, M, rows, row_stride, count, columns, sums, sum_stride, ahead)`:
 /// sums[m * sum_stride + c] += p for m in [0, M) and c in [0, columns), p one chain of madd(x[m * x_stride + j],

@@ -139,6 +139,7 @@ class attention {
           const bool last = head + 1 == n_kv_heads_;
           score_panel(at, p, turn, head, panel, group_, queries + head * group_ * p.q_stride,
                       scores + head * group_ * p.score_stride, work, last ? 0 : head + 1, last ? panel + 1 : panel);
+          ask_for_angles(at, panel + 1, head);
         }
       }
     });
@@ -188,22 +189,37 @@ class attention {
     return {row.half * panel_columns, work + p.cosines, work + p.sines};
   }
 
+  /// Asks for one of n_kv_heads_ parts of a panel's angles.
+  void ask_for_angles(const view& at, std::size_t panel, std::size_t part) const noexcept {
+    if (panel * panel_columns >= at.places()) return;
+    const kernels::rotation row = at.table.at(at.cache.place_of_slot(at.seen, panel * panel_columns));
+    const std::size_t bytes = ceil_div(panel_columns * row.half * sizeof(float), n_kv_heads_);
+    prefetch(reinterpret_cast<const std::byte*>(row.cosines) + part * bytes, bytes);
+    prefetch(reinterpret_cast<const std::byte*>(row.sines) + part * bytes, bytes);
+  }
+
   /// The scores of a panel of keys for `rows` queries of a head. The next panel is asked for meanwhile.
   void score_panel(const view& at, const plan& p, const kernels::rotation& turn, std::size_t head, std::size_t panel,
                    std::size_t rows, const float* queries, float* scores, float* work, std::size_t next_head,
                    std::size_t next_panel) const noexcept {
     const std::size_t first = panel * panel_columns;
-    at.cache.read_key_panel(at.layer, head, panel, turn, work + p.panel);
-    kernels::read_ahead ahead;
-    if (next_panel * panel_columns < at.places())
-      ahead = {at.cache.stored_key_panel(at.layer, next_head, next_panel),
-               panel_columns * at.cache.stored_bytes() / head_dim_};
+    // Half of the next panel is asked for while this one is read, half while it is multiplied.
+    kernels::read_ahead ahead, then;
+    if (next_panel * panel_columns < at.places()) {
+      const std::size_t bytes = panel_columns * at.cache.stored_bytes();
+      const std::size_t pairs = turn.half / panel_columns;
+      const std::byte* const from = at.cache.stored_key_panel(at.layer, next_head, next_panel);
+      if (pairs != 0) ahead = {from, bytes / 2 / pairs};
+      then = {from + bytes / 2, bytes / 2 / head_dim_};
+      at.cache.prefetch_key_scales(at.layer, next_head, next_panel);
+    }
+    at.cache.read_key_panel(at.layer, head, panel, turn, work + p.panel, ahead);
     const bool in_order = at.in_order();
     float* const to = in_order ? scores + first : work + p.sums;
     const std::size_t stride = in_order ? p.score_stride : panel_columns;
     for (std::size_t r = 0; r < rows; ++r) std::fill_n(to + r * stride, panel_columns, 0.0f);
     kernels::weigh_rows<Isa>::run(queries, p.q_stride, rows, work + p.panel, panel_columns, head_dim_, panel_columns,
-                                  to, stride, ahead);
+                                  to, stride, then);
     if (in_order) return;
     for (std::size_t j = 0; j < panel_columns && first + j < at.places(); ++j) {
       const std::size_t place = at.cache.place_of_slot(at.seen, first + j);
@@ -222,19 +238,17 @@ class attention {
     std::fill_n(sums, rows * p.q_stride, 0.0f);
     for (std::size_t first = 0; first < places; first += value_block) {
       const std::size_t count = std::min(value_block, places - first);
+      // The next block is asked for meanwhile, a step for each place and 16 columns.
       kernels::read_ahead ahead;
+      if (const std::size_t next = first + value_block; next < places) {
+        ahead = {at.cache.stored_value(at.layer, head, at.seen, next),
+                 panel_columns * at.cache.stored_bytes() / head_dim_};
+        at.cache.prefetch_value_scales(at.layer, head, at.seen, next, value_block);
+      }
       const float* values = at.cache.value_rows(at.layer, head, at.seen, first, count);
-      if (values != nullptr) {
-        // The next block follows; a step for each place and 16 columns.
-        ahead = {values + count * head_dim_, panel_columns * sizeof(float)};
-      } else {
-        float* const block = work + p.values;
-        for (std::size_t j = 0; j < count; ++j) {
-          if (first + value_block + j < places)
-            prefetch(at.cache.stored_value(at.layer, head, at.seen, first + value_block + j), at.cache.stored_bytes());
-          at.cache.read_value(at.layer, head, at.seen, first + j, block + j * head_dim_);
-        }
-        values = block;
+      if (values == nullptr) {
+        at.cache.read_values(at.layer, head, at.seen, first, count, work + p.values);
+        values = work + p.values;
       }
       const auto add = [&](std::size_t r, std::size_t some_rows, std::size_t some_places) {
         weigh::run(scores + r * p.score_stride + first, p.score_stride, some_rows, values, head_dim_, some_places,

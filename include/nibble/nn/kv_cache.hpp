@@ -88,7 +88,9 @@ class kv_cache {
     vectors *= slots_;
     for (plane& p : planes_) {
       p.codes.resize(vectors * stored_bytes());
-      if (kind_ == kv_kind::int8) p.params.resize(vectors);
+      if (kind_ != kv_kind::int8) continue;
+      p.scales.resize(vectors);
+      p.zeros.resize(vectors);
     }
     key_.resize(stored_bytes());
   }
@@ -150,7 +152,32 @@ class kv_cache {
     load_key(layer, head, slot_of_place(seen, place), out);
   }
   void read_value(std::size_t layer, std::size_t head, std::size_t seen, std::size_t place, float* out) const noexcept {
-    load_value(layer, head, slot_of_place(seen, place), out);
+    read_values(layer, head, seen, place, 1, out);
+  }
+  /// The values in places [first, first + count); out[count][head_dim].
+  void read_values(std::size_t layer, std::size_t head, std::size_t seen, std::size_t first, std::size_t count,
+                   float* out) const noexcept {
+    using cached = kernels::load_cached<isa::native>;
+    const plane& p = planes_[1];
+    for (std::size_t place = first; place < first + count; ++place, out += head_dim_) {
+      const std::size_t slot = slot_of_place(seen, place);
+      const std::byte* const from = stored(p, layer, head, slot);
+      const auto* const codes = reinterpret_cast<const std::uint8_t*>(from);
+      switch (kind_) {
+        case kv_kind::f32: std::memcpy(out, from, head_dim_ * sizeof(float)); break;
+        case kv_kind::f16: cached::halves(reinterpret_cast<const half*>(from), head_dim_, out); break;
+        case kv_kind::int8: {
+          const std::size_t vector = vector_index(layer, head, slot);
+          cached::bytes(codes, head_dim_, 0, p.scales[vector], p.zeros[vector], out);
+          break;
+        }
+        case kv_kind::int8_static: {
+          const kv_static_params fixed = static_params(p, layer);
+          cached::bytes(codes, head_dim_, 128, fixed.scale, fixed.zero_point, out);
+          break;
+        }
+      }
+    }
   }
 
   /// Slots of a panel of keys.
@@ -164,26 +191,25 @@ class kv_cache {
     return options_.sink + (after >= oldest ? after - oldest : after + options_.window - oldest);
   }
   /// The keys in slots [16 * panel, 16 * panel + 16): x[d * 16 + j] of slot 16 * panel + j, rotated by `turn` with arrays
-  /// of the same form, [pairs][16], and turn.half = 16 * pairs. Slots without a token give anything.
-  void read_key_panel(std::size_t layer, std::size_t head, std::size_t panel, const kernels::rotation& turn,
-                      float* x) const noexcept {
+  /// of the same form, [pairs][16], and turn.half = 16 * pairs. Slots without a token give anything. `ahead` is asked for
+  /// once for each pair.
+  void read_key_panel(std::size_t layer, std::size_t head, std::size_t panel, const kernels::rotation& turn, float* x,
+                      kernels::read_ahead ahead = {}) const noexcept {
     using cached = kernels::load_cached<isa::native>;
     const std::size_t slot = panel * panel_slots, n = panel_slots * head_dim_;
     const std::byte* const from = stored(planes_[0], layer, head, slot);
     const auto* const codes = reinterpret_cast<const std::uint8_t*>(from);
     switch (kind_) {
-      case kv_kind::f32: cached::floats(reinterpret_cast<const float*>(from), n, x, turn); return;
-      case kv_kind::f16: cached::halves(reinterpret_cast<const half*>(from), n, x, turn); return;
+      case kv_kind::f32: cached::floats(reinterpret_cast<const float*>(from), n, x, turn, ahead); return;
+      case kv_kind::f16: cached::halves(reinterpret_cast<const half*>(from), n, x, turn, ahead); return;
       case kv_kind::int8: {
-        const kv_online_params* const p = planes_[0].params.data() + vector_index(layer, head, slot);
-        float scales[panel_slots], zeros[panel_slots];
-        for (std::size_t j = 0; j < panel_slots; ++j) scales[j] = p[j].scale, zeros[j] = p[j].zero;
-        cached::columns(codes, n, scales, zeros, x, turn);
+        const std::size_t vector = vector_index(layer, head, slot);
+        cached::columns(codes, n, planes_[0].scales.data() + vector, planes_[0].zeros.data() + vector, x, turn, ahead);
         return;
       }
       case kv_kind::int8_static: {
         const kv_static_params p = static_params(planes_[0], layer);
-        cached::bytes(codes, n, 128, p.scale, p.zero_point, x, turn);
+        cached::bytes(codes, n, 128, p.scale, p.zero_point, x, turn, ahead);
         return;
       }
     }
@@ -203,6 +229,14 @@ class kv_cache {
   const std::byte* stored_value(std::size_t layer, std::size_t head, std::size_t seen,
                                 std::size_t place) const noexcept {
     return stored(planes_[1], layer, head, slot_of_place(seen, place));
+  }
+  /// Asks for what a panel of keys, or `count` values from a place on, need beside their codes.
+  void prefetch_key_scales(std::size_t layer, std::size_t head, std::size_t panel) const noexcept {
+    prefetch_scales(planes_[0], vector_index(layer, head, panel * panel_slots), panel_slots);
+  }
+  void prefetch_value_scales(std::size_t layer, std::size_t head, std::size_t seen, std::size_t place,
+                             std::size_t count) const noexcept {
+    prefetch_scales(planes_[1], vector_index(layer, head, slot_of_place(seen, place)), count);
   }
   /// Bytes of the codes of one head and token.
   std::size_t stored_bytes() const noexcept { return head_dim_ * code_bytes(kind_); }
@@ -241,7 +275,7 @@ class kv_cache {
  private:
   struct plane {
     aligned_vector<std::byte> codes;
-    aligned_vector<kv_online_params> params;
+    aligned_vector<float> scales, zeros;
   };
 
   static constexpr std::size_t code_bytes(kv_kind kind) noexcept {
@@ -265,6 +299,13 @@ class kv_cache {
   std::byte* stored(plane& p, std::size_t layer, std::size_t head, std::size_t slot) noexcept {
     return p.codes.data() + vector_index(layer, head, slot) * stored_bytes();
   }
+  void prefetch_scales(const plane& p, std::size_t vector, std::size_t count) const noexcept {
+    if (kind_ != kv_kind::int8) return;
+    for (std::size_t i = 0; i < count; i += 64 / sizeof(float)) {
+      __builtin_prefetch(p.scales.data() + vector + i);
+      __builtin_prefetch(p.zeros.data() + vector + i);
+    }
+  }
   /// key_ becomes column j of a panel.
   template <class Code>
   void scatter(std::byte* panel, std::size_t j) noexcept {
@@ -280,10 +321,12 @@ class kv_cache {
     switch (kind_) {
       case kv_kind::f32: std::memcpy(to, x, head_dim_ * sizeof(float)); return;
       case kv_kind::f16: kernels::store_cached<isa::native>::halves(x, head_dim_, reinterpret_cast<half*>(to)); return;
-      case kv_kind::int8:
-        p.params[vector_index(layer, head, slot)] =
-            encode_kv_online({x, head_dim_}, reinterpret_cast<std::uint8_t*>(to));
+      case kv_kind::int8: {
+        const kv_online_params made = encode_kv_online({x, head_dim_}, reinterpret_cast<std::uint8_t*>(to));
+        p.scales[vector_index(layer, head, slot)] = made.scale;
+        p.zeros[vector_index(layer, head, slot)] = made.zero;
         return;
+      }
       case kv_kind::int8_static:
         for (std::size_t i = 0; i < head_dim_; ++i)
           if (!is_finite(x[i]))
@@ -293,20 +336,8 @@ class kv_cache {
         return;
     }
   }
-  void load_value(std::size_t layer, std::size_t head, std::size_t slot, float* x) const noexcept {
-    using cached = kernels::load_cached<isa::native>;
-    const std::byte* const from = stored(planes_[1], layer, head, slot);
-    switch (kind_) {
-      case kv_kind::f32: std::memcpy(x, from, head_dim_ * sizeof(float)); return;
-      case kv_kind::f16: cached::halves(reinterpret_cast<const half*>(from), head_dim_, x); return;
-      case kv_kind::int8:
-        decode_kv_online(reinterpret_cast<const std::uint8_t*>(from),
-                         planes_[1].params[vector_index(layer, head, slot)], {x, head_dim_});
-        return;
-      case kv_kind::int8_static:
-        decode_kv_static(reinterpret_cast<const std::uint8_t*>(from), static_params(planes_[1], layer), {x, head_dim_});
-        return;
-    }
+  kv_online_params online_params(const plane& p, std::size_t vector) const noexcept {
+    return {p.scales[vector], p.zeros[vector]};
   }
   /// One column of a panel, value by value: for tests and statistics, not for attention.
   void load_key(std::size_t layer, std::size_t head, std::size_t slot, float* x) const noexcept {
@@ -319,7 +350,7 @@ class kv_cache {
         case kv_kind::f32: x[d] = reinterpret_cast<const float*>(from)[at]; break;
         case kv_kind::f16: x[d] = to_float(reinterpret_cast<const half*>(from)[at]); break;
         case kv_kind::int8:
-          decode_kv_online(code, planes_[0].params[vector_index(layer, head, slot)], {x + d, 1});
+          decode_kv_online(code, online_params(planes_[0], vector_index(layer, head, slot)), {x + d, 1});
           break;
         case kv_kind::int8_static: decode_kv_static(code, static_params(planes_[0], layer), {x + d, 1}); break;
       }

@@ -38,22 +38,22 @@ template <>
 struct load_cached<isa::scalar> {
   using isa_type = isa::scalar;
 
-  static void floats(const float* f, std::size_t n, float* x, rotation turn = {}) noexcept {
+  static void floats(const float* f, std::size_t n, float* x, rotation turn = {}, read_ahead = {}) noexcept {
     for (std::size_t i = 0; i < n; ++i) x[i] = f[i];
     rotate_pairs<isa::scalar>::run(x, turn.half, turn.cosines, turn.sines);
   }
-  static void halves(const half* h, std::size_t n, float* x, rotation turn = {}) noexcept {
+  static void halves(const half* h, std::size_t n, float* x, rotation turn = {}, read_ahead = {}) noexcept {
     for (std::size_t i = 0; i < n; ++i) x[i] = to_float(h[i]);
     rotate_pairs<isa::scalar>::run(x, turn.half, turn.cosines, turn.sines);
   }
   static void bytes(const std::uint8_t* codes, std::size_t n, int bias, float scale, float zero, float* x,
-                    rotation turn = {}) noexcept {
+                    rotation turn = {}, read_ahead = {}) noexcept {
     for (std::size_t i = 0; i < n; ++i)
       x[i] = multiply_add(static_cast<float>(static_cast<int>(codes[i]) - bias), scale, zero);
     rotate_pairs<isa::scalar>::run(x, turn.half, turn.cosines, turn.sines);
   }
   static void columns(const std::uint8_t* codes, std::size_t n, const float* scales, const float* zeros, float* x,
-                      rotation turn = {}) noexcept {
+                      rotation turn = {}, read_ahead = {}) noexcept {
     for (std::size_t i = 0; i < n; ++i)
       x[i] = multiply_add(static_cast<float>(codes[i]), scales[i % 16], zeros[i % 16]);
     rotate_pairs<isa::scalar>::run(x, turn.half, turn.cosines, turn.sines);

@@ -5,6 +5,7 @@
 
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include <nibble/kernels/attention.hpp>
 #include <nibble/kernels/scalar/attention.hpp>
@@ -75,15 +76,15 @@ struct panel_of_rows<simd::isa_type> {
 
 namespace simd {
 
-// `lanes` stored values as a register, and one of them as a float.
+// `lanes` stored values as a register, number r of a panel's row, and one of them as a float.
 struct stored_floats {
   const float* x;
-  NIBBLE_ALWAYS_INLINE vf at(std::size_t i) const noexcept { return load(x + i); }
+  NIBBLE_ALWAYS_INLINE vf at(std::size_t i, std::size_t) const noexcept { return load(x + i); }
   NIBBLE_ALWAYS_INLINE float one(std::size_t i) const noexcept { return x[i]; }
 };
 struct stored_halves {
   const half* h;
-  NIBBLE_ALWAYS_INLINE vf at(std::size_t i) const noexcept {
+  NIBBLE_ALWAYS_INLINE vf at(std::size_t i, std::size_t) const noexcept {
 #if NIBBLE_SIMD_NEON
     return vf(vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(reinterpret_cast<const std::uint16_t*>(h + i)))));
 #elif NIBBLE_SIMD_WIDTH == 512
@@ -119,29 +120,46 @@ NIBBLE_ALWAYS_INLINE vi widened(const std::uint8_t* u) noexcept {
 #endif
 #endif
 }
+template <bool Biased>
 struct stored_bytes {
   const std::uint8_t* codes;
   int bias;
   float scale, zero;
-  NIBBLE_ALWAYS_INLINE vf at(std::size_t i) const noexcept {
-    return madd(to_float(widened(codes + i) - vi(bias)), vf(scale), vf(zero));
+  NIBBLE_ALWAYS_INLINE vf at(std::size_t i, std::size_t) const noexcept {
+    vi u = widened(codes + i);
+    if constexpr (Biased) u = u - vi(bias);
+    return madd(to_float(u), vf(scale), vf(zero));
   }
   NIBBLE_ALWAYS_INLINE float one(std::size_t i) const noexcept {
     return multiply_add(static_cast<float>(static_cast<int>(codes[i]) - bias), scale, zero);
   }
 };
-/// Bytes of a panel with a scale and a zero for each of its columns.
+/// Bytes of a panel with a scale and a zero for each of its columns, in whole rows.
 struct stored_columns {
   const std::uint8_t* codes;
-  const float* scales;
-  const float* zeros;
-  NIBBLE_ALWAYS_INLINE vf at(std::size_t i) const noexcept {
-    return madd(to_float(widened(codes + i)), load(scales + i % 16), load(zeros + i % 16));
+  vf scale[regs], zero[regs];
+  NIBBLE_ALWAYS_INLINE stored_columns(const std::uint8_t* u, const float* scales, const float* zeros) noexcept
+      : codes(u) {
+    NIBBLE_UNROLL
+    for (std::size_t r = 0; r < regs; ++r) scale[r] = load(scales + r * lanes), zero[r] = load(zeros + r * lanes);
   }
-  NIBBLE_ALWAYS_INLINE float one(std::size_t i) const noexcept {
-    return multiply_add(static_cast<float>(codes[i]), scales[i % 16], zeros[i % 16]);
+  NIBBLE_ALWAYS_INLINE vf at(std::size_t i, std::size_t r) const noexcept {
+    return madd(to_float(widened(codes + i)), scale[r], zero[r]);
   }
 };
+
+/// c - a * b, as madd(-a, b, c).
+NIBBLE_ALWAYS_INLINE vf less_product(vf a, vf b, vf c) noexcept {
+#if NIBBLE_SIMD_NEON
+  return vf(vfmsq_f32(static_cast<float32x4_t>(c), static_cast<float32x4_t>(a), static_cast<float32x4_t>(b)));
+#elif NIBBLE_SIMD_WIDTH == 512
+  return vf(_mm512_fnmadd_ps(a, b, c));
+#elif NIBBLE_SIMD_WIDTH == 256
+  return vf(_mm256_fnmadd_ps(a, b, c));
+#else
+  return madd(float_of_bits(bits_of(a) ^ vi(std::numeric_limits<std::int32_t>::min())), b, c);
+#endif
+}
 
 }  // namespace simd
 
@@ -149,46 +167,56 @@ template <>
 struct load_cached<simd::isa_type> {
   using isa_type = simd::isa_type;
 
-  static void floats(const float* f, std::size_t n, float* x, rotation turn = {}) noexcept {
-    move(simd::stored_floats{f}, n, x, turn);
+  static void floats(const float* f, std::size_t n, float* x, rotation turn = {}, read_ahead ahead = {}) noexcept {
+    move(simd::stored_floats{f}, n, x, turn, ahead);
   }
-  static void halves(const half* h, std::size_t n, float* x, rotation turn = {}) noexcept {
-    move(simd::stored_halves{h}, n, x, turn);
+  static void halves(const half* h, std::size_t n, float* x, rotation turn = {}, read_ahead ahead = {}) noexcept {
+    move(simd::stored_halves{h}, n, x, turn, ahead);
   }
   static void bytes(const std::uint8_t* codes, std::size_t n, int bias, float scale, float zero, float* x,
-                    rotation turn = {}) noexcept {
-    move(simd::stored_bytes{codes, bias, scale, zero}, n, x, turn);
+                    rotation turn = {}, read_ahead ahead = {}) noexcept {
+    if (bias == 0) move(simd::stored_bytes<false>{codes, bias, scale, zero}, n, x, turn, ahead);
+    else move(simd::stored_bytes<true>{codes, bias, scale, zero}, n, x, turn, ahead);
   }
   static void columns(const std::uint8_t* codes, std::size_t n, const float* scales, const float* zeros, float* x,
-                      rotation turn = {}) noexcept {
-    move(simd::stored_columns{codes, scales, zeros}, n, x, turn);
+                      rotation turn = {}, read_ahead ahead = {}) noexcept {
+    move(simd::stored_columns(codes, scales, zeros), n, x, turn, ahead);
   }
 
  private:
   template <class Stored>
-  static NIBBLE_ALWAYS_INLINE void move(const Stored from, std::size_t n, float* x, rotation turn) noexcept {
+  static NIBBLE_ALWAYS_INLINE void move(const Stored from, std::size_t n, float* x, rotation turn,
+                                        read_ahead ahead) noexcept {
     using simd::vf;
-    constexpr std::size_t lanes = simd::lanes;
-    const simd::vi top(std::numeric_limits<std::int32_t>::min());
-    const std::size_t half = turn.half, whole = half - half % lanes;
-    for (std::size_t i = 0; i < whole; i += lanes) {
-      const vf a = from.at(i), b = from.at(i + half);
+    constexpr std::size_t lanes = simd::lanes, regs = simd::regs;
+    const std::size_t half = turn.half, whole = half - half % lanes, rows = half - half % 16;
+    const auto rotate = [&](std::size_t i, std::size_t r) NIBBLE_LAMBDA_INLINE {
+      const vf a = from.at(i, r), b = from.at(i + half, r);
       const vf c = simd::load(turn.cosines + i), s = simd::load(turn.sines + i);
-      simd::madd(simd::float_of_bits(simd::bits_of(b) ^ top), s, a * c).store_unaligned(x + i);
+      simd::less_product(b, s, a * c).store_unaligned(x + i);
       simd::madd(a, s, b * c).store_unaligned(x + i + half);
-    }
-    for (std::size_t i = whole; i < half; ++i) {
-      const float a = from.one(i), b = from.one(i + half);
-      x[i] = multiply_add(-b, turn.sines[i], a * turn.cosines[i]);
-      x[i + half] = multiply_add(a, turn.sines[i], b * turn.cosines[i]);
+    };
+    const char* soon = static_cast<const char*>(ahead.from == nullptr ? x : ahead.from);
+    for (std::size_t i = 0; i < rows; i += 16, soon += ahead.step) {
+      __builtin_prefetch(soon);
+      NIBBLE_UNROLL
+      for (std::size_t r = 0; r < regs; ++r) rotate(i + r * lanes, r);
     }
     std::size_t i = 2 * half;
-    for (; i + 4 * lanes <= n; i += 4 * lanes) {
+    for (; i + 16 <= n; i += 16) {
       NIBBLE_UNROLL
-      for (std::size_t j = 0; j < 4; ++j) from.at(i + j * lanes).store_unaligned(x + i + j * lanes);
+      for (std::size_t r = 0; r < regs; ++r) from.at(i + r * lanes, r).store_unaligned(x + i + r * lanes);
     }
-    for (; i + lanes <= n; i += lanes) from.at(i).store_unaligned(x + i);
-    for (; i < n; ++i) x[i] = from.one(i);
+    if constexpr (!std::is_same_v<Stored, simd::stored_columns>) {  // whose rows are whole
+      for (std::size_t j = rows; j < whole; j += lanes) rotate(j, 0);
+      for (std::size_t j = whole; j < half; ++j) {
+        const float a = from.one(j), b = from.one(j + half);
+        x[j] = multiply_add(-b, turn.sines[j], a * turn.cosines[j]);
+        x[j + half] = multiply_add(a, turn.sines[j], b * turn.cosines[j]);
+      }
+      for (; i + lanes <= n; i += lanes) from.at(i, 0).store_unaligned(x + i);
+      for (; i < n; ++i) x[i] = from.one(i);
+    }
   }
 };
 
@@ -259,8 +287,9 @@ struct weigh_rows<simd::isa_type> : private gemm_panel<simd::isa_type> {
 
  private:
   template <int Rows>
-  static void tile(const float* x, std::size_t x_stride, const float* from, std::size_t row_stride, std::size_t count,
-                   float* sums, std::size_t sum_stride, read_ahead ahead) noexcept {
+  static NIBBLE_ALWAYS_INLINE void tile(const float* x, std::size_t x_stride, const float* from, std::size_t row_stride,
+                                        std::size_t count, float* sums, std::size_t sum_stride,
+                                        read_ahead ahead) noexcept {
     constexpr std::size_t height = static_cast<std::size_t>(Rows);
     vf sum[height][regs];
     NIBBLE_UNROLL
