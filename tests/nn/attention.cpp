@@ -8,6 +8,8 @@
 
 #include <doctest/doctest.h>
 
+#include <nibble/core/thread_pool.hpp>
+
 #include "support/tiny_model.hpp"
 
 namespace {
@@ -99,4 +101,40 @@ TEST_CASE("attention: one visible token returns its value, scores of any size") 
   attention.run(table, cache, 0, make_span2d(q.data(), 1, 8), make_span2d(k.data(), 1, 8), make_span2d(v.data(), 1, 8),
                 make_span2d(out.data(), 1, 8), {});
   CHECK(out == v);
+}
+
+TEST_CASE("attention: a token alone, on any threads, has the bits that it has among others") {
+  // More places than one thread takes at a time; the last blocks of keys and values are not whole.
+  constexpr std::size_t tokens = 203;
+  nn::model_config c = test::llama_config();
+  c.n_layers = 1;
+  c.n_heads = 6;
+  c.n_kv_heads = 2;
+  c.head_dim = 40;
+  c.rope_dims = 36;
+  const std::size_t nq = 6 * 40, nkv = 2 * 40;
+  std::mt19937 random(5);
+  std::normal_distribution<float> normal;
+  std::vector<float> q(tokens * nq), k(tokens * nkv), v(tokens * nkv), together(tokens * nq), alone(tokens * nq);
+  for (auto* x : {&q, &k, &v})
+    for (float& e : *x) e = normal(random);
+  nn::rope table(c.rope_dims, 100.0);
+  table.reserve(tokens);
+  thread_pool pool(3);
+  const auto rows = [](std::vector<float>& x, std::size_t width, std::size_t first, std::size_t count) {
+    return make_span2d(x.data() + first * width, count, width);
+  };
+  for (const nn::kv_kind kind : {nn::kv_kind::f32, nn::kv_kind::f16, nn::kv_kind::int8}) {
+    nn::kv_cache at_once(c, kind, {.capacity = tokens}), one_by_one(c, kind, {.capacity = tokens});
+    nn::attention<isa::native> attention(c);
+    attention.reserve(tokens, 3);
+    attention.run(table, at_once, 0, rows(q, nq, 0, tokens), rows(k, nkv, 0, tokens), rows(v, nkv, 0, tokens),
+                  rows(together, nq, 0, tokens), {});
+    for (std::size_t t = 0; t < tokens; ++t) {
+      attention.run(table, one_by_one, 0, rows(q, nq, t, 1), rows(k, nkv, t, 1), rows(v, nkv, t, 1),
+                    rows(alone, nq, t, 1), pool.context());
+      one_by_one.advance(1);
+    }
+    CHECK(alone == together);
+  }
 }

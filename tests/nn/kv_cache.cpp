@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <nibble/nn/kv_cache.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <random>
@@ -8,6 +9,8 @@
 #include <vector>
 
 #include <doctest/doctest.h>
+
+#include <nibble/nn/rope.hpp>
 
 #include "support/tiny_model.hpp"
 
@@ -142,6 +145,85 @@ TEST_CASE("kv_cache: what each form gives back is what its codec gives") {
       }
     }
   }
+}
+
+TEST_CASE("kv_cache: a panel holds the keys of 16 slots side by side, rotated on request, in every form") {
+  nn::rope table(4, 100.0);  // the last two dimensions stay
+  table.reserve(20);
+  kv_cache_options o;
+  o.capacity = 20;
+  for (const kv_kind kind : {kv_kind::f32, kv_kind::f16, kv_kind::int8, kv_kind::int8_static}) {
+    CAPTURE(static_cast<int>(kind));
+    if (kind == kv_kind::int8_static)
+      o.static_scales = std::vector<nn::kv_static_scales>(2, {{20.0f, 1000.0f}, {20.0f, -1000.0f}});
+    kv_cache cache(config(), kind, o);
+    for (int i = 0; i < 20; ++i) append(cache);
+    for (const std::size_t panel : {0u, 1u}) {
+      // The positions of a panel's keys are those of its slots, as in a cache that is not full.
+      std::vector<float> cosines(2 * 16), sines(2 * 16), x(6 * 16), key(6);
+      for (std::size_t j = 0; j < 16 && 16 * panel + j < 20; ++j)
+        for (std::size_t pair = 0; pair < 2; ++pair) {
+          cosines[pair * 16 + j] = table.at(16 * panel + j).cosines[pair];
+          sines[pair * 16 + j] = table.at(16 * panel + j).sines[pair];
+        }
+      for (const bool turned : {false, true}) {
+        cache.read_key_panel(
+            1, 1, panel, turned ? kernels::rotation{32, cosines.data(), sines.data()} : kernels::rotation{}, x.data());
+        for (std::size_t j = 0; j < 16 && 16 * panel + j < 20; ++j) {
+          cache.read_key(1, 1, 20, 16 * panel + j, key.data());
+          if (turned) table.rotate(key.data(), 16 * panel + j);
+          for (std::size_t d = 0; d < 6; ++d) CHECK(x[d * 16 + j] == key[d]);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("kv_cache: the place of a slot is where its token is read") {
+  kv_cache_options o;
+  o.sink = 2;
+  o.window = 5;
+  kv_cache cache(config(), kv_kind::f32, o);
+  for (std::size_t n = 1; n <= 30; ++n) {
+    append(cache);
+    for (std::size_t slot = 0; slot < cache.size(); ++slot) {
+      std::vector<float> panel(6 * 16), key(6);
+      cache.read_key_panel(0, 1, 0, {}, panel.data());
+      cache.read_key(0, 1, n, cache.place_of_slot(n, slot), key.data());
+      CHECK(key[0] == panel[slot]);
+    }
+  }
+}
+
+TEST_CASE("kv_cache: value_rows gives the values where they lie, or nothing where they do not lie in a row") {
+  kv_cache_options o;
+  o.sink = 2;
+  o.window = 3;
+  kv_cache cache(config(), kv_kind::f32, o);
+  for (std::size_t n = 1; n <= 12; ++n) {
+    append(cache);
+    for (std::size_t first = 0; first < cache.size(); ++first) {
+      for (std::size_t count = 1; first + count <= cache.size(); ++count) {
+        CAPTURE(n);
+        CAPTURE(first);
+        CAPTURE(count);
+        const float* const rows = cache.value_rows(1, 1, n, first, count);
+        if (n <= 5 || count == 1) REQUIRE(rows != nullptr);
+        if (rows == nullptr) continue;
+        std::vector<float> x(6);
+        for (std::size_t j = 0; j < count; ++j) {
+          cache.read_value(1, 1, n, first + j, x.data());
+          CHECK(std::equal(x.begin(), x.end(), rows + 6 * j));
+        }
+      }
+    }
+    // Eight tokens: places 2, 3, 4 hold tokens 5, 6, 7 in order again; one more, and the newest wraps around.
+    if (n == 8) CHECK(cache.value_rows(1, 1, n, 2, 3) != nullptr);
+    if (n == 9) CHECK(cache.value_rows(1, 1, n, 2, 3) == nullptr);
+  }
+  kv_cache halves(config(), kv_kind::f16);
+  append(halves);
+  CHECK(halves.value_rows(1, 1, 1, 0, 1) == nullptr);
 }
 
 TEST_CASE("kv_cache: bytes are those of codes and scales") {

@@ -24,12 +24,43 @@ struct panel_of_rows : panel_of_rows<typename Isa::fallback> {};
 template <class Isa>
 struct rotate_pairs : rotate_pairs<typename Isa::fallback> {};
 
-/// What a cache stores, as floats.
+/// The arguments of rotate_pairs that belong to a position; {} leaves a head as it is.
+struct rotation {
+  std::size_t half = 0;
+  const float* cosines = nullptr;
+  const float* sines = nullptr;
+};
+
+/// Memory that is wanted soon: each step of a kernel's inner loop asks for the next `step` bytes.
+struct read_ahead {
+  const void* from = nullptr;
+  std::size_t step = 0;
+};
+
+/// What a cache stores, as floats, in x; then rotated by `turn` as rotate_pairs does. `ahead` is asked for once for each 16
+/// pairs.
 ///
-///   bytes(codes, n, bias, scale, zero, x)   x[i] = madd(codes[i] - bias, scale, zero)
-///   halves(h, n, x)                         x[i] = h[i]
+///   floats(f, n, x, turn, ahead)                         x[i] = f[i]
+///   halves(h, n, x, turn, ahead)                         x[i] = h[i]
+///   bytes(codes, n, bias, scale, zero, x, turn, ahead)   x[i] = madd(codes[i] - bias, scale, zero)
+///   columns(codes, n, scales, zeros, x, turn, ahead)     x[i] = madd(codes[i], scales[i % 16], zeros[i % 16]): a panel of
+///                                                        16 columns; n and turn.half are multiples of 16
 template <class Isa>
 struct load_cached : load_cached<typename Isa::fallback> {};
+
+/// What a cache keeps of floats, beside the codes of encode_groups.
+///
+///   halves(x, n, h)                     h[i] = x[i], ties to even
+///   bytes(x, n, scale, zero, codes)     codes[i] = clamp(rne((x[i] - zero) / scale + 128), 0, 255); scale > 0, x finite
+template <class Isa>
+struct store_cached : store_cached<typename Isa::fallback> {};
+
+/// `run(x, x_stride, M, rows, row_stride, count, columns, sums, sum_stride, ahead)`:
+/// sums[m * sum_stride + c] += p for m in [0, M) and c in [0, columns), p one chain of madd(x[m * x_stride + j],
+/// rows[j * row_stride + c], p) from 0, j ascending in [0, count): the few rows of attention times keys or values where
+/// they lie. `ahead` is asked for once for each j and 16 columns.
+template <class Isa>
+struct weigh_rows : weigh_rows<typename Isa::fallback> {};
 
 }  // namespace kernels
 }  // namespace NIBBLE_ABI

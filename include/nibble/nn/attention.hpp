@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <cstring>
 #include <limits>
 #include <utility>
 
@@ -47,7 +46,8 @@ class attention {
   /// Makes the scratch memory large enough for caches of `capacity` tokens and `slots` threads; allocates only to grow.
   void reserve(std::size_t capacity, std::size_t slots) {
     capacity_ = std::max(capacity_, capacity);
-    const std::size_t floats = layout(capacity_).total * slots;
+    const plan p = layout(capacity_);
+    const std::size_t floats = p.shared + p.total * slots;
     if (floats > scratch_.size()) scratch_.assign(floats, 0.0f);
   }
 
@@ -60,127 +60,213 @@ class attention {
     const std::size_t M = q.rows, seen = cache.seen();
     // Until the cache is full a token's place is its index, and all tokens can be stored before the first one looks.
     const std::size_t room = cache.capacity() - std::min(seen, cache.capacity());
-    const std::size_t together = std::min(M, room);
+    const std::size_t together = M == 1 ? 0 : std::min(M, room);
     for (std::size_t m = 0; m < together; ++m) cache.write(layer, seen + m, row(k, m), row(v, m));
     const std::size_t tiles = ceil_div(together, tile_tokens_);
     core::for_each_item(ctx, tiles * n_kv_heads_, [&](std::size_t item, std::size_t slot) {
       const std::size_t first = item / n_kv_heads_ * tile_tokens_, count = std::min(tile_tokens_, together - first);
-      tile(table, cache, layer, item % n_kv_heads_, seen + first + count, rows_of(q, first, count),
+      tile({table, cache, layer, seen + first + count}, item % n_kv_heads_, rows_of(q, first, count),
            rows_of(out, first, count), slot);
     });
-    // Then each token first takes the place of the oldest one after the sink, which moves all others.
+    // A token alone; and once the cache is full each token first takes the place of the oldest one after the sink, which
+    // moves all others.
     for (std::size_t m = together; m < M; ++m) {
       cache.write(layer, seen + m, row(k, m), row(v, m));
-      core::for_each_item(ctx, n_kv_heads_, [&](std::size_t head, std::size_t slot) {
-        tile(table, cache, layer, head, seen + m + 1, rows_of(q, m, 1), rows_of(out, m, 1), slot);
-      });
+      one_token({table, cache, layer, seen + m + 1}, rows_of(q, m, 1), rows_of(out, m, 1), ctx);
     }
   }
 
  private:
   static constexpr std::size_t value_block = 32;
+  static constexpr std::size_t item_panels = 4;  // of keys in an item of one_token: enough work to hand out
+  static_assert(panel_columns == kv_cache::panel_slots);
 
-  /// Offsets in floats of one thread's scratch memory.
+  /// What the tokens of a call see.
+  struct view {
+    const rope& table;
+    const kv_cache& cache;
+    std::size_t layer, seen;
+
+    std::size_t places() const noexcept { return cache.places(seen); }
+    /// Whether slots are places, as until the cache is full.
+    bool in_order() const noexcept { return seen <= cache.capacity(); }
+  };
+
+  /// Offsets in floats: of what all threads share, for one token and all heads, and of one thread's own memory.
   struct plan {
-    std::size_t q_stride, score_stride, head_panels;
-    std::size_t queries, scores, rotated, keys, values, acc, sums, total;
+    std::size_t q_stride, score_stride;
+    std::size_t shared_scores, shared;
+    std::size_t queries, scores, angles, cosines, sines, panel, values, sums, inverse, total;
   };
   plan layout(std::size_t capacity) const noexcept {
-    const std::size_t rows = tile_tokens_ * group_;
+    const std::size_t heads = n_kv_heads_ * group_, rows = tile_tokens_ * group_;
     plan p{};
+    p.q_stride = round_up(head_dim_, std::size_t{16});
+    p.score_stride = round_up(capacity, value_block);
+    p.shared_scores = heads * p.q_stride;
+    p.shared = p.shared_scores + heads * p.score_stride;
     std::size_t at = 0;
     const auto place = [&at](std::size_t floats) { return std::exchange(at, at + round_up(floats, std::size_t{16})); };
-    p.q_stride = padded_columns(head_dim_);
-    p.score_stride = round_up(capacity, value_block);
-    p.head_panels = ceil_div(head_dim_, panel_columns);
     p.queries = place(rows * p.q_stride);
     p.scores = place(rows * p.score_stride);
-    p.rotated = place(p.head_panels * panel_columns * panel_columns);
-    p.keys = place(head_dim_ * panel_columns);
-    p.values = place(p.head_panels * value_block * panel_columns);
-    p.acc = place(rows * panel_columns);
-    p.sums = place(p.head_panels * rows * panel_columns);
+    p.angles = place(panel_columns * head_dim_ / 2);
+    p.cosines = place(panel_columns * head_dim_ / 2);
+    p.sines = place(panel_columns * head_dim_ / 2);
+    p.panel = place(panel_columns * head_dim_);
+    p.values = place(value_block * head_dim_);
+    p.sums = place(rows * p.q_stride);
+    p.inverse = place(rows);
     p.total = at;
     return p;
+  }
+  float* own(const plan& p, std::size_t slot) noexcept { return scratch_.data() + p.shared + slot * p.total; }
+
+  /// One token, which sees every place. All heads of some places at once: they share the cosines and sines of a position,
+  /// and their keys are as many streams from memory. Then head by head.
+  void one_token(const view& at, span2d<const float> q, span2d<float> out, const context& ctx) {
+    const plan p = layout(capacity_);
+    const std::size_t places = at.places();
+    float* const queries = scratch_.data();
+    float* const scores = queries + p.shared_scores;
+    for (std::size_t head = 0; head < n_kv_heads_; ++head)
+      rotate_queries(at, head, q, queries + head * group_ * p.q_stride, p.q_stride);
+    const std::size_t panels = ceil_div(places, panel_columns);
+    core::for_each_item(ctx, ceil_div(panels, item_panels), [&](std::size_t item, std::size_t slot) {
+      float* const work = own(p, slot);
+      for (std::size_t panel = item * item_panels; panel < std::min(panels, (item + 1) * item_panels); ++panel) {
+        const kernels::rotation turn = angles_of(at, p, panel, work);
+        for (std::size_t head = 0; head < n_kv_heads_; ++head) {
+          const bool last = head + 1 == n_kv_heads_;
+          score_panel(at, p, turn, head, panel, group_, queries + head * group_ * p.q_stride,
+                      scores + head * group_ * p.score_stride, work, last ? 0 : head + 1, last ? panel + 1 : panel);
+          ask_for_angles(at, panel + 1, head);
+        }
+      }
+    });
+    core::for_each_item(ctx, n_kv_heads_, [&](std::size_t head, std::size_t slot) {
+      weigh_values(at, p, head, scores + head * group_ * p.score_stride, out, own(p, slot));
+    });
   }
 
   /// The query heads of one key/value head for consecutive tokens, the last of which is token number seen - 1 and sees
   /// every place. More than one token only while the cache is not full.
-  void tile(const rope& table, const kv_cache& cache, std::size_t layer, std::size_t kv_head, std::size_t seen,
-            span2d<const float> q, span2d<float> out, std::size_t slot) noexcept {
+  void tile(const view& at, std::size_t head, span2d<const float> q, span2d<float> out, std::size_t slot) noexcept {
     const plan p = layout(capacity_);
-    float* const base = scratch_.data() + slot * p.total;
-    const std::size_t tokens = q.rows, rows = tokens * group_, places = cache.places(seen);
-    // Row r holds head r % group of token r / group, which sees the places [0, visible(r)).
-    const auto visible = [&](std::size_t r) { return places - (tokens - 1) + r / group_; };
+    float* const work = own(p, slot);
+    rotate_queries(at, head, q, work + p.queries, p.q_stride);
+    for (std::size_t panel = 0; panel * panel_columns < at.places(); ++panel)
+      score_panel(at, p, angles_of(at, p, panel, work), head, panel, q.rows * group_, work + p.queries, work + p.scores,
+                  work, head, panel + 1);
+    weigh_values(at, p, head, work + p.scores, out, work);
+  }
 
-    for (std::size_t r = 0; r < rows; ++r) {
-      float* const query = base + p.queries + r * p.q_stride;
-      std::copy_n(row(q, r / group_) + (kv_head * group_ + r % group_) * head_dim_, head_dim_, query);
-      std::fill(query + head_dim_, query + p.q_stride, 0.0f);
-      table.rotate(query, visible(r) - 1);
+  /// Row r holds head r % group of token r / group, which sees the places [0, visible(r)).
+  std::size_t visible(const view& at, std::size_t tokens, std::size_t r) const noexcept {
+    return at.places() - (tokens - 1) + r / group_;
+  }
+
+  void rotate_queries(const view& at, std::size_t head, span2d<const float> q, float* queries,
+                      std::size_t stride) const noexcept {
+    for (std::size_t r = 0; r < q.rows * group_; ++r)
+      kernels::load_cached<Isa>::floats(row(q, r / group_) + (head * group_ + r % group_) * head_dim_, head_dim_,
+                                        queries + r * stride, at.table.at(visible(at, q.rows, r) - 1));
+  }
+
+  /// Cosines and sines [pair][16] for the positions of the keys of a panel.
+  kernels::rotation angles_of(const view& at, const plan& p, std::size_t panel, float* work) const noexcept {
+    const std::size_t first = panel * panel_columns, count = std::min(panel_columns, at.places() - first);
+    const kernels::rotation row = at.table.at(0);
+    const bool one_after_other = at.in_order() && count == panel_columns;
+    const auto turned = [&](const float* from, float* to) {
+      float* const rows = work + p.angles;
+      for (std::size_t j = 0; j < panel_columns && !one_after_other; ++j)
+        std::copy_n(from + at.cache.place_of_slot(at.seen, first + std::min(j, count - 1)) * row.half, row.half,
+                    rows + j * row.half);
+      kernels::panel_of_rows<Isa>::run(one_after_other ? from + first * row.half : rows, row.half, row.half, to);
+    };
+    turned(row.cosines, work + p.cosines);
+    turned(row.sines, work + p.sines);
+    return {row.half * panel_columns, work + p.cosines, work + p.sines};
+  }
+
+  /// Asks for one of n_kv_heads_ parts of a panel's angles.
+  void ask_for_angles(const view& at, std::size_t panel, std::size_t part) const noexcept {
+    if (panel * panel_columns >= at.places()) return;
+    const kernels::rotation row = at.table.at(at.cache.place_of_slot(at.seen, panel * panel_columns));
+    const std::size_t bytes = ceil_div(panel_columns * row.half * sizeof(float), n_kv_heads_);
+    prefetch(reinterpret_cast<const std::byte*>(row.cosines) + part * bytes, bytes);
+    prefetch(reinterpret_cast<const std::byte*>(row.sines) + part * bytes, bytes);
+  }
+
+  /// The scores of a panel of keys for `rows` queries of a head. The next panel is asked for meanwhile.
+  void score_panel(const view& at, const plan& p, const kernels::rotation& turn, std::size_t head, std::size_t panel,
+                   std::size_t rows, const float* queries, float* scores, float* work, std::size_t next_head,
+                   std::size_t next_panel) const noexcept {
+    const std::size_t first = panel * panel_columns;
+    // Half of the next panel is asked for while this one is read, half while it is multiplied.
+    kernels::read_ahead ahead, then;
+    if (next_panel * panel_columns < at.places()) {
+      const std::size_t bytes = panel_columns * at.cache.stored_bytes();
+      const std::size_t pairs = turn.half / panel_columns;
+      const std::byte* const from = at.cache.stored_key_panel(at.layer, next_head, next_panel);
+      if (pairs != 0) ahead = {from, bytes / 2 / pairs};
+      then = {from + bytes / 2, bytes / 2 / head_dim_};
+      at.cache.prefetch_key_scales(at.layer, next_head, next_panel);
     }
-
-    float* const keys = base + p.keys;
-    float* const acc = base + p.acc;
-    for (std::size_t first = 0; first < places; first += panel_columns) {
-      const std::size_t count = std::min(panel_columns, places - first);
-      if (count < panel_columns) std::fill_n(base + p.rotated, panel_columns * head_dim_, 0.0f);
-      for (std::size_t j = 0; j < count; ++j) {
-        float* const key = base + p.rotated + j * head_dim_;
-        cache.read_key(layer, kv_head, seen, first + j, key);
-        table.rotate(key, first + j);
-      }
-      kernels::panel_of_rows<Isa>::run(base + p.rotated, head_dim_, head_dim_, keys);
-      std::fill_n(acc, rows * panel_columns, 0.0f);
-      panel_product<Isa>(base + p.queries, p.q_stride, rows, head_dim_, keys, acc);
-      for (std::size_t r = 0; r < rows; ++r)
-        std::copy_n(acc + r * panel_columns, count, base + p.scores + r * p.score_stride + first);
-    }
-
-    for (std::size_t r = 0; r < rows; ++r) acc[r] = softmax(base + p.scores + r * p.score_stride, visible(r));
-
-    std::fill(base + p.rotated + head_dim_, base + p.rotated + p.head_panels * panel_columns, 0.0f);
-    float* const sums = base + p.sums;
-    std::fill_n(sums, p.head_panels * rows * panel_columns, 0.0f);
-    for (std::size_t first = 0; first < places; first += value_block) {
-      const std::size_t count = std::min(value_block, places - first);
-      for (std::size_t j = 0; j < count; ++j) {
-        float* const value = base + p.rotated;  // zero from head_dim to a whole panel
-        cache.read_value(layer, kv_head, seen, first + j, value);
-        for (std::size_t h = 0; h < p.head_panels; ++h)
-          std::memcpy(base + p.values + (h * value_block + j) * panel_columns, value + h * panel_columns,
-                      panel_columns * sizeof(float));
-      }
-      // Rows that see the whole block go through the kernel; those that end inside it one by one, in the same order.
-      std::size_t r = 0;
-      for (; r < rows && visible(r) < first + value_block; ++r)
-        if (visible(r) > first) partial_block(base, p, r, rows, first, visible(r) - first);
-      for (std::size_t h = 0; r < rows && h < p.head_panels; ++h)
-        panel_product<Isa>(base + p.scores + r * p.score_stride + first, p.score_stride, rows - r, value_block,
-                           base + p.values + h * value_block * panel_columns, sums + (h * rows + r) * panel_columns);
-    }
-
-    for (std::size_t r = 0; r < rows; ++r) {
-      float* const to = row(out, r / group_) + (kv_head * group_ + r % group_) * head_dim_;
-      for (std::size_t d = 0; d < head_dim_; ++d)
-        to[d] = sums[(d / panel_columns * rows + r) * panel_columns + d % panel_columns] * acc[r];
+    at.cache.read_key_panel(at.layer, head, panel, turn, work + p.panel, ahead);
+    const bool in_order = at.in_order();
+    float* const to = in_order ? scores + first : work + p.sums;
+    const std::size_t stride = in_order ? p.score_stride : panel_columns;
+    for (std::size_t r = 0; r < rows; ++r) std::fill_n(to + r * stride, panel_columns, 0.0f);
+    kernels::weigh_rows<Isa>::run(queries, p.q_stride, rows, work + p.panel, panel_columns, head_dim_, panel_columns,
+                                  to, stride, then);
+    if (in_order) return;
+    for (std::size_t j = 0; j < panel_columns && first + j < at.places(); ++j) {
+      const std::size_t place = at.cache.place_of_slot(at.seen, first + j);
+      for (std::size_t r = 0; r < rows; ++r) scores[r * p.score_stride + place] = to[r * stride + j];
     }
   }
 
-  /// sums of row r += the first `count` places of the value block.
-  static void partial_block(float* base, const plan& p, std::size_t r, std::size_t rows, std::size_t first,
-                            std::size_t count) noexcept {
-    const float* const e = base + p.scores + r * p.score_stride + first;
-    for (std::size_t h = 0; h < p.head_panels; ++h) {
-      const float* const values = base + p.values + h * value_block * panel_columns;
-      float block[panel_columns] = {};
-      for (std::size_t j = 0; j < count; ++j)
-        for (std::size_t c = 0; c < panel_columns; ++c)
-          block[c] = multiply_add(e[j], values[j * panel_columns + c], block[c]);
-      float* const sum = base + p.sums + (h * rows + r) * panel_columns;
-      for (std::size_t c = 0; c < panel_columns; ++c) sum[c] += block[c];
+  /// Softmax over the scores of a head's queries, and the values weighed by it.
+  void weigh_values(const view& at, const plan& p, std::size_t head, float* scores, span2d<float> out,
+                    float* work) const noexcept {
+    using weigh = kernels::weigh_rows<Isa>;
+    const std::size_t rows = out.rows * group_, places = at.places();
+    float* const inverse = work + p.inverse;
+    float* const sums = work + p.sums;
+    for (std::size_t r = 0; r < rows; ++r) inverse[r] = softmax(scores + r * p.score_stride, visible(at, out.rows, r));
+    std::fill_n(sums, rows * p.q_stride, 0.0f);
+    for (std::size_t first = 0; first < places; first += value_block) {
+      const std::size_t count = std::min(value_block, places - first);
+      // The next block is asked for meanwhile, a step for each place and 16 columns.
+      kernels::read_ahead ahead;
+      if (const std::size_t next = first + value_block; next < places) {
+        ahead = {at.cache.stored_value(at.layer, head, at.seen, next),
+                 panel_columns * at.cache.stored_bytes() / head_dim_};
+        at.cache.prefetch_value_scales(at.layer, head, at.seen, next, value_block);
+      }
+      const float* values = at.cache.value_rows(at.layer, head, at.seen, first, count);
+      if (values == nullptr) {
+        at.cache.read_values(at.layer, head, at.seen, first, count, work + p.values);
+        values = work + p.values;
+      }
+      const auto add = [&](std::size_t r, std::size_t some_rows, std::size_t some_places) {
+        weigh::run(scores + r * p.score_stride + first, p.score_stride, some_rows, values, head_dim_, some_places,
+                   head_dim_, sums + r * p.q_stride, p.q_stride, ahead);
+      };
+      // The rows of tokens that end inside the block see a part of it.
+      std::size_t r = 0;
+      for (; r < rows && visible(at, out.rows, r) < first + count; r += group_)
+        if (const std::size_t end = visible(at, out.rows, r); end > first) add(r, group_, end - first);
+      if (r < rows) add(r, rows - r, count);
     }
+    for (std::size_t r = 0; r < rows; ++r) {
+      float* const to = row(out, r / group_) + (head * group_ + r % group_) * head_dim_;
+      for (std::size_t d = 0; d < head_dim_; ++d) to[d] = sums[r * p.q_stride + d] * inverse[r];
+    }
+  }
+  static void prefetch(const std::byte* from, std::size_t bytes) noexcept {
+    for (std::size_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i);
   }
 
   /// s[j] becomes e[j], j in [0, count); returns 1 / sum of e. With a score that is NaN or +infinity it is NaN.

@@ -78,10 +78,8 @@ inline kv_static_params fit_kv_symmetric(float absmax) noexcept { return {absmax
 /// range come back within scale / 2; at the very maximum of an asymmetric range, whose code +127.5 is clamped, the error
 /// is scale / 2 itself.
 inline void encode_kv_static(std::span<const float> x, kv_static_params p, std::uint8_t* codes) noexcept {
-  for (std::size_t i = 0; i < x.size(); ++i) {
-    const float place = p.scale == 0.0f ? 128.0f : (x[i] - p.zero_point) / p.scale + 128.0f;
-    codes[i] = static_cast<std::uint8_t>(round_half_even(std::clamp(place, 0.0f, 255.0f)));
-  }
+  if (p.scale == 0.0f) std::fill_n(codes, x.size(), std::uint8_t{128});
+  else kernels::store_cached<isa::native>::bytes(x.data(), x.size(), p.scale, p.zero_point, codes);
 }
 inline void decode_kv_static(const std::uint8_t* codes, kv_static_params p, std::span<float> x) noexcept {
   kernels::load_cached<isa::native>::bytes(codes, x.size(), 128, p.scale, p.zero_point, x.data());

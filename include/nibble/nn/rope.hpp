@@ -37,10 +37,14 @@ class rope {
   }
   std::size_t positions() const noexcept { return positions_; }
 
+  /// Cosines and sines of a position < positions().
+  kernels::rotation at(std::size_t position) const noexcept {
+    return {half_, cos_.data() + position * half_, sin_.data() + position * half_};
+  }
   /// Rotates one head in place; position < positions().
   void rotate(float* head, std::size_t position) const noexcept {
-    kernels::rotate_pairs<isa::native>::run(head, half_, cos_.data() + position * half_,
-                                            sin_.data() + position * half_);
+    const kernels::rotation turn = at(position);
+    kernels::rotate_pairs<isa::native>::run(head, turn.half, turn.cosines, turn.sines);
   }
 
  private:
