@@ -15,7 +15,6 @@
 
 #include <nibble/core/error.hpp>
 #include <nibble/core/thread_pool.hpp>
-#include <nibble/gemm/backend.hpp>
 
 #include "shapes.hpp"
 
