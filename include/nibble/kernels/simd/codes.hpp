@@ -4,8 +4,6 @@
 /// Packing 32 codes at a time: neighbours become pairs of 16 bits, pairs fours of 32, fours the 8 codes of a 64-bit lane,
 /// whose bytes a shuffle brings together; and back. From AVX2 on.
 
-#include <array>
-
 #include <nibble/kernels/codes.hpp>
 #include <nibble/kernels/scalar/codes.hpp>
 #include <nibble/kernels/simd/vec.hpp>
@@ -44,20 +42,23 @@ struct dense_codes<simd::isa_type> {
     return bytes < reach ? 0 : ((bytes - reach) / (4 * Bits) + 1) * block;
   }
 
+  struct alignas(32) shuffle {
+    std::uint8_t from[32];
+  };
   /// For vpshufb: the Bits bytes at the low end of each 64-bit lane one after the other, or the way back.
   template <int Bits, bool Together>
   static __m256i order() noexcept {
-    alignas(32) static constexpr std::array<std::uint8_t, 32> bytes = [] {
-      std::array<std::uint8_t, 32> to{};
-      to.fill(0x80);
+    static constexpr shuffle bytes = [] {
+      shuffle to{};
+      for (std::uint8_t& b : to.from) b = 0x80;  // zero
       for (std::size_t half = 0; half < 32; half += 16)
         for (std::size_t i = 0; i < 2 * Bits; ++i) {
           const std::size_t spread = i < Bits ? i : i - Bits + 8;
-          to[half + (Together ? i : spread)] = static_cast<std::uint8_t>(Together ? spread : i);
+          to.from[half + (Together ? i : spread)] = static_cast<std::uint8_t>(Together ? spread : i);
         }
       return to;
     }();
-    return _mm256_load_si256(reinterpret_cast<const __m256i*>(bytes.data()));
+    return _mm256_load_si256(reinterpret_cast<const __m256i*>(bytes.from));
   }
 
   template <int Bits>

@@ -627,7 +627,14 @@ struct decode_groups<simd::isa_type> {
 
   static void run(const quant::group_codec& c, const quant::group_params* params, const std::uint8_t* codes,
                   std::size_t group, std::size_t n, float* y) noexcept {
-    if (group % simd::lanes != 0 && group < n) return decode_groups<isa::scalar>::run(c, params, codes, group, n, y);
+    if (group % simd::lanes != 0 && group < n) {
+      if (group < 2 * simd::lanes) return decode_groups<isa::scalar>::run(c, params, codes, group, n, y);
+      for (std::size_t i = 0; i < n; i += group, ++params) {
+        const std::size_t count = n - i < group ? n - i : group;
+        run(c, params, codes + i, count, count, y + i);
+      }
+      return;
+    }
     switch (c.format.rule) {
       case code_rule::asymmetric: return affine<code_rule::asymmetric>(c, params, codes, group, n, y);
       case code_rule::asymmetric_offset: return affine<code_rule::asymmetric_offset>(c, params, codes, group, n, y);
