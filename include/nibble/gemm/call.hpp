@@ -54,7 +54,7 @@ struct call {
     return reinterpret_cast<T*>(areas + area * area_bytes + offset);
   }
   bool x_in_place() const noexcept { return reads_in_place(w, x.type, o); }
-  /// The integer path's token sums hold what each group's sum starts from (kernels::panel_params::zeros): with one zero
+  /// The integer path's token sums hold what each group's sum lacks (kernels::panel_params::zeros): with one zero
   /// point for the whole matrix, and unless sums are combined in 64 bits or scaled group by group.
   bool sums_started() const noexcept {
     const format_desc& f = w.matrix.format;

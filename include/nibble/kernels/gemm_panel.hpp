@@ -54,7 +54,7 @@ struct panel_params {
   const half* halves = nullptr;
   std::size_t scale_stride = 16;
   /// Integer path: z of the law, [groups][16]. nullptr, with shift 0 and no offsets, when z is one number: then x_sums holds
-  /// (code_bias - z) * X, from which the sum of each group starts.
+  /// (code_bias - z) * X, which is added to the sum of each group.
   const std::int32_t* zeros = nullptr;
   std::size_t zero_stride = 16;
   const float* offsets = nullptr;  ///< [groups][16] or nullptr
@@ -151,6 +151,38 @@ struct bfloat16_codes {
 /// `table_row<Bits>(calls, blocks, table)`  the same for codebooks: q = table[u]
 template <class Isa>
 struct gemm_panel : gemm_panel<typename Isa::fallback> {};
+
+/// The groups of a call in turn, each cut to [k0, min(k1, K)). Divides once: a group of 32 is multiplied in less time than two
+/// divisions take.
+class group_walk {
+ public:
+  template <class Call>
+  NIBBLE_ALWAYS_INLINE explicit group_walk(const Call& c) noexcept
+      : g(c.k0 / c.group), k(c.k0), K_(c.K), group_(c.group), end_(c.k1 < c.K ? c.k1 : c.K), fold_(c.fold) {
+    const std::size_t first = g * c.group;
+    begins = k == first;
+    cut(first);
+  }
+  NIBBLE_ALWAYS_INLINE bool done() const noexcept { return k >= end_; }
+  NIBBLE_ALWAYS_INLINE void next() noexcept {
+    k = stop;
+    ++g;
+    begins = true;
+    cut(k);
+  }
+  std::size_t g, k, stop = 0;  ///< group g in [k, stop)
+  bool begins = false;         ///< with k; else its sums are in `state`
+  bool ends = false;           ///< with stop, and is to be folded; else its sums go to `state`
+
+ private:
+  NIBBLE_ALWAYS_INLINE void cut(std::size_t first) noexcept {
+    const bool whole = group_ <= end_ - first;
+    stop = whole ? first + group_ : end_;
+    ends = fold_ && (whole || end_ == K_);
+  }
+  std::size_t K_, group_, end_;
+  bool fold_;
+};
 
 /// The end of the group that holds k, cut to K and k1.
 constexpr std::size_t segment_end(std::size_t k, std::size_t group, std::size_t limit) noexcept {

@@ -154,17 +154,15 @@ struct gemm_panel<isa::amx_int8> : gemm_panel<simd::isa_type> {
   static void tiles(const integer_call* calls, std::size_t m, std::size_t rows, std::size_t depth,
                     const std::uint8_t* const* units) noexcept {
     const integer_call& c = calls[0];
-    const std::size_t end = c.k1 < c.K ? c.k1 : c.K;
     const std::int8_t* x = c.x + m * c.x_stride;
     constexpr std::size_t state_bytes = nr * sizeof(std::int32_t);
-    for (std::size_t k = c.k0; k < end;) {
-      const std::size_t stop = segment_end(k, c.group, end), g = k / c.group;
-      const bool fresh = k == g * c.group;
+    for (group_walk group(c); !group.done(); group.next()) {
+      const bool fresh = group.begins;
       each_sum<RowTiles, Panels>([&]<int I, int J>() NIBBLE_LAMBDA_INLINE {
         if (fresh) amx::zero<2 * I + J>();
         else amx::load<2 * I + J>(calls[J].state + (m + 16 * I) * nr, state_bytes);
       });
-      for (; k < stop; k += depth) {
+      for (std::size_t k = group.k; k < group.stop; k += depth) {
         const std::size_t at = (k - c.k0) * nr;
         amx::load<6>(units[0] + at, pack::panel16::unit_bytes);
         amx::load<4>(x + k, c.x_stride);
@@ -173,15 +171,14 @@ struct gemm_panel<isa::amx_int8> : gemm_panel<simd::isa_type> {
         each_sum<RowTiles, Panels>([&]<int I, int J>()
                                        NIBBLE_LAMBDA_INLINE { amx::multiply<2 * I + J, 4 + I, 6 + J>(); });
       }
-      k = stop;
       each_sum<RowTiles, Panels>([&]<int I, int J>() NIBBLE_LAMBDA_INLINE {
         amx::store<2 * I + J>(calls[J].state + (m + 16 * I) * nr, state_bytes);
       });
-      if (!c.fold || !(stop == c.K || stop % c.group == 0)) continue;
+      if (!group.ends) continue;
       for (std::size_t j = 0; j < Panels; ++j) {
         std::size_t i = 0;
-        for (; i + 8 <= rows; i += 8) fold_rows<8>(calls[j], m + i, stop, g);
-        for (; i < rows; ++i) fold_rows<1>(calls[j], m + i, stop, g);
+        for (; i + 8 <= rows; i += 8) fold_rows<8>(calls[j], m + i, group.g);
+        for (; i < rows; ++i) fold_rows<1>(calls[j], m + i, group.g);
       }
     }
   }
@@ -199,15 +196,13 @@ struct gemm_panel<isa::amx_int8> : gemm_panel<simd::isa_type> {
  private:
   /// Finished sums in `state`, rows [m, m + Rows), into the accumulators.
   template <std::size_t Rows>
-  static NIBBLE_ALWAYS_INLINE void fold_rows(const integer_call& c, std::size_t m, std::size_t stop,
-                                             std::size_t g) noexcept {
+  static NIBBLE_ALWAYS_INLINE void fold_rows(const integer_call& c, std::size_t m, std::size_t g) noexcept {
     vi sum[Rows][regs];
     NIBBLE_UNROLL
     for (std::size_t i = 0; i < Rows; ++i) {
       sum[i][0] = simd::load(c.state + (m + i) * nr);
-      if (started(c)) sum[i][0] = sum[i][0] + vi(c.x_sums[(m + i) * c.sum_stride + g]);
     }
-    finish<code_bias(0)>(c, m, stop, g, sum);
+    finish<code_bias(0)>(c, m, true, g, sum);
   }
   static_assert(regs == 1 && code_bias(8) == 0, "one register holds the columns of a panel; codes as they are");
 };

@@ -184,24 +184,23 @@ struct gemm_panel<simd::isa_type> {
       return;
     }
     [&]<std::size_t... P>(std::index_sequence<P...>) NIBBLE_LAMBDA_INLINE {
-      const integer_call& c = calls[0];
+      const integer_call own[] = {calls[P]...};  // copies, which no store can change
+      const integer_call& c = own[0];
       const std::byte* at[] = {blocks[P]...};
-      const std::size_t end = c.k1 < c.K ? c.k1 : c.K;
-      for (std::size_t k = c.k0; k < end;) {
-        const std::size_t stop = segment_end(k, c.group, end), g = k / c.group;
+      [[maybe_unused]] const std::size_t end = c.k1 < c.K ? c.k1 : c.K;
+      for (group_walk group(c); !group.done(); group.next()) {
         vi sum[panels][chains][1][regs];
-        (begin(calls[P], 0, k, g, sum[P][0]), ...);
+        (begin(own[P], 0, group.begins, sum[P][0]), ...);
         (clear_rest(sum[P]), ...);
-        for (; k < stop; k += 32, ((at[P] += pack::panel16::block_bytes(Bits)), ...)) {
+        for (std::size_t k = group.k; k < group.stop; k += 32, ((at[P] += pack::panel16::block_bytes(Bits)), ...)) {
           if constexpr (integer_row_prefetches(Bits)) {
             const std::ptrdiff_t ahead = prefetch_distance<Bits>(blocks, panels, end - k);
             (prefetch<Bits>(at[P], ahead), ...);
           }
           multiply_block<Bits, Kind>(c.x + k, at, sum, image_of);
         }
-        k = stop;
         (gather_rest(sum[P]), ...);
-        (finish<simd::bias_of(Kind)>(calls[P], 0, stop, g, sum[P][0]), ...);
+        (finish<simd::bias_of(Kind)>(own[P], 0, group.ends, group.g, sum[P][0]), ...);
       }
     }
     (std::make_index_sequence<panels>{});
@@ -315,15 +314,15 @@ struct gemm_panel<simd::isa_type> {
   static NIBBLE_ALWAYS_INLINE void row(const float_call* calls, const std::byte* const* blocks,
                                        DecoderOf&& decoder_of) noexcept {
     [&]<std::size_t... P>(std::index_sequence<P...>) NIBBLE_LAMBDA_INLINE {
-      const float_call& c = calls[0];
+      const float_call own[] = {calls[P]...};
+      const float_call& c = own[0];
       const std::byte* at[] = {blocks[P]...};
       const std::size_t end = c.k1 < c.K ? c.k1 : c.K;
-      for (std::size_t k = c.k0; k < end;) {
-        const std::size_t stop = segment_end(k, c.group, end), g = k / c.group;
+      for (group_walk group(c); !group.done(); group.next()) {
         vf sum[row_panels][1][regs];
-        (begin(calls[P], 0, k, g, sum[P]), ...);
-        const std::array decode = {decoder_of(P, g)...};
-        for (; k < stop; k += 32, ((at[P] += pack::panel16::block_bytes(Bits)), ...)) {
+        (begin(own[P], 0, group.begins, sum[P]), ...);
+        const std::array decode = {decoder_of(P, group.g)...};
+        for (std::size_t k = group.k; k < group.stop; k += 32, ((at[P] += pack::panel16::block_bytes(Bits)), ...)) {
           const std::ptrdiff_t ahead = prefetch_distance<Bits>(blocks, row_panels, end - k);
           (prefetch<Bits>(at[P], ahead), ...);
           for_each_unit([&]<std::size_t U>() NIBBLE_LAMBDA_INLINE {
@@ -331,8 +330,7 @@ struct gemm_panel<simd::isa_type> {
             (multiply_unit<Bits, U>(x, at[P], decode[P], sum[P][0]), ...);
           });
         }
-        k = stop;
-        (finish<0>(calls[P], 0, stop, g, sum[P]), ...);
+        (finish<0>(own[P], 0, group.ends, group.g, sum[P]), ...);
       }
     }
     (std::make_index_sequence<row_panels>{});
@@ -487,25 +485,13 @@ struct gemm_panel<simd::isa_type> {
     return v;
   }
 
-  /// The sums of a group's first k, or those of one that began in an earlier call.
+  /// 0, or the sums of a group that began in an earlier call.
   template <class Call, class V, std::size_t rows>
-  static NIBBLE_ALWAYS_INLINE void begin(const Call& c, std::size_t m, std::size_t k, std::size_t g,
-                                         V (&sum)[rows][regs]) noexcept {
-    if (k != g * c.group) {
-      NIBBLE_UNROLL
-      for (std::size_t i = 0; i < rows; ++i) {
-        NIBBLE_UNROLL
-        for (std::size_t r = 0; r < regs; ++r) sum[i][r] = simd::load(c.state + (m + i) * nr + r * lanes);
-      }
-      return;
-    }
+  static NIBBLE_ALWAYS_INLINE void begin(const Call& c, std::size_t m, bool begins, V (&sum)[rows][regs]) noexcept {
     NIBBLE_UNROLL
     for (std::size_t i = 0; i < rows; ++i) {
-      V first(0);
-      if constexpr (std::is_same_v<V, vi>)
-        if (started(c)) first = vi(c.x_sums[(m + i) * c.sum_stride + g]);
       NIBBLE_UNROLL
-      for (std::size_t r = 0; r < regs; ++r) sum[i][r] = first;
+      for (std::size_t r = 0; r < regs; ++r) sum[i][r] = begins ? V(0) : simd::load(c.state + (m + i) * nr + r * lanes);
     }
   }
 
@@ -517,15 +503,15 @@ struct gemm_panel<simd::isa_type> {
     return simd::load(p.scales + at);
   }
 
-  /// Sums start from (bias - z) X: the fold has no zero point to subtract.
+  /// x_sums holds (bias - z) X: the fold has no zero point to subtract.
   static NIBBLE_ALWAYS_INLINE bool started(const integer_call& c) noexcept { return c.params.zeros == nullptr; }
 
   /// Scales a finished group into the accumulators, or keeps the running sums of one that goes on. Bias: what was
   /// subtracted from the codes.
   template <std::int32_t Bias, class Call, class V, std::size_t rows>
-  static NIBBLE_ALWAYS_INLINE void finish(const Call& c, std::size_t m, std::size_t stop, std::size_t g,
+  static NIBBLE_ALWAYS_INLINE void finish(const Call& c, std::size_t m, bool ends, std::size_t g,
                                           const V (&sum)[rows][regs]) noexcept {
-    if (!c.fold || !(stop == c.K || stop % c.group == 0)) {
+    if (!ends) {
       NIBBLE_UNROLL
       for (std::size_t i = 0; i < rows; ++i) {
         NIBBLE_UNROLL
@@ -542,7 +528,7 @@ struct gemm_panel<simd::isa_type> {
     else fold<Bias, true>(c, m, g, sum);
   }
 
-  /// Of sums that are the exact integers of the law already.
+  /// Of sums that lack but (bias - z) X.
   template <std::size_t rows>
   static NIBBLE_ALWAYS_INLINE void fold(const integer_call& c, std::size_t m, std::size_t g,
                                         const vi (&sum)[rows][regs]) noexcept {
@@ -552,7 +538,8 @@ struct gemm_panel<simd::isa_type> {
       NIBBLE_UNROLL
       for (std::size_t i = 0; i < rows; ++i) {
         float* acc = c.acc + (m + i) * nr + r * lanes;
-        simd::fused(simd::to_float(sum[i][r]), scale, simd::load(acc)).store_unaligned(acc);
+        const vi exact = sum[i][r] + vi(c.x_sums[(m + i) * c.sum_stride + g]);
+        simd::fused(simd::to_float(exact), scale, simd::load(acc)).store_unaligned(acc);
       }
     }
   }
@@ -672,45 +659,69 @@ struct gemm_panel<simd::isa_type> {
   }
 
   template <simd::dot_kind Kind, int Rows>
-  static void integer_tile(const integer_call& c, std::size_t m, const std::uint8_t* units, std::size_t run) noexcept {
+  static void integer_tile(const integer_call& call, std::size_t m, const std::uint8_t* units,
+                           std::size_t run) noexcept {
     using dot = simd::byte_dot<Kind>;
     constexpr std::size_t rows = static_cast<std::size_t>(Rows);
-    const std::size_t end = c.k1 < c.K ? c.k1 : c.K;
+    const integer_call c = call;  // a copy, which no store can change
     const std::int8_t* x = c.x + m * c.x_stride;
-    for (std::size_t k = c.k0; k < end;) {
-      const std::size_t stop = segment_end(k, c.group, end), g = k / c.group;
-      constexpr std::size_t chains = simd::chains_of(Kind, rows * regs);
-      vi all[chains][rows][regs];
-      auto& sum = all[0];
-      begin(c, m, k, g, sum);
-      clear_rest(all);
+    for (group_walk group(c); !group.done(); group.next()) {
+      std::size_t k = group.k;
       if constexpr (Kind == simd::dot_kind::pairs) {
-        while (k < stop) {
-          const std::size_t part = stop - k < 4 * run ? stop : k + 4 * run;
-          typename dot::native pairs[rows][regs];
+        // The int16 sums of up to `run` units: they fill the registers, and until the first ones are done there are no others.
+        typename dot::native pairs[rows][regs];
+        const auto multiply_run = [&]() NIBBLE_LAMBDA_INLINE {
+          const std::size_t part = group.stop - k < 4 * run ? group.stop : k + 4 * run;
           NIBBLE_UNROLL
           for (std::size_t i = 0; i < rows; ++i) {
             NIBBLE_UNROLL
             for (std::size_t r = 0; r < regs; ++r) pairs[i][r] = dot::zero();
           }
+          for (; part - k >= 8; k += 8, units += 128) {
+            step<dot>(pairs, units, x + k, c.x_stride);
+            step<dot>(pairs, units + 64, x + k + 4, c.x_stride);
+          }
           for (; k < part; k += 4, units += 64) step<dot>(pairs, units, x + k, c.x_stride);
+        };
+        vi sum[rows][regs];
+        multiply_run();
+        NIBBLE_UNROLL
+        for (std::size_t i = 0; i < rows; ++i) {
+          NIBBLE_UNROLL
+          for (std::size_t r = 0; r < regs; ++r) sum[i][r] = dot::widened(pairs[i][r]);
+        }
+        while (k < group.stop) {
+          multiply_run();
           NIBBLE_UNROLL
           for (std::size_t i = 0; i < rows; ++i) {
             NIBBLE_UNROLL
             for (std::size_t r = 0; r < regs; ++r) dot::widen(sum[i][r], pairs[i][r]);
           }
         }
+        if (!group.begins) {
+          NIBBLE_UNROLL
+          for (std::size_t i = 0; i < rows; ++i) {
+            NIBBLE_UNROLL
+            for (std::size_t r = 0; r < regs; ++r)
+              sum[i][r] = sum[i][r] + simd::load(c.state + (m + i) * nr + r * lanes);
+          }
+        }
+        finish<simd::bias_of(Kind)>(c, m, group.ends, group.g, sum);
       } else {
+        constexpr std::size_t chains = simd::chains_of(Kind, rows * regs);
+        vi all[chains][rows][regs];
+        auto& sum = all[0];
+        begin(c, m, group.begins, sum);
+        clear_rest(all);
         if constexpr (chains > 1)
-          for (; stop - k >= 4 * chains; k += 4 * chains, units += 64 * chains) {
+          for (; group.stop - k >= 4 * chains; k += 4 * chains, units += 64 * chains) {
             NIBBLE_UNROLL
             for (std::size_t i = 0; i < chains; ++i) step<dot>(all[i], units + 64 * i, x + k + 4 * i, c.x_stride);
           }
-        for (; k < stop; k += 4, units += 64) step<dot>(sum, units, x + k, c.x_stride);
+        for (; k < group.stop; k += 4, units += 64) step<dot>(sum, units, x + k, c.x_stride);
+        gather_rest(all);
+        finish<simd::bias_of(Kind)>(c, m, group.ends, group.g, sum);
       }
-      k = stop;
-      gather_rest(all);
-      finish<simd::bias_of(Kind)>(c, m, stop, g, sum);
     }
   }
 
@@ -752,15 +763,14 @@ struct gemm_panel<simd::isa_type> {
   }
 
   template <int Rows>
-  static void float_tile(const float_call& c, std::size_t m, const float* values) noexcept {
+  static void float_tile(const float_call& call, std::size_t m, const float* values) noexcept {
     constexpr std::size_t rows = static_cast<std::size_t>(Rows);
-    const std::size_t end = c.k1 < c.K ? c.k1 : c.K;
+    const float_call c = call;
     const float* x = c.x + m * c.x_stride;
-    for (std::size_t k = c.k0; k < end;) {
-      const std::size_t stop = segment_end(k, c.group, end), g = k / c.group;
+    for (group_walk group(c); !group.done(); group.next()) {
       vf sum[rows][regs];
-      begin(c, m, k, g, sum);
-      for (; k < stop; ++k, values += nr) {
+      begin(c, m, group.begins, sum);
+      for (std::size_t k = group.k; k < group.stop; ++k, values += nr) {
         vf w[regs];
         NIBBLE_UNROLL
         for (std::size_t r = 0; r < regs; ++r) w[r] = simd::load(values + r * lanes);
@@ -773,7 +783,7 @@ struct gemm_panel<simd::isa_type> {
           }
         }
       }
-      finish<0>(c, m, stop, g, sum);
+      finish<0>(c, m, group.ends, group.g, sum);
     }
   }
 };

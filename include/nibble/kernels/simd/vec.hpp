@@ -321,6 +321,9 @@ struct byte_dot<dot_kind::pairs> : byte_dot<dot_kind::quads> {
   static NIBBLE_ALWAYS_INLINE void widen(vi& sum, const native& pairs) noexcept {
     sum = vi(vpadalq_s16(static_cast<int32x4_t>(sum), vpaddq_s16(pairs.low, pairs.high)));
   }
+  static NIBBLE_ALWAYS_INLINE vi widened(const native& pairs) noexcept {
+    return vi(vpaddlq_s16(vpaddq_s16(pairs.low, pairs.high)));
+  }
 };
 #else
 
@@ -375,10 +378,11 @@ struct byte_dot<dot_kind::quads> {
     sum = vi(_mm256_dpbusd_avx_epi32(static_cast<native>(sum), w, x));
 #endif
   }
-  /// sum += the two int16 of each lane.
-  static NIBBLE_ALWAYS_INLINE void widen(vi& sum, native pairs) noexcept {
-    accumulate(sum, vi(NIBBLE_SIMD_OP(madd_epi16)(pairs, NIBBLE_SIMD_OP(set1_epi16)(1))));
+  /// The sum of the two int16 of each lane.
+  static NIBBLE_ALWAYS_INLINE vi widened(native pairs) noexcept {
+    return vi(NIBBLE_SIMD_OP(madd_epi16)(pairs, NIBBLE_SIMD_OP(set1_epi16)(1)));
   }
+  static NIBBLE_ALWAYS_INLINE void widen(vi& sum, native pairs) noexcept { accumulate(sum, widened(pairs)); }
 };
 
 /// `add` adds to int16 sums, which begin at 0 and take pair_run(bits) units at most before `widen`.
