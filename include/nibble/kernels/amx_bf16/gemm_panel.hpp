@@ -59,6 +59,7 @@ struct gemm_panel<isa::amx_bf16> : gemm_panel<isa::amx_int8> {
   static void bfloat16_weights(const bfloat16_codes& c, bfloat16* out) noexcept {
     const __m512i upper = _mm512_set1_epi32(-0x10000);
     for_each_weight(c, [&](std::size_t u, std::size_t, const vi(&w)[4]) NIBBLE_LAMBDA_INLINE {
+      NIBBLE_UNROLL
       for (std::size_t j = 0; j < 2; ++j) {
         constexpr int a_or_b_and_c = 0xf8;
         const __m512i even = _mm512_srli_epi32(bits(w[2 * j]), 16), odd = bits(w[2 * j + 1]);
@@ -101,16 +102,17 @@ struct gemm_panel<isa::amx_bf16> : gemm_panel<isa::amx_int8> {
     const bfloat16_call<bfloat16>& c = calls[0];
     constexpr std::size_t row_bytes = nr * sizeof(float);
     const std::size_t x_bytes = c.x_stride * sizeof(bfloat16);
-    const bfloat16* x = c.x + m * c.x_stride;
+    const bfloat16 *const upper = c.x + m * c.x_stride, *const lower = upper + (RowTiles > 1 ? 16 : 0) * c.x_stride;
+    const std::size_t k0 = c.k0, k1 = c.k1;  // not asked again after each load
     each_sum<RowTiles, Panels>([&]<int I, int J>() NIBBLE_LAMBDA_INLINE {
       amx::load<2 * I + J>(calls[J].acc + (m + 16 * I) * nr, row_bytes);
     });
-    for (std::size_t k = c.k0; k < c.k1; k += depth) {
-      const std::size_t at = (k - c.k0) * nr;
+    for (std::size_t k = k0; k < k1; k += depth) {
+      const std::size_t at = (k - k0) * nr;
       amx::load<6>(weights[0] + at, row_bytes);
-      amx::load<4>(x + k, x_bytes);
+      amx::load<4>(upper + k, x_bytes);
       if constexpr (Panels > 1) amx::load<7>(weights[1] + at, row_bytes);
-      if constexpr (RowTiles > 1) amx::load<5>(x + 16 * c.x_stride + k, x_bytes);
+      if constexpr (RowTiles > 1) amx::load<5>(lower + k, x_bytes);
       each_sum<RowTiles, Panels>([&]<int I, int J>()
                                      NIBBLE_LAMBDA_INLINE { amx::multiply_bfloat16<2 * I + J, 4 + I, 6 + J>(); });
     }

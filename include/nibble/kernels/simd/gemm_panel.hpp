@@ -117,6 +117,7 @@ struct gemm_panel<simd::isa_type> {
   }
   static void bfloat16_weights(const bfloat16_codes& c, float* out) noexcept {
     for_each_weight(c, [&](std::size_t u, std::size_t r, const vi(&w)[4]) NIBBLE_LAMBDA_INLINE {
+      NIBBLE_UNROLL
       for (std::size_t k = 0; k < 4; ++k) upper_halves(w[k]).store_unaligned(out + u * 64 + k * nr + r * lanes);
     });
   }
@@ -266,7 +267,9 @@ struct gemm_panel<simd::isa_type> {
       const auto decode = decoder_of(g);
       const auto scale = load_columns(c.params.scales + g * c.params.scale_stride);
       const bool has_offset = c.params.offsets != nullptr;
-      const auto offset = has_offset ? load_columns(c.params.offsets + g * c.params.offset_stride) : scale;
+      std::array<vf, regs> offset;
+      offset.fill(vf(-0.0f));
+      if (has_offset) offset = load_columns(c.params.offsets + g * c.params.offset_stride);
       const auto units = [&](auto in_range) NIBBLE_LAMBDA_INLINE {
         for (std::size_t u = first; u < first + count; ++u) {
           NIBBLE_UNROLL
@@ -274,9 +277,12 @@ struct gemm_panel<simd::isa_type> {
             vf q[4];
             vi w[4];
             decode(simd::load_lanes(c.units + u * 64 + r * lanes * 4), r, q);
-            for (std::size_t k = 0; k < 4; ++k)
-              w[k] = round_bfloat16<decltype(in_range)::value>(has_offset ? simd::fused(q[k], scale[r], offset[r])
-                                                                          : q[k] * scale[r]);
+            NIBBLE_UNROLL
+            for (std::size_t k = 0; k < 4; ++k) {
+              const bool fuse = NIBBLE_HAS_FMA || has_offset;  // q * scale + -0 is q * scale, and costs as much
+              w[k] = round_bfloat16<decltype(in_range)::value>(fuse ? simd::fused(q[k], scale[r], offset[r])
+                                                                    : q[k] * scale[r]);
+            }
             store(u, r, w);
           }
         }
@@ -286,7 +292,7 @@ struct gemm_panel<simd::isa_type> {
       const vf half(0x1p126f), q(reach);
       for (std::size_t r = 0; r < regs; ++r)
         in_range = in_range && simd::all(simd::magnitude(scale[r]) * q <= half) &&
-                   (!has_offset || simd::all(simd::magnitude(offset[r]) <= half));
+                   simd::all(simd::magnitude(offset[r]) <= half);
       if (in_range) units(std::true_type{});
       else units(std::false_type{});
     });
