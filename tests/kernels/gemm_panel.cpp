@@ -434,44 +434,99 @@ TEST_CASE("gemm_panel: bfloat16 blocks are sums of products, every number of row
     }
 }
 
+/// Image_bits 0: codes as they are; else an image of that width. `one_zero`: one zero point, whose part of the sums is in x_sums.
+/// `halves`: scales as stored.
+template <int Bits, int ImageBits>
+void check_integer_rows(bool one_zero, bool halves) {
+  constexpr std::size_t panels = native::integer_row_panels(Bits);
+  constexpr int code_bits = ImageBits == 0 ? Bits : ImageBits;
+  constexpr std::int32_t zero = 5;
+  auto image = test::codes(256, 31, code_bits);
+  for (std::uint8_t& code : image) code = std::max<std::uint8_t>(code, 1);  // of 8 bits 0 does not occur
+  for (const shape& s : integer_row_shapes) {
+    CAPTURE(Bits);
+    CAPTURE(ImageBits);
+    CAPTURE(s.K);
+    CAPTURE(s.group);
+    // Panels differ in weights, scales, zeros and accumulators; the row of x and its sums are one.
+    std::vector<std::unique_ptr<integer_data>> data;
+    std::vector<std::unique_ptr<test::guarded<std::byte>>> packed;
+    std::vector<std::unique_ptr<test::guarded<half>>> stored;
+    std::vector<random_blocks> blocks;
+    kernels::integer_call calls[panels];
+    const std::byte* codes[panels];
+    const auto make = [&] {
+      auto d = std::make_unique<integer_data>(1, s.K, s.group, !one_zero, 9);
+      if (one_zero) d->call.params.zeros = nullptr;
+      return d;
+    };
+    const auto shared = make(), plain = make();
+    for (std::int32_t& sum : shared->sums) sum *= one_zero ? native::code_bias(code_bits) - zero : 1;
+    for (std::int32_t& sum : plain->sums) sum *= one_zero ? -zero : 1;
+    for (std::size_t i = 0; i < panels; ++i) {
+      blocks.push_back(make_blocks<Bits>(ceil_div(s.K, std::size_t{32}), 70 + i));
+      packed.push_back(std::make_unique<test::guarded<std::byte>>(blocks[i].packed.size()));
+      std::copy(blocks[i].packed.begin(), blocks[i].packed.end(), packed[i]->begin());
+      data.push_back(make());
+      data[i]->scales = test::gaussian(data[i]->scales.size(), 40 + static_cast<unsigned>(i));
+      stored.push_back(std::make_unique<test::guarded<half>>(data[i]->scales.size()));
+      for (std::size_t j = 0; j < data[i]->scales.size(); ++j) {
+        (*stored[i])[j] = to_half(data[i]->scales[j]);
+        if (halves) data[i]->scales[j] = to_float((*stored[i])[j]);
+      }
+      std::rotate(data[i]->zeros.begin(), data[i]->zeros.begin() + static_cast<std::ptrdiff_t>(i),
+                  data[i]->zeros.end());
+      data[i]->call.params.scales = data[i]->scales.data();
+      calls[i] = data[i]->call;
+      if (halves) calls[i].params.scales = nullptr, calls[i].params.halves = stored[i]->data();
+      calls[i].x = shared->x.data();
+      calls[i].x_sums = shared->sums.data();
+      codes[i] = packed[i]->data();
+    }
+    if constexpr (ImageBits == 0) native::integer_row<Bits>(calls, codes);
+    else native::image_row<Bits, ImageBits>(calls, codes, image.data());
+    for (std::size_t i = 0; i < panels; ++i) {
+      CAPTURE(i);
+      const auto want = make();
+      want->call.params.scales = data[i]->scales.data();
+      if (!one_zero) want->call.params.zeros = data[i]->zeros.data();
+      want->call.x_sums = plain->sums.data();
+      std::vector<std::uint8_t> units = blocks[i].units;
+      if constexpr (ImageBits != 0)
+        for (std::uint8_t& u : units) u = image[u];
+      scalar::integer_block(want->call, code_bits, units.data());
+      CHECK(same(data[i]->acc, want->acc));
+    }
+  }
+}
+
 TEST_CASE("gemm_panel: integer rows from packed codes equal the detour over unpacked ones, every width and panel") {
   if (!test::covers<native, native::isa_type>()) return;
   for_each_width([]<int Bits>() {
-    constexpr std::size_t panels = native::integer_row_panels(Bits);
-    for (const shape& s : integer_row_shapes) {
-      CAPTURE(Bits);
-      CAPTURE(s.K);
-      // Panels differ in weights, scales, zeros and accumulators; the row of x and its sums are one.
-      std::vector<std::unique_ptr<integer_data>> data;
-      std::vector<std::unique_ptr<test::guarded<std::byte>>> packed;
-      std::vector<random_blocks> blocks;
-      kernels::integer_call calls[panels];
-      const std::byte* codes[panels];
-      for (std::size_t i = 0; i < panels; ++i) {
-        blocks.push_back(make_blocks<Bits>(ceil_div(s.K, std::size_t{32}), 70 + i));
-        packed.push_back(std::make_unique<test::guarded<std::byte>>(blocks[i].packed.size()));
-        std::copy(blocks[i].packed.begin(), blocks[i].packed.end(), packed[i]->begin());
-        data.push_back(std::make_unique<integer_data>(1, s.K, s.group, true, 9));
-        data[i]->scales = test::gaussian(data[i]->scales.size(), 40 + static_cast<unsigned>(i));
-        std::rotate(data[i]->zeros.begin(), data[i]->zeros.begin() + static_cast<std::ptrdiff_t>(i),
-                    data[i]->zeros.end());
-        data[i]->call.params.scales = data[i]->scales.data();
-        calls[i] = data[i]->call;
-        calls[i].x = data[0]->x.data();
-        calls[i].x_sums = data[0]->sums.data();
-        codes[i] = packed[i]->data();
-      }
-      native::integer_row<Bits>(calls, codes);
-      for (std::size_t i = 0; i < panels; ++i) {
-        CAPTURE(i);
-        integer_data b(1, s.K, s.group, true, 9);
-        b.call.params.scales = data[i]->scales.data();
-        b.call.params.zeros = data[i]->zeros.data();
-        scalar::integer_block(b.call, Bits, blocks[i].units.data());
-        CHECK(same(data[i]->acc, b.acc));
-      }
-    }
+    check_integer_rows<Bits, 0>(false, false);
+    check_integer_rows<Bits, 0>(true, false);
   });
+}
+
+TEST_CASE("gemm_panel: integer rows take half scales as they are stored") {
+  if (!test::covers<native, native::isa_type>()) return;
+  if constexpr (native::reads_halves)
+    for_each_width([]<int Bits>() {
+      check_integer_rows<Bits, 0>(false, true);
+      check_integer_rows<Bits, 0>(true, true);
+    });
+}
+
+TEST_CASE("gemm_panel: rows of an image equal the detour over its codes") {
+  if (!test::covers<native, native::isa_type>()) return;
+  for (const bool one_zero : {true, false}) {
+    check_integer_rows<2, 7>(one_zero, false);
+    check_integer_rows<2, 8>(one_zero, false);
+    check_integer_rows<3, 7>(one_zero, false);
+    check_integer_rows<3, 8>(one_zero, false);
+    check_integer_rows<4, 7>(one_zero, false);
+    check_integer_rows<4, 8>(one_zero, false);
+  }
 }
 
 TEST_CASE(
