@@ -207,26 +207,38 @@ double measure_tile_peak(std::size_t threads, std::size_t depth, Four&& four) {
 }
 #endif
 
-/// measure() at the first call for a key, its answer ever after.
+/// A roof, and when it was measured last.
+struct known_roof {
+  double best = 0.0;
+  stopwatch age;
+};
+
+/// The best of all measure() so far for a key. What was measured half a minute ago is measured again: a neighbour that takes
+/// the machine for a moment cannot lower the roof of a whole run.
 template <class Key, class Measure>
-double once(std::map<Key, double>& known, const Key& key, Measure&& measure) {
-  const auto found = known.find(key);
-  return found != known.end() ? found->second : known.emplace(key, measure()).first->second;
+double best_so_far(std::map<Key, known_roof>& known, const Key& key, Measure&& measure) {
+  constexpr double seconds_old = 30.0;
+  known_roof& roof = known[key];
+  if (roof.best == 0.0 || roof.age.seconds() > seconds_old) {
+    roof.best = std::max(roof.best, measure());
+    roof.age = stopwatch();
+  }
+  return roof.best;
 }
 
 }  // namespace
 
 double read_roof(std::size_t bytes, std::size_t threads) {
-  static std::map<std::pair<std::size_t, std::size_t>, double> known;
-  return once(known, {bytes, threads}, [&] { return measure_read(bytes, threads); });
+  static std::map<std::pair<std::size_t, std::size_t>, known_roof> known;
+  return best_so_far(known, {bytes, threads}, [&] { return measure_read(bytes, threads); });
 }
 
 double dram_roof(std::size_t threads) { return read_roof(std::min(std::size_t{512} << 20, cold_bytes()), threads); }
 
 double float_peak(std::size_t threads) {
 #if defined(__SSE2__)
-  static std::map<std::size_t, double> known;
-  return once(known, threads, [&] { return measure_peak<float_step>(threads); });
+  static std::map<std::size_t, known_roof> known;
+  return best_so_far(known, threads, [&] { return measure_peak<float_step>(threads); });
 #else
   return 0.0;
 #endif
@@ -234,9 +246,9 @@ double float_peak(std::size_t threads) {
 
 double bfloat16_peak(std::size_t threads) {
 #if NIBBLE_HAS_AMX_BF16 && NIBBLE_SIMD_KERNELS
-  static std::map<std::size_t, double> known;
+  static std::map<std::size_t, known_roof> known;
   if (isa::runs_here<isa::amx_bf16>())
-    return once(known, threads, [&] {
+    return best_so_far(known, threads, [&] {
       return measure_tile_peak(threads, 32, []() NIBBLE_LAMBDA_INLINE {
         kernels::amx::multiply_bfloat16<0, 4, 6>();
         kernels::amx::multiply_bfloat16<1, 4, 7>();
@@ -250,10 +262,10 @@ double bfloat16_peak(std::size_t threads) {
 
 double byte_peak(int bits, std::size_t threads) {
 #if defined(__SSE2__)
-  static std::map<std::pair<bool, std::size_t>, double> known;
+  static std::map<std::pair<bool, std::size_t>, known_roof> known;
 #if NIBBLE_HAS_AMX_INT8 && NIBBLE_SIMD_KERNELS
   if (isa::runs_here<isa::amx_int8>())
-    return once(known, {false, threads}, [&] {
+    return best_so_far(known, {false, threads}, [&] {
       return measure_tile_peak(threads, 64, []() NIBBLE_LAMBDA_INLINE {
         kernels::amx::multiply<0, 4, 6>();
         kernels::amx::multiply<1, 4, 7>();
@@ -263,8 +275,8 @@ double byte_peak(int bits, std::size_t threads) {
     });
 #endif
   const bool pairs = bits <= 5;
-  return once(known, {pairs, threads},
-              [&] { return pairs ? measure_peak<pair_step>(threads) : measure_peak<byte_step>(threads); });
+  return best_so_far(known, {pairs, threads},
+                     [&] { return pairs ? measure_peak<pair_step>(threads) : measure_peak<byte_step>(threads); });
 #else
   static_cast<void>(bits);
   return 0.0;
