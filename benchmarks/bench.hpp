@@ -44,6 +44,13 @@ std::vector<std::size_t> thread_counts();
 /// How much of distinct weights a cold benchmark cycles through: 1.5 GiB, or a quarter of a smaller memory.
 std::size_t cold_bytes();
 
+/// The middle one; reorders.
+inline double median(std::vector<double>& v) {
+  const auto middle = v.begin() + static_cast<std::ptrdiff_t>(v.size() / 2);
+  std::nth_element(v.begin(), middle, v.end());
+  return *middle;
+}
+
 /// The benchmark's loop. Returns the wall seconds of the median iteration, what counters are made from: on a machine with
 /// neighbours it stays when a mean does not. (Google Benchmark's own rates count the CPU time of one thread.) The first
 /// call, which finds the number of iterations, warms up.
@@ -57,9 +64,7 @@ double time_loop(benchmark::State& state, F&& f) {
     f();
     seconds.push_back(watch.seconds());
   }
-  const auto middle = seconds.begin() + static_cast<std::ptrdiff_t>(seconds.size() / 2);
-  std::nth_element(seconds.begin(), middle, seconds.end());
-  return *middle;
+  return median(seconds);
 }
 
 /// The counters of a product: GB/s of stored weights, GOP/s, and their shares of the roofs.

@@ -3,7 +3,9 @@
 // 14336, a context of 2048 tokens; and the whole step of one block, with the share of the linear layers.
 
 #include <array>
+#include <cstddef>
 #include <string_view>
+#include <vector>
 
 #include <nibble/isa/tags.hpp>
 #include <nibble/nn/activation.hpp>
@@ -109,7 +111,7 @@ void run_attention(benchmark::State& state, nn::kv_kind kind, std::size_t thread
   });
 }
 
-/// linear_share: time of the linear layers alone, one after the other, over the time of the whole step.
+/// linear_share: time of the linear layers alone, one after the other, over the time of the whole step: medians of both.
 void run_decode(benchmark::State& state, nn::kv_kind kind, std::size_t threads) {
   const nn::model_config c = config();
   const context ctx = pool_of(threads).context();
@@ -139,20 +141,19 @@ void run_decode(benchmark::State& state, nn::kv_kind kind, std::size_t threads) 
   with_scratch.scratch = scratch.data();
   with_scratch.scratch_bytes = bytes;
   with_scratch.concurrency = threads;
-  double linear = 0.0, whole = 0.0;
+  std::vector<double> linear, whole;
   time_loop(state, [&] {
     if (!(cache.seen() < cache.capacity())) cache = start;
     const stopwatch watch;
     t->decode(1, cache);
-    const double step = watch.seconds();
+    whole.push_back(watch.seconds());
     t->for_each_linear([&](const std::string&, const auto& l) {
       l.multiply(make_span2d(x.data(), 1, l.K(), round_up(l.K(), std::size_t{32})), make_span2d(y.data(), 1, l.N()),
                  with_scratch);
     });
-    whole += step;
-    linear += watch.seconds() - step;
+    linear.push_back(watch.seconds() - whole.back());
   });
-  state.counters["linear_share"] = linear / whole;
+  state.counters["linear_share"] = median(linear) / median(whole);
 }
 
 }  // namespace
