@@ -444,6 +444,7 @@ void check_integer_rows(bool one_zero, bool halves) {
   auto image = test::codes(256, 31, code_bits);
   for (std::uint8_t& code : image) code = std::max<std::uint8_t>(code, 1);  // of 8 bits 0 does not occur
   for (const shape& s : integer_row_shapes) {
+    if (ImageBits != 0 && s.group < 32) continue;
     CAPTURE(Bits);
     CAPTURE(ImageBits);
     CAPTURE(s.K);
@@ -601,6 +602,7 @@ TEST_CASE("gemm_panel: float rows from packed codes equal the detour over unpack
       const std::size_t blocks = ceil_div(s.K, std::size_t{32}), groups = ceil_div(s.K, s.group);
       const auto table = test::gaussian(std::size_t{1} << Bits, 5);
       for (const bool codebook : {false, true}) {
+        if (codebook && Bits > kernels::table_row_bits) continue;
         // Panels differ in weights, scales, zeros and accumulators; the row of x and its sums are one.
         row_panel panels[native::row_panels];
         kernels::float_call calls[native::row_panels];
@@ -620,8 +622,9 @@ TEST_CASE("gemm_panel: float rows from packed codes equal the detour over unpack
           codes[i] = p.packed->data();
           zeros[i] = p.zeros.data();
         }
-        if (codebook) native::table_row<Bits>(calls, codes, table.data());
-        else native::float_row<Bits>(calls, codes, zeros, 16);
+        if constexpr (Bits <= kernels::table_row_bits)
+          if (codebook) native::table_row<Bits>(calls, codes, table.data());
+        if (!codebook) native::float_row<Bits>(calls, codes, zeros, 16);
         for (std::size_t i = 0; i < native::row_panels; ++i) {
           const row_panel& p = panels[i];
           CAPTURE(i);

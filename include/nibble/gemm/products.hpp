@@ -314,7 +314,7 @@ struct products {
         }
         if (c.image == nullptr) {
           panel::template integer_row<Bits>(calls, codes);
-        } else if constexpr (Bits <= 4) {  // wider tables: one_row() says no
+        } else if constexpr (Bits <= kernels::image_row_bits) {  // else one_row() says no
           if (c.image->bits == 8) panel::template image_row<Bits, 8>(calls, codes, c.image->codes[plane]);
           else panel::template image_row<Bits, 7>(calls, codes, c.image->codes[plane]);
         }
@@ -350,8 +350,11 @@ struct products {
                   .acc = acc};
     }
     pack::with_bits(w.format.bits, [&]<int Bits>() {
-      if (w.format.rule == code_rule::codebook) panel::template table_row<Bits>(calls, codes, w.table);
-      else panel::template float_row<Bits>(calls, codes, zeros, zero_stride);
+      if (w.format.rule != code_rule::codebook) {
+        panel::template float_row<Bits>(calls, codes, zeros, zero_stride);
+      } else if constexpr (Bits <= kernels::table_row_bits) {  // else one_row() says no
+        panel::template table_row<Bits>(calls, codes, w.table);
+      }
     });
   }
 

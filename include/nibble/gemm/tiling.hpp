@@ -78,15 +78,17 @@ constexpr bool uses_image(const packed_view& w, const gemm_options& o) noexcept 
 }
 
 /// True for a product that the one-row kernels serve, several panels at once: groups are whole blocks or, in integers, equal
-/// parts of one; tables fit registers where an image is looked up.
+/// parts of one; tables fit registers.
 constexpr bool one_row(const packed_view& w, std::size_t M, const gemm_options& o) noexcept {
   const format_desc& f = w.matrix.format;
   const std::size_t K = w.matrix.K, group = panel_group(f, K);
-  const bool integer = o.computation == computation::integer;
-  if (o.computation == computation::bfloat16) return false;  // weights take their scales before they are rounded
-  const bool whole = group % pack::panel16::block_k == 0 || group >= K || (integer && (group == 8 || group == 16));
-  return M == 1 && w.layout == layout_id::panel16 && whole && !(integer && sums_exceed_int32(f, K)) &&
-         !(uses_image(w, o) && f.bits > 4);
+  const bool integer = o.computation == computation::integer, table = f.rule == code_rule::codebook;
+  // Weights in bfloat16 take their scales before they are rounded: that is left to the blocks.
+  if (M != 1 || w.layout != layout_id::panel16 || o.computation == computation::bfloat16) return false;
+  if (table && f.bits > (integer ? kernels::image_row_bits : kernels::table_row_bits)) return false;
+  if (integer && sums_exceed_int32(f, K)) return false;
+  const bool part = integer && !table && (group == 8 || group == 16);
+  return group % pack::panel16::block_k == 0 || group >= K || part;
 }
 
 /// Work items of a product: panels (or so many of them as a kernel takes at once) times blocks of rows, or columns.

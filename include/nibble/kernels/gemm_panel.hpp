@@ -62,6 +62,10 @@ struct panel_params {
   int shift = 0;  ///< integer path: 1 for mid_rise
 };
 
+/// The widest tables that one-row kernels look up as they go: those of more bits would fill the registers, and the compiler's
+/// time, for what is faster in two steps.
+inline constexpr int image_row_bits = 4, table_row_bits = 5;
+
 /// One call: rows [0, M) of x against k in [k0, k1) of one panel. k0 is a multiple of 32; k1 is a multiple of 32 or K.
 /// A group that began before k0 continues from `state`, one that does not end at k1 is left in `state`.
 template <class X, class Sum, class State>
@@ -142,13 +146,13 @@ struct bfloat16_codes {
 /// `integer_row<Bits>(calls, blocks)`    M = 1 without a detour over unpacked memory; group 8, 16, a multiple of 32 or >= K; calls
 ///                                       differ in params, state and acc only
 /// `image_codes<Bits>(units, n, image)`  each code u < 2^Bits of n units becomes image[u]; image: 256 bytes
-/// `image_row<Bits, ImageBits>(calls, blocks, image)`  integer_row with image[u] < 2^ImageBits in place of u; Bits <= 4,
-///                                       ImageBits 7 or 8
+/// `image_row<Bits, ImageBits>(calls, blocks, image)`  integer_row with image[u] < 2^ImageBits in place of u; Bits <=
+///                                       image_row_bits, ImageBits 7 or 8, group a multiple of 32 or >= K
 /// `row_panels`                          how many panels the next two take at once
 /// `float_row<Bits>(calls, blocks, zeros, zero_stride)`  M = 1, affine: q = float(u) - zeros[panel][g][column]; calls differ
 ///                                       in params, state and acc only. zero_stride 0: one z for all columns and panels,
 ///                                       a multiple of 1/2 up to 2^Bits
-/// `table_row<Bits>(calls, blocks, table)`  the same for codebooks: q = table[u]
+/// `table_row<Bits>(calls, blocks, table)`  the same for codebooks: q = table[u]; Bits <= table_row_bits
 template <class Isa>
 struct gemm_panel : gemm_panel<typename Isa::fallback> {};
 

@@ -127,7 +127,13 @@ struct gemm_panel<simd::isa_type> {
 
   template <int Bits>
   static void integer_row(const integer_call* calls, const std::byte* const* blocks) noexcept {
-    code_row<Bits, simd::dot_of(Bits)>(calls, blocks, [](vu four) NIBBLE_LAMBDA_INLINE { return four; });
+    constexpr simd::dot_kind kind = simd::dot_of(Bits);
+    if (calls[0].group != 8 && calls[0].group != 16)
+      return code_row<Bits, kind>(calls, blocks, [](vu four) NIBBLE_LAMBDA_INLINE { return four; });
+    for (std::size_t p = 0; p < integer_row_panels(Bits); p += short_group_panels<Bits>) {
+      if (calls[0].group == 8) short_groups<Bits, kind, 2>(calls + p, blocks + p);
+      else short_groups<Bits, kind, 4>(calls + p, blocks + p);
+    }
   }
 
   template <int Bits, int ImageBits>
@@ -177,13 +183,6 @@ struct gemm_panel<simd::isa_type> {
                                             const ImageOf& image_of) noexcept {
     constexpr std::size_t panels = integer_row_panels(Bits);
     constexpr std::size_t chains = simd::chains_of(Kind, panels * regs);
-    if (calls[0].group == 8 || calls[0].group == 16) {
-      for (std::size_t p = 0; p < panels; p += short_group_panels<Bits>) {
-        if (calls[0].group == 8) short_groups<Bits, Kind, 2>(calls + p, blocks + p, image_of);
-        else short_groups<Bits, Kind, 4>(calls + p, blocks + p, image_of);
-      }
-      return;
-    }
     [&]<std::size_t... P>(std::index_sequence<P...>) NIBBLE_LAMBDA_INLINE {
       const integer_call own[] = {calls[P]...};  // copies, which no store can change
       const integer_call& c = own[0];
@@ -349,9 +348,8 @@ struct gemm_panel<simd::isa_type> {
                                                         : integer_row_panels(Bits);
 
   /// integer_row for groups of Units units, several in a block: the accumulators stay in registers from group to group.
-  template <int Bits, simd::dot_kind Kind, std::size_t Units, class ImageOf>
-  static NIBBLE_ALWAYS_INLINE void short_groups(const integer_call* calls, const std::byte* const* blocks,
-                                                const ImageOf& image_of) noexcept {
+  template <int Bits, simd::dot_kind Kind, std::size_t Units>
+  static NIBBLE_ALWAYS_INLINE void short_groups(const integer_call* calls, const std::byte* const* blocks) noexcept {
     constexpr std::size_t panels = short_group_panels<Bits>;
     constexpr std::size_t run = simd::pair_run(Bits) < Units ? simd::pair_run(Bits) : Units;
     static_assert(Kind != simd::dot_kind::pairs || Units % run == 0);
@@ -377,7 +375,7 @@ struct gemm_panel<simd::isa_type> {
         for (std::size_t i = 0; i < panels * regs; ++i) {
           const std::size_t p = i / regs, r = i % regs;
           if constexpr (U % Units == 0) sum[p][r] = vi(started(c) ? c.x_sums[g] : 0);
-          const auto w = dot::weights(image_of(codes<Bits, U>(at[p], r)));
+          const auto w = dot::weights(codes<Bits, U>(at[p], r));
           if constexpr (Kind == simd::dot_kind::pairs) {
             if constexpr (U % run == 0) pairs[p][r] = dot::zero();
             dot::add(pairs[p][r], w, v);
