@@ -332,7 +332,8 @@ TEST_CASE("gemm_panel: bfloat16 weights equal the scalar ones in the kernel's ow
   for (int bits = 2; bits <= 8; ++bits)
     for (const bool with_table : {false, true})
       for (const bool with_offset : {false, true})
-        for (const auto& [k0, k1] : {std::pair<std::size_t, std::size_t>{0, 32}, {32, 96}, {96, K}, {0, K}}) {
+        for (const auto& cut : {std::pair<std::size_t, std::size_t>{0, 32}, {32, 96}, {96, K}, {0, K}}) {
+          const std::size_t k0 = cut.first, k1 = cut.second;  // clang 14: no capture of structured bindings
           const std::size_t blocks = ceil_div(k1 - k0, std::size_t{32});
           const auto units = test::codes(blocks * 512, 4, bits);
           const auto table = test::gaussian(std::size_t{1} << bits, 5);
