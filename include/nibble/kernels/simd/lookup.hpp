@@ -60,10 +60,7 @@ class byte_lookup {
     else return vu(choose<Bits - 1, 0>(u, static_cast<vu::register_type>(codes & vu(0x0f0f0f0fu))));
 #endif
 #else
-    alignas(16) std::uint8_t each[16];
-    codes.store_aligned(reinterpret_cast<std::uint32_t*>(each));
-    for (std::uint8_t& c : each) c = table_[c];
-    return vu::load_aligned(reinterpret_cast<const std::uint32_t*>(each));
+    return one_by_one(table_, codes);
 #endif
   }
 
@@ -126,6 +123,13 @@ class byte_lookup {
   }
   native parts_[parts];
 #else
+  // Not inlined: a row has 32 of these in a block, and the compiler would spend more time on them than on all else.
+  [[gnu::noinline]] static vu one_by_one(const std::uint8_t* table, vu codes) noexcept {
+    alignas(16) std::uint8_t each[16];
+    codes.store_aligned(reinterpret_cast<std::uint32_t*>(each));
+    for (std::uint8_t& c : each) c = table[c];
+    return vu::load_aligned(reinterpret_cast<const std::uint32_t*>(each));
+  }
   const std::uint8_t* table_;
 #endif
 };
@@ -217,13 +221,18 @@ class table_lookup {
 #elif NIBBLE_SIMD_WIDTH == 256
       return vf(_mm256_i32gather_ps(table, static_cast<vu::register_type>(code), 4));
 #else
+      return one_by_one(table, code);
+#endif
+    }
+#if NIBBLE_SIMD_WIDTH == 128
+    [[gnu::noinline]] static vf one_by_one(const float* table, vu code) noexcept {  // as that of bytes
       alignas(64) std::uint32_t each[lanes];
       alignas(64) float values[lanes];
       code.store_aligned(each);
       for (std::size_t i = 0; i < lanes; ++i) values[i] = table[each[i]];
       return vf::load_aligned(values);
-#endif
     }
+#endif
     const float* table;
   };
 #if NIBBLE_SIMD_NEON
