@@ -24,8 +24,9 @@ constexpr int round_half_even(float x) noexcept { return static_cast<int>(round_
 /// not; it is named directly because std::fma would be one more weak inline function shared between units.
 NIBBLE_ALWAYS_INLINE float fused_multiply_add(float a, float b, float c) noexcept { return __builtin_fmaf(a, b, c); }
 
-/// a * b rounded to its type, float or double, before anything else happens to it, for sums that copy the rounding of another program. Without
-/// the barrier -ffp-contract=fast fuses the product into a following addition (gcc 12 even through a detour over double).
+/// a * b rounded to its type, float or double, before anything else happens to it, for sums that copy the rounding of another
+/// program. Without the barrier -ffp-contract=fast fuses the product into a following addition (gcc 12 even through a detour
+/// over double).
 template <class T>
   requires std::is_floating_point_v<T>
 constexpr T rounded_product(T a, std::type_identity_t<T> b) noexcept {

@@ -26,6 +26,20 @@ namespace nibble {
 inline namespace NIBBLE_ABI {
 namespace gemm::detail {
 
+/// z of the float path and of the integer path for rules with a constant one; mid-rise counts in half steps there.
+inline float constant_zero(const format_desc& f) noexcept {
+  const float half_range = static_cast<float>(1 << (f.bits - 1));
+  switch (f.rule) {
+    case code_rule::symmetric:
+    case code_rule::symmetric_full: return half_range;
+    case code_rule::mid_rise: return half_range - 0.5f;
+    case code_rule::asymmetric:
+    case code_rule::asymmetric_offset:
+    case code_rule::codebook: break;
+  }
+  return 0.0f;
+}
+
 /// One task in progress: its arguments, its cut and its scratch memory.
 struct call {
   input_ref x;
@@ -64,7 +78,9 @@ struct call {
   }
   /// Width and constant zero point of the codes that integer kernels multiply.
   int code_bits() const noexcept { return image != nullptr ? image->bits : w.matrix.format.bits; }
-  inline float code_zero() const noexcept;
+  float code_zero() const noexcept {
+    return image != nullptr ? static_cast<float>(image->zero()) : constant_zero(w.matrix.format);
+  }
   /// One group longer than the sums that int32 holds.
   bool long_sums() const noexcept { return sums_exceed_int32(w.matrix.format, w.matrix.K); }
   /// Row m of the float path.
@@ -85,27 +101,8 @@ inline errc can_scale_activations(const packed_view& w, const gemm_options& o) n
   return w.layout == layout_id::panel16 ? errc::ok : errc::unsupported_layout;
 }
 
-/// z of the float path and of the integer path for rules with a constant one; mid-rise counts in half steps there.
-inline float constant_zero(const format_desc& f) noexcept {
-  const float half_range = static_cast<float>(1 << (f.bits - 1));
-  switch (f.rule) {
-    case code_rule::symmetric:
-    case code_rule::symmetric_full: return half_range;
-    case code_rule::mid_rise: return half_range - 0.5f;
-    case code_rule::asymmetric:
-    case code_rule::asymmetric_offset:
-    case code_rule::codebook: break;
-  }
-  return 0.0f;
-}
-
-inline float call::code_zero() const noexcept {
-  return image != nullptr ? static_cast<float>(image->zero()) : constant_zero(w.matrix.format);
-}
-
 /// Decodes the parameters of one panel into the slot's area, for plane `plane` of an image. `halves`: half scales may stay as
-/// they are stored. The float path's zero points go to params.zeros' place
-/// as floats, returned through `zero_values`.
+/// they are stored. The float path's zero points go to params.zeros' place as floats, returned through `zero_values`.
 inline kernels::panel_params decode_params(const call& c, std::size_t index, std::size_t slot,
                                            const float*& zero_values, std::size_t& zero_value_stride, bool halves,
                                            std::size_t plane = 0) noexcept {

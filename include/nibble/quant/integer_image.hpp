@@ -16,11 +16,13 @@ namespace nibble {
 /// against that of the codebook itself is at most sum over k of |x[k]| * scale * e, with x the activations as quantized and
 /// e = max |v - t * unit|, to which a relative 2^-23 comes for the rounding of unit (a greatest value below 2^-100 has a
 /// subnormal unit, which rounds coarser).
+///
+/// Up to 4 bits the steps of one plane are the number from 64 to 127 with the least e, so that tables of whole numbers up to
+/// 127 (IQ4_NL, FP4 as E2M1) are met exactly; else 127. Those of two planes are 8127.
 enum class table_image : unsigned char {
-  none,       ///< integer computation is refused
-  one_plane,  ///< |t| <= 127 in one s8 plane. Up to 4 bits `steps` is the number from 64 to 127 with the least e, so that
-  ///< tables of whole numbers up to 127 (IQ4_NL, FP4 as E2M1) are met exactly; else 127. e <= greatest / 254
-  two_planes,  ///< t = 128 * high + low in two planes of 7 bits, steps = 8127: e <= greatest / 16254. Twice the work
+  none,        ///< integer computation is refused
+  one_plane,   ///< |t| <= 127 in one s8 plane: e <= greatest / 254
+  two_planes,  ///< t = 128 * high + low in two planes of 7 bits: e <= greatest / 16254. Twice the work
 };
 
 inline namespace NIBBLE_ABI {

@@ -213,8 +213,7 @@ enum class dot_kind : std::uint8_t {
   signs,  ///< codes <= 255: v = u - 128; vpmaddubsw of |v| <= 128 and x with the sign of v (2 * 128 * 127 = 32512), then
           ///< vpmaddwd. The sums are those of v: see bias_of
   wide,   ///< codes <= 255: even and odd bytes are widened to int16 and multiplied by vpmaddwd
-  tables,  ///< values in [-127, 127] that were looked up, code - 128: vpmaddubsw of |x| and the value with the sign of x, so that
-  ///< what `signs` does to each weight is done to x, once for all columns
+  tables,  ///< looked up values in [-127, 127], code - 128: vpmaddubsw of |x| and the value with the sign of x
 };
 
 /// Units (4 k) whose pair sums fit int16 together: u * |x| <= (2^bits - 1) * 128, two of them in each unit.
