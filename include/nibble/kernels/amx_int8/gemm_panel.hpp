@@ -175,11 +175,8 @@ struct gemm_panel<isa::amx_int8> : gemm_panel<simd::isa_type> {
         amx::store<2 * I + J>(calls[J].state + (m + 16 * I) * nr, state_bytes);
       });
       if (!group.ends) continue;
-      for (std::size_t j = 0; j < Panels; ++j) {
-        std::size_t i = 0;
-        for (; i + 8 <= rows; i += 8) fold_rows<8>(calls[j], m + i, group.g);
-        for (; i < rows; ++i) fold_rows<1>(calls[j], m + i, group.g);
-      }
+      for (std::size_t j = 0; j < Panels; ++j)
+        fold_kept<code_bias(0)>(calls[j], m, rows, group.g, calls[j].state + m * nr, calls[j].acc + m * nr);
     }
   }
 
@@ -193,17 +190,6 @@ struct gemm_panel<isa::amx_int8> : gemm_panel<simd::isa_type> {
     if constexpr (RowTiles > 1 && Panels > 1) f.template operator()<1, 1>();
   }
 
- private:
-  /// Finished sums in `state`, rows [m, m + Rows), into the accumulators.
-  template <std::size_t Rows>
-  static NIBBLE_ALWAYS_INLINE void fold_rows(const integer_call& c, std::size_t m, std::size_t g) noexcept {
-    vi sum[Rows][regs];
-    NIBBLE_UNROLL
-    for (std::size_t i = 0; i < Rows; ++i) {
-      sum[i][0] = simd::load(c.state + (m + i) * nr);
-    }
-    finish<code_bias(0)>(c, m, true, g, sum);
-  }
   static_assert(regs == 1 && code_bias(8) == 0, "one register holds the columns of a panel; codes as they are");
 };
 

@@ -38,17 +38,11 @@ struct gemm_panel<simd::isa_type> {
   static constexpr std::size_t row_panels = regs == 1 ? 4 : (regs == 2 ? 2 : 1);
   static constexpr bool reads_halves = NIBBLE_SIMD_HALVES != 0;
   /// Panels of the integer path's single row: side by side they are streams side by side. One stream from memory brings 22
-  /// GB/s on Zen 3, four 30, and the load of an activation serves them all. Codes of several planes are bound by their
-  /// unpacking, which wants registers for itself.
-  static constexpr std::size_t integer_row_panels(int bits) noexcept {
-    if (regs == 2) return bits <= 3 ? 1 : (bits == 4 || bits == 8 ? 4 : 2);
-    return regs == 4 ? 1 : 4;
-  }
-  /// Whether integer rows prefetch. Four streams keep Zen 3's own prefetchers busy, and then instructions for it only take
-  /// their place: 8 bits from memory in 0.8 of the time without them, 4 bits in 0.9.
-  static constexpr bool integer_row_prefetches(int bits) noexcept {
-    return !(regs == 2 && integer_row_panels(bits) == 4);
-  }
+  /// GB/s on Zen 3, four 30, and the load of an activation serves them all.
+  static constexpr std::size_t integer_row_panels(int) noexcept { return regs == 4 ? 1 : 4; }
+  /// Whether integer rows prefetch codes. Four streams keep Zen 3's own prefetchers busy, and then instructions for it only
+  /// take their place: 8 bits from memory in 0.8 of the time without them, 4 bits in 0.9.
+  static constexpr bool integer_row_prefetches = regs != 2;
   static constexpr std::size_t block_panels = 1;
   /// Rows of the full register tile.
   static constexpr int mr = regs == 1 ? 12 : (regs == 2 || simd::register_count == 32 ? 6 : 2);
@@ -98,7 +92,7 @@ struct gemm_panel<simd::isa_type> {
   static void integer_block(const integer_call& c, int bits, const std::uint8_t* units) noexcept {
     // Only the kinds that dot_of gives on this instruction set are compiled.
     [&]<int... Bits>(std::integer_sequence<int, Bits...>) NIBBLE_LAMBDA_INLINE {
-      (void)((bits == Bits && (rows_of_tiles<simd::dot_of(Bits)>(c, units, simd::pair_run(bits)), true)) || ...);
+      (void)((bits == Bits && (rows_of_tiles<simd::dot_of(Bits)>(c, units, simd::pair_run(Bits)), true)) || ...);
     }
     (std::integer_sequence<int, 2, 3, 4, 5, 6, 7, 8>{});
   }
@@ -177,33 +171,77 @@ struct gemm_panel<simd::isa_type> {
   }
 
  protected:
-  /// One row of codes against the panels of `calls`; image_of: from stored codes to those that are multiplied.
+  /// One row of codes against the panels of `calls`; image_of: from stored codes to those that are multiplied. Panels take
+  /// turns at a block, whose activations stay in registers for all of them; what waits for its turn lies in memory.
   template <int Bits, simd::dot_kind Kind, class ImageOf>
   static NIBBLE_ALWAYS_INLINE void code_row(const integer_call* calls, const std::byte* const* blocks,
                                             const ImageOf& image_of) noexcept {
     constexpr std::size_t panels = integer_row_panels(Bits);
-    constexpr std::size_t chains = simd::chains_of(Kind, panels * regs);
-    [&]<std::size_t... P>(std::index_sequence<P...>) NIBBLE_LAMBDA_INLINE {
-      const integer_call own[] = {calls[P]...};  // copies, which no store can change
-      const integer_call& c = own[0];
-      const std::byte* at[] = {blocks[P]...};
-      [[maybe_unused]] const std::size_t end = c.k1 < c.K ? c.k1 : c.K;
-      for (group_walk group(c); !group.done(); group.next()) {
-        vi sum[panels][chains][1][regs];
-        (begin(own[P], 0, group.begins, sum[P][0]), ...);
-        (clear_rest(sum[P]), ...);
-        for (std::size_t k = group.k; k < group.stop; k += 32, ((at[P] += pack::panel16::block_bytes(Bits)), ...)) {
-          if constexpr (integer_row_prefetches(Bits)) {
-            const std::ptrdiff_t ahead = prefetch_distance<Bits>(blocks, panels, end - k);
-            (prefetch<Bits>(at[P], ahead), ...);
-          }
-          multiply_block<Bits, Kind>(c.x + k, at, sum, image_of);
-        }
-        (gather_rest(sum[P]), ...);
-        (finish<simd::bias_of(Kind)>(own[P], 0, group.ends, group.g, sum[P][0]), ...);
-      }
+    using dot = simd::byte_dot<Kind>;
+    const integer_call c = calls[0];  // a copy, which no store can change
+    const std::size_t end = c.k1 < c.K ? c.k1 : c.K;
+    const bool simple = started(c);
+    std::size_t g = c.k0 / c.group;
+    bool fresh = c.k0 == g * c.group;                               // nothing lies in the sums
+    std::size_t left = (c.group - (c.k0 - g * c.group) + 31) / 32;  // blocks of the group
+    std::int32_t sums[panels][nr];
+    float acc[panels][nr];
+    for (std::size_t p = 0; p < panels; ++p) {
+      std::memcpy(acc[p], calls[p].acc, sizeof acc[p]);
+      if (!fresh) std::memcpy(sums[p], calls[p].state, sizeof sums[p]);
     }
-    (std::make_index_sequence<panels>{});
+    for (std::size_t k = c.k0, at = 0; k < end; k += 32, at += pack::panel16::block_bytes(Bits)) {
+      const bool last = --left == 0 || (k + 32 >= end && end == c.K), folds = last && simple && c.fold;
+      if constexpr (integer_row_prefetches) {
+        const std::ptrdiff_t ahead = prefetch_distance<Bits>(blocks, panels, end - k);
+        for (std::size_t p = 0; p < panels; ++p) prefetch<Bits>(blocks[p] + at, ahead);
+      }
+      const auto multiply = [&]<std::size_t First, std::size_t Units>() NIBBLE_LAMBDA_INLINE {
+        decltype(dot::activations(0)) v[Units];
+        NIBBLE_UNROLL
+        for (std::size_t u = 0; u < Units; ++u) v[u] = dot::activations(four_of(c.x + k + 4 * (First + u)));
+        NIBBLE_UNROLL
+        for (std::size_t p = 0; p < panels; ++p) {
+          vi sum[regs];
+          multiply_block<Bits, Kind, First>(blocks[p] + at, v, sum, image_of);
+          if (!fresh) {
+            NIBBLE_UNROLL
+            for (std::size_t r = 0; r < regs; ++r) sum[r] = sum[r] + simd::load(sums[p] + r * lanes);
+          }
+          if (folds && First + Units == 8) {
+            const vi rest(c.x_sums[g]);
+            const std::array<vf, regs> scale = scales_of(calls[p].params, g * c.params.scale_stride);
+            prefetch_scales(calls[p].params, g);
+            NIBBLE_UNROLL
+            for (std::size_t r = 0; r < regs; ++r)
+              simd::fused(simd::to_float(sum[r] + rest), scale[r], simd::load(acc[p] + r * lanes))
+                  .store_unaligned(acc[p] + r * lanes);
+          } else {
+            NIBBLE_UNROLL
+            for (std::size_t r = 0; r < regs; ++r) sum[r].store_unaligned(sums[p] + r * lanes);
+          }
+          simd::in_order();
+        }
+        fresh = false;
+      };
+      // An activation of `tables` takes two registers.
+      if constexpr (Kind == simd::dot_kind::tables) {
+        multiply.template operator()<0, 4>();
+        multiply.template operator()<4, 4>();
+      } else {
+        multiply.template operator()<0, 8>();
+      }
+      if (!last || !c.fold) continue;
+      if (!simple)
+        for (std::size_t p = 0; p < panels; ++p) fold_kept<simd::bias_of(Kind)>(calls[p], 0, 1, g, sums[p], acc[p]);
+      ++g;
+      left = c.group / 32;
+      fresh = true;
+    }
+    for (std::size_t p = 0; p < panels; ++p) {
+      std::memcpy(calls[p].acc, acc[p], sizeof acc[p]);
+      if (!fresh) std::memcpy(calls[p].state, sums[p], sizeof sums[p]);
+    }
   }
 
   /// Calls f(lookup) with the table in registers, or with what takes its place.
@@ -335,7 +373,7 @@ struct gemm_panel<simd::isa_type> {
             (multiply_unit<Bits, U>(x, at[P], decode[P], sum[P][0]), ...);
           });
         }
-        (finish<0>(own[P], 0, group.ends, group.g, sum[P]), ...);
+        (finish(own[P], 0, group.ends, group.g, sum[P]), ...);
       }
     }
     (std::make_index_sequence<row_panels>{});
@@ -343,9 +381,7 @@ struct gemm_panel<simd::isa_type> {
 
   /// How many panels the next one takes at once: their accumulators and sums fill the registers.
   template <int Bits>
-  static constexpr std::size_t short_group_panels = regs == 2 && integer_row_panels(Bits) > 2
-                                                        ? 2
-                                                        : integer_row_panels(Bits);
+  static constexpr std::size_t short_group_panels = regs == 2 ? 2 : integer_row_panels(Bits);
 
   /// integer_row for groups of Units units, several in a block: the accumulators stay in registers from group to group.
   template <int Bits, simd::dot_kind Kind, std::size_t Units>
@@ -393,36 +429,46 @@ struct gemm_panel<simd::isa_type> {
       for (std::size_t r = 0; r < regs; ++r) acc[p][r].store_unaligned(calls[p].acc + r * lanes);
   }
 
-  /// 32 activations against a packed block of each panel, whose sums are cut into chains.
-  template <int Bits, simd::dot_kind Kind, std::size_t panels, std::size_t chains, class ImageOf>
-  static NIBBLE_ALWAYS_INLINE void multiply_block(const std::int8_t* x, const std::byte* const (&blocks)[panels],
-                                                  vi (&sum)[panels][chains][1][regs],
+  /// sum = activations v, those of units from First on, against a packed block.
+  template <int Bits, simd::dot_kind Kind, std::size_t First, class V, std::size_t units, class ImageOf>
+  static NIBBLE_ALWAYS_INLINE void multiply_block(const std::byte* block, const V (&v)[units], vi (&sum)[regs],
                                                   const ImageOf& image_of) noexcept {
     using dot = simd::byte_dot<Kind>;
-    if constexpr (Kind == simd::dot_kind::pairs) {
-      constexpr std::size_t run = simd::pair_run(Bits) < 8 ? simd::pair_run(Bits) : 8;
-      static_assert(8 % run == 0 && chains == 1);
-      typename dot::native pairs[panels][regs];
-      for_each_unit([&]<std::size_t U>() NIBBLE_LAMBDA_INLINE {
-        const auto v = dot::activations(four_of(x + 4 * U));
-        NIBBLE_UNROLL
-        for (std::size_t i = 0; i < panels * regs; ++i) {
-          const std::size_t p = i / regs, r = i % regs;
-          if constexpr (U % run == 0) pairs[p][r] = dot::zero();
-          dot::add(pairs[p][r], dot::weights(image_of(codes<Bits, U>(blocks[p], r))), v);
-          if constexpr (U % run == run - 1) dot::widen(sum[p][0][0][r], pairs[p][r]);
+    [&]<std::size_t... U>(std::index_sequence<U...>) NIBBLE_LAMBDA_INLINE {
+      if constexpr (Kind == simd::dot_kind::pairs) {
+        constexpr std::size_t run = simd::pair_run(Bits) < units ? simd::pair_run(Bits) : units;
+        static_assert(units % run == 0);
+        typename dot::native pairs[regs];
+        const auto multiply = [&]<std::size_t N>() NIBBLE_LAMBDA_INLINE {
+          NIBBLE_UNROLL
+          for (std::size_t r = 0; r < regs; ++r) {
+            const auto w = dot::weights(image_of(codes<Bits, First + N>(block, r)));
+            if constexpr (N % run == 0) pairs[r] = dot::product(w, v[N]);
+            else dot::add(pairs[r], w, v[N]);
+            if constexpr (N == run - 1) sum[r] = dot::widened(pairs[r]);
+            else if constexpr (N % run == run - 1) dot::widen(sum[r], pairs[r]);
+          }
+        };
+        (multiply.template operator()<U>(), ...);
+      } else {
+        constexpr std::size_t chains = simd::chains_of(Kind, regs);
+        vi all[chains][regs];
+        const auto multiply = [&]<std::size_t N>() NIBBLE_LAMBDA_INLINE {
+          NIBBLE_UNROLL
+          for (std::size_t r = 0; r < regs; ++r) {
+            const auto w = dot::weights(image_of(codes<Bits, First + N>(block, r)));
+            if constexpr (N < chains) all[N][r] = dot::product(w, v[N]);
+            else dot::add(all[N % chains][r], w, v[N]);
+          }
+        };
+        (multiply.template operator()<U>(), ...);
+        for (std::size_t r = 0; r < regs; ++r) {
+          sum[r] = all[0][r];
+          for (std::size_t i = 1; i < chains; ++i) sum[r] = sum[r] + all[i][r];
         }
-      });
-    } else {
-      for_each_unit([&]<std::size_t U>() NIBBLE_LAMBDA_INLINE {
-        const auto v = dot::activations(four_of(x + 4 * U));
-        NIBBLE_UNROLL
-        for (std::size_t i = 0; i < panels * regs; ++i) {
-          const std::size_t p = i / regs, r = i % regs;
-          dot::add(sum[p][U % chains][0][r], dot::weights(image_of(codes<Bits, U>(blocks[p], r))), v);
-        }
-      });
+      }
     }
+    (std::make_index_sequence<units>{});
   }
 
   /// Four activations against unit U of a packed block.
@@ -490,12 +536,14 @@ struct gemm_panel<simd::isa_type> {
   }
 
   /// 0, or the sums of a group that began in an earlier call.
-  template <class Call, class V, std::size_t rows>
-  static NIBBLE_ALWAYS_INLINE void begin(const Call& c, std::size_t m, bool begins, V (&sum)[rows][regs]) noexcept {
+  template <std::size_t rows>
+  static NIBBLE_ALWAYS_INLINE void begin(const float_call& c, std::size_t m, bool begins,
+                                         vf (&sum)[rows][regs]) noexcept {
     NIBBLE_UNROLL
     for (std::size_t i = 0; i < rows; ++i) {
       NIBBLE_UNROLL
-      for (std::size_t r = 0; r < regs; ++r) sum[i][r] = begins ? V(0) : simd::load(c.state + (m + i) * nr + r * lanes);
+      for (std::size_t r = 0; r < regs; ++r)
+        sum[i][r] = begins ? vf(0) : simd::load(c.state + (m + i) * nr + r * lanes);
     }
   }
 
@@ -507,14 +555,35 @@ struct gemm_panel<simd::isa_type> {
     return simd::load(p.scales + at);
   }
 
+  /// The scales that stand `at` numbers behind the first one.
+  static NIBBLE_ALWAYS_INLINE std::array<vf, regs> scales_of(const panel_params& p, std::size_t at) noexcept {
+#if NIBBLE_SIMD_HALVES
+    if (p.halves != nullptr) {
+      std::array<vf, regs> v;
+      NIBBLE_UNROLL
+      for (std::size_t r = 0; r < regs; ++r) v[r] = simd::load(p.halves + at + r * lanes);
+      return v;
+    }
+#endif
+    return load_columns(p.scales + at);
+  }
+
+  /// Stored scales of a later group. They are read once in many blocks: too seldom for the CPU's own prefetchers, and a miss
+  /// takes longer than the instructions that wait for it can hide.
+  static NIBBLE_ALWAYS_INLINE void prefetch_scales([[maybe_unused]] const panel_params& p,
+                                                   [[maybe_unused]] std::size_t g) noexcept {
+#if NIBBLE_SIMD_HALVES
+    if (p.halves != nullptr) __builtin_prefetch(p.halves + (g + 8) * p.scale_stride);
+#endif
+  }
+
   /// x_sums holds (bias - z) X: the fold has no zero point to subtract.
   static NIBBLE_ALWAYS_INLINE bool started(const integer_call& c) noexcept { return c.params.zeros == nullptr; }
 
-  /// Scales a finished group into the accumulators, or keeps the running sums of one that goes on. Bias: what was
-  /// subtracted from the codes.
-  template <std::int32_t Bias, class Call, class V, std::size_t rows>
-  static NIBBLE_ALWAYS_INLINE void finish(const Call& c, std::size_t m, bool ends, std::size_t g,
-                                          const V (&sum)[rows][regs]) noexcept {
+  /// Scales a finished group into the accumulators, or keeps the running sums of one that goes on.
+  template <std::size_t rows>
+  static NIBBLE_ALWAYS_INLINE void finish(const float_call& c, std::size_t m, bool ends, std::size_t g,
+                                          const vf (&sum)[rows][regs]) noexcept {
     if (!ends) {
       NIBBLE_UNROLL
       for (std::size_t i = 0; i < rows; ++i) {
@@ -523,47 +592,8 @@ struct gemm_panel<simd::isa_type> {
       }
       return;
     }
-    if constexpr (std::is_same_v<V, vi>) {
-      if (started(c)) return fold(c, m, g, sum);
-    }
-    bool plain = c.params.shift == 0 && c.params.offsets == nullptr;
-    if constexpr (std::is_same_v<V, vi>) plain = plain && c.group_scales == nullptr;
-    if (plain) fold<Bias, false>(c, m, g, sum);
-    else fold<Bias, true>(c, m, g, sum);
-  }
-
-  /// Of sums that lack but (bias - z) X.
-  template <std::size_t rows>
-  static NIBBLE_ALWAYS_INLINE void fold(const integer_call& c, std::size_t m, std::size_t g,
-                                        const vi (&sum)[rows][regs]) noexcept {
-    NIBBLE_UNROLL
-    for (std::size_t r = 0; r < regs; ++r) {
-      const vf scale = scale_of(c.params, g, r);
-      NIBBLE_UNROLL
-      for (std::size_t i = 0; i < rows; ++i) {
-        float* acc = c.acc + (m + i) * nr + r * lanes;
-        const vi exact = sum[i][r] + vi(c.x_sums[(m + i) * c.sum_stride + g]);
-        simd::fused(simd::to_float(exact), scale, simd::load(acc)).store_unaligned(acc);
-      }
-    }
-  }
-
-  /// General: with a shift, offsets or scales of groups, where there are any. The columns' parameters are loaded once for all rows.
-  template <std::int32_t Bias, bool General, std::size_t rows>
-  static NIBBLE_ALWAYS_INLINE void fold(const integer_call& c, std::size_t m, std::size_t g,
-                                        const vi (&sum)[rows][regs]) noexcept {
-    const panel_params& p = c.params;
-    NIBBLE_UNROLL
-    for (std::size_t r = 0; r < regs; ++r) {
-      const vf scale = scale_of(p, g, r);
-      vi zero = simd::load(p.zeros + g * p.zero_stride + r * lanes);
-      if constexpr (Bias != 0) zero = zero - vi(Bias << p.shift);
-      NIBBLE_UNROLL
-      for (std::size_t i = 0; i < rows; ++i) {
-        float* acc = c.acc + (m + i) * nr + r * lanes;
-        folded<General>(c, m + i, g, r, sum[i][r], scale, zero, simd::load(acc)).store_unaligned(acc);
-      }
-    }
+    if (c.params.offsets == nullptr) fold<false>(c, m, g, sum);
+    else fold<true>(c, m, g, sum);
   }
 
   /// The law's steps for the sums of a group, for row m and register r.
@@ -605,7 +635,7 @@ struct gemm_panel<simd::isa_type> {
       return folded<false>(c, 0, g, r, sum, scale, zero, acc);
     return folded<true>(c, 0, g, r, sum, scale, zero, acc);
   }
-  template <std::int32_t Bias, bool General, std::size_t rows>
+  template <bool Offsets, std::size_t rows>
   static NIBBLE_ALWAYS_INLINE void fold(const float_call& c, std::size_t m, std::size_t g,
                                         const vf (&sum)[rows][regs]) noexcept {
     const panel_params& p = c.params;
@@ -616,16 +646,15 @@ struct gemm_panel<simd::isa_type> {
       for (std::size_t i = 0; i < rows; ++i) {
         float* acc = c.acc + (m + i) * nr + r * lanes;
         vf v = simd::fused(sum[i][r], scale, simd::load(acc));
-        if constexpr (General)
-          if (p.offsets != nullptr)
-            v = simd::fused(vf(c.x_sums[(m + i) * c.sum_stride + g]),
-                            simd::load(p.offsets + g * p.offset_stride + r * lanes), v);
+        if constexpr (Offsets)
+          v = simd::fused(vf(c.x_sums[(m + i) * c.sum_stride + g]),
+                          simd::load(p.offsets + g * p.offset_stride + r * lanes), v);
         v.store_unaligned(acc);
       }
     }
   }
 
-  /// All rows, in the tallest tiles that fit. `run`: units that int16 sums hold (pairs).
+  /// All rows, in the tallest tiles that fit. `run`: units that int16 sums hold, at least two (pairs).
   template <simd::dot_kind Kind>
   static void rows_of_tiles(const integer_call& c, const std::uint8_t* units, std::size_t run) noexcept {
 #if NIBBLE_SIMD_NEON
@@ -665,68 +694,161 @@ struct gemm_panel<simd::isa_type> {
   template <simd::dot_kind Kind, int Rows>
   static void integer_tile(const integer_call& call, std::size_t m, const std::uint8_t* units,
                            std::size_t run) noexcept {
-    using dot = simd::byte_dot<Kind>;
     constexpr std::size_t rows = static_cast<std::size_t>(Rows);
     const integer_call c = call;  // a copy, which no store can change
     const std::int8_t* x = c.x + m * c.x_stride;
+    float* const acc = c.acc + m * nr;
     for (group_walk group(c); !group.done(); group.next()) {
-      std::size_t k = group.k;
-      if constexpr (Kind == simd::dot_kind::pairs) {
-        // The int16 sums of up to `run` units: they fill the registers, and until the first ones are done there are no others.
-        typename dot::native pairs[rows][regs];
-        const auto multiply_run = [&]() NIBBLE_LAMBDA_INLINE {
-          const std::size_t part = group.stop - k < 4 * run ? group.stop : k + 4 * run;
-          NIBBLE_UNROLL
-          for (std::size_t i = 0; i < rows; ++i) {
-            NIBBLE_UNROLL
-            for (std::size_t r = 0; r < regs; ++r) pairs[i][r] = dot::zero();
-          }
-          for (; part - k >= 8; k += 8, units += 128) {
-            step<dot>(pairs, units, x + k, c.x_stride);
-            step<dot>(pairs, units + 64, x + k + 4, c.x_stride);
-          }
-          for (; k < part; k += 4, units += 64) step<dot>(pairs, units, x + k, c.x_stride);
-        };
-        vi sum[rows][regs];
-        multiply_run();
-        NIBBLE_UNROLL
-        for (std::size_t i = 0; i < rows; ++i) {
-          NIBBLE_UNROLL
-          for (std::size_t r = 0; r < regs; ++r) sum[i][r] = dot::widened(pairs[i][r]);
-        }
-        while (k < group.stop) {
-          multiply_run();
-          NIBBLE_UNROLL
-          for (std::size_t i = 0; i < rows; ++i) {
-            NIBBLE_UNROLL
-            for (std::size_t r = 0; r < regs; ++r) dot::widen(sum[i][r], pairs[i][r]);
-          }
-        }
-        if (!group.begins) {
-          NIBBLE_UNROLL
-          for (std::size_t i = 0; i < rows; ++i) {
-            NIBBLE_UNROLL
-            for (std::size_t r = 0; r < regs; ++r)
-              sum[i][r] = sum[i][r] + simd::load(c.state + (m + i) * nr + r * lanes);
-          }
-        }
-        finish<simd::bias_of(Kind)>(c, m, group.ends, group.g, sum);
-      } else {
-        constexpr std::size_t chains = simd::chains_of(Kind, rows * regs);
-        vi all[chains][rows][regs];
-        auto& sum = all[0];
-        begin(c, m, group.begins, sum);
-        clear_rest(all);
-        if constexpr (chains > 1)
-          for (; group.stop - k >= 4 * chains; k += 4 * chains, units += 64 * chains) {
-            NIBBLE_UNROLL
-            for (std::size_t i = 0; i < chains; ++i) step<dot>(all[i], units + 64 * i, x + k + 4 * i, c.x_stride);
-          }
-        for (; k < group.stop; k += 4, units += 64) step<dot>(sum, units, x + k, c.x_stride);
-        gather_rest(all);
-        finish<simd::bias_of(Kind)>(c, m, group.ends, group.g, sum);
-      }
+      const std::size_t count = (group.stop - group.k + 3) / 4;
+      if constexpr (Kind == simd::dot_kind::pairs)
+        pair_sums<Kind, rows>(c, call, m, group, count, run, units, x + group.k, acc);
+      else quad_sums<Kind, rows>(c, call, m, group, count, units, x + group.k, acc);
+      units += count * 64;
     }
+  }
+
+  /// A group of `count` units by way of int16 sums, which fill the registers: of eight units, or four or two where int16 holds
+  /// no more (`run`) or no more are left. What came before lies in memory as int32 sums. Straight code, for in a loop gcc
+  /// copies the sums from register to register.
+  template <simd::dot_kind Kind, std::size_t rows>
+  static NIBBLE_ALWAYS_INLINE void pair_sums(const integer_call& c, const integer_call& call, std::size_t m,
+                                             const group_walk& group, std::size_t count, std::size_t run,
+                                             const std::uint8_t* units, const std::int8_t* x, float* acc) noexcept {
+    std::int32_t own[rows * nr];
+    std::int32_t* const sums = group.begins && group.ends ? own : c.state + m * nr;
+    bool fresh = group.begins;  // nothing lies in `sums`
+    const bool folds = group.ends && started(c);
+    const auto part = [&]<std::size_t Units>() NIBBLE_LAMBDA_INLINE {
+      using dot = simd::byte_dot<Kind>;
+      typename dot::native pairs[rows][regs];
+      multiply_units<dot, Units, true>(pairs, units, x, c.x_stride);
+      count -= Units;
+      units += Units * 64;
+      x += Units * 4;
+      const auto widened = [&](std::size_t i, std::size_t r) NIBBLE_LAMBDA_INLINE { return dot::widened(pairs[i][r]); };
+      const auto with_sums = [&](std::size_t i, std::size_t r) NIBBLE_LAMBDA_INLINE {
+        return dot::widened(pairs[i][r]) + simd::load(sums + i * nr + r * lanes);
+      };
+      if (count == 0 && folds) {
+        if (fresh) fold_started<rows, true>(c, m, group.g, acc, widened);
+        else fold_started<rows, true>(c, m, group.g, acc, with_sums);
+      } else if (fresh) {
+        keep<rows>(sums, widened);
+      } else {
+        keep<rows>(sums, with_sums);
+      }
+      fresh = false;
+    };
+    if (run >= 8)
+      while (count >= 8) part.template operator()<8>();
+    if (run >= 4)
+      while (count >= 4) part.template operator()<4>();
+    while (count >= 2) part.template operator()<2>();
+    if (count > 0) part.template operator()<1>();
+    if (group.ends && !folds) fold_kept<0>(call, m, rows, group.g, sums, acc);
+  }
+
+  /// A group of `count` units in int32 sums.
+  template <simd::dot_kind Kind, std::size_t rows>
+  static NIBBLE_ALWAYS_INLINE void quad_sums(const integer_call& c, const integer_call& call, std::size_t m,
+                                             const group_walk& group, std::size_t count, const std::uint8_t* units,
+                                             const std::int8_t* x, float* acc) noexcept {
+    using dot = simd::byte_dot<Kind>;
+    constexpr std::size_t chains = simd::chains_of(Kind, rows * regs);
+    constexpr std::size_t step = chains > 2 ? chains : 2;
+    vi all[chains][rows][regs];
+    auto& sum = all[0];
+    const bool folds = group.ends && started(c);
+    NIBBLE_UNROLL
+    for (std::size_t i = 0; i < rows; ++i) {
+      const vi first(folds ? c.x_sums[(m + i) * c.sum_stride + group.g] : 0);
+      NIBBLE_UNROLL
+      for (std::size_t r = 0; r < regs; ++r) sum[i][r] = first;
+    }
+    if (!group.begins) {
+      NIBBLE_UNROLL
+      for (std::size_t i = 0; i < rows * regs; ++i)
+        sum[i / regs][i % regs] = sum[i / regs][i % regs] + simd::load(c.state + m * nr + i * lanes);
+    }
+    clear_rest(all);
+    std::size_t u = 0;
+    for (; count - u >= step; u += step) {
+      NIBBLE_UNROLL
+      for (std::size_t i = 0; i < step; ++i)
+        multiply_units<dot, 1>(all[i % chains], units + (u + i) * 64, x + (u + i) * 4, c.x_stride);
+    }
+    for (; u < count; ++u) multiply_units<dot, 1>(sum, units + u * 64, x + u * 4, c.x_stride);
+    gather_rest(all);
+    const auto value = [&](std::size_t i, std::size_t r) NIBBLE_LAMBDA_INLINE { return sum[i][r]; };
+    if (folds) return fold_started<rows, false>(c, m, group.g, acc, value);
+    std::int32_t own[rows * nr];
+    std::int32_t* const sums = group.ends ? own : c.state + m * nr;
+    keep<rows>(sums, value);
+    if (group.ends) fold_kept<simd::bias_of(Kind)>(call, m, rows, group.g, sums, acc);
+  }
+
+  /// sums[i][column] = value(i, r).
+  template <std::size_t rows, class Value>
+  static NIBBLE_ALWAYS_INLINE void keep(std::int32_t* sums, const Value& value) noexcept {
+    NIBBLE_UNROLL
+    for (std::size_t i = 0; i < rows; ++i) {
+      NIBBLE_UNROLL
+      for (std::size_t r = 0; r < regs; ++r) value(i, r).store_unaligned(sums + i * nr + r * lanes);
+    }
+  }
+
+  /// Folds a group whose sums value(i, r) lack but (bias - z) X, which stands in x_sums. Lacks: whether they do.
+  template <std::size_t rows, bool Lacks, class Value>
+  static NIBBLE_ALWAYS_INLINE void fold_started(const integer_call& c, std::size_t m, std::size_t g, float* acc,
+                                                const Value& value) noexcept {
+    std::array<vf, regs> scale;
+    NIBBLE_UNROLL
+    for (std::size_t r = 0; r < regs; ++r)
+      scale[r] = simd::load(c.params.scales + g * c.params.scale_stride + r * lanes);
+    const std::int32_t* rest = c.x_sums + m * c.sum_stride + g;
+    NIBBLE_UNROLL
+    for (std::size_t i = 0; i < rows; ++i, rest += c.sum_stride) {
+      const vi start(Lacks ? *rest : 0);
+      NIBBLE_UNROLL
+      for (std::size_t r = 0; r < regs; ++r) {
+        float* const at = acc + i * nr + r * lanes;
+        vi exact = value(i, r);
+        if constexpr (Lacks) exact = exact + start;
+        simd::fused(simd::to_float(exact), scale[r], simd::load(at)).store_unaligned(at);
+      }
+      simd::in_order();
+    }
+  }
+
+  /// Folds kept sums of `rows` rows from m on, whatever the parameters are. sums, acc: those of row m.
+  template <std::int32_t Bias>
+  [[gnu::noinline]] static void fold_kept(const integer_call& call, std::size_t m, std::size_t rows, std::size_t g,
+                                          const std::int32_t* sums, float* acc) noexcept {
+    const integer_call c = call;  // a copy, which no store can change
+    const panel_params& p = c.params;
+    const std::array<vf, regs> scale = scales_of(p, g * p.scale_stride);
+    const auto each = [&](const auto& fold) NIBBLE_LAMBDA_INLINE {
+      for (std::size_t i = 0; i < rows; ++i, sums += nr, acc += nr) {
+        NIBBLE_UNROLL
+        for (std::size_t r = 0; r < regs; ++r)
+          fold(m + i, r, simd::load(sums + r * lanes), simd::load(acc + r * lanes)).store_unaligned(acc + r * lanes);
+      }
+    };
+    if (started(c)) {
+      each([&](std::size_t row, std::size_t r, vi sum, vf from) NIBBLE_LAMBDA_INLINE {
+        return simd::fused(simd::to_float(sum + vi(c.x_sums[row * c.sum_stride + g])), scale[r], from);
+      });
+      return;
+    }
+    std::array<vi, regs> zero;
+    for (std::size_t r = 0; r < regs; ++r)
+      zero[r] = simd::load(p.zeros + g * p.zero_stride + r * lanes) - vi(Bias << p.shift);
+    const auto with = [&]<bool General>() NIBBLE_LAMBDA_INLINE {
+      each([&](std::size_t row, std::size_t r, vi sum, vf from)
+               NIBBLE_LAMBDA_INLINE { return folded<General>(c, row, g, r, sum, scale[r], zero[r], from); });
+    };
+    if (p.shift == 0 && p.offsets == nullptr && c.group_scales == nullptr) with.template operator()<false>();
+    else with.template operator()<true>();
   }
 
   /// All chains but the first begin at 0 ...
@@ -749,10 +871,18 @@ struct gemm_panel<simd::isa_type> {
     }
   }
 
-  /// One unit of weights against `rows` rows of x.
-  template <class Dot, class Sum, std::size_t rows>
-  static NIBBLE_ALWAYS_INLINE void step(Sum (&sum)[rows][regs], const std::uint8_t* unit, const std::int8_t* x,
-                                        std::size_t x_stride) noexcept {
+  /// Units of weights against `rows` rows of x. First: the sums begin with them.
+  template <class Dot, std::size_t Units, bool First = false, class Sum, std::size_t rows>
+  static NIBBLE_ALWAYS_INLINE void multiply_units(Sum (&sum)[rows][regs], const std::uint8_t* units,
+                                                  const std::int8_t* x, std::size_t x_stride) noexcept {
+    [&]<std::size_t... U>(std::index_sequence<U...>) NIBBLE_LAMBDA_INLINE {
+      (multiply_one<Dot, (First && U == 0)>(sum, units + U * 64, x + U * 4, x_stride), ...);
+    }
+    (std::make_index_sequence<Units>{});
+  }
+  template <class Dot, bool First, class Sum, std::size_t rows>
+  static NIBBLE_ALWAYS_INLINE void multiply_one(Sum (&sum)[rows][regs], const std::uint8_t* unit, const std::int8_t* x,
+                                                std::size_t x_stride) noexcept {
     typename Dot::operand w[regs];
     NIBBLE_UNROLL
     for (std::size_t r = 0; r < regs; ++r) w[r] = Dot::weights(simd::load_lanes(unit + r * lanes * 4));
@@ -761,7 +891,8 @@ struct gemm_panel<simd::isa_type> {
       const auto v = Dot::activations(four_of(x + i * x_stride));
       NIBBLE_UNROLL
       for (std::size_t r = 0; r < regs; ++r) {
-        Dot::add(sum[i][r], w[r], v);
+        if constexpr (First) sum[i][r] = Dot::product(w[r], v);
+        else Dot::add(sum[i][r], w[r], v);
       }
     }
   }
@@ -787,7 +918,7 @@ struct gemm_panel<simd::isa_type> {
           }
         }
       }
-      finish<0>(c, m, group.ends, group.g, sum);
+      finish(c, m, group.ends, group.g, sum);
     }
   }
 };

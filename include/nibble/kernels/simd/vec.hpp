@@ -173,11 +173,22 @@ NIBBLE_ALWAYS_INLINE vf madd(vf a, vf b, vf c) noexcept {
   __asm__ volatile(instruction " {%2, %1, %0|%0, %1, %2}" \
                    : "+" NIBBLE_SIMD_REGISTER(sum)        \
                    : NIBBLE_SIMD_REGISTER(a), NIBBLE_SIMD_REGISTER(b))
+// sum = sum + v, in one register: with three operands gcc copies the sum that comes in.
+#define NIBBLE_SIMD_ADD(instruction, sum, v) \
+  __asm__ volatile(instruction " {%1, %0, %0|%0, %0, %1}" : "+" NIBBLE_SIMD_REGISTER(sum) : NIBBLE_SIMD_REGISTER(v))
 #endif
 // The same for Arm: `instruction` with its operands %0 (the sum), %1 and %2.
 #if defined(__GNUC__) && !defined(__clang__) && NIBBLE_SIMD_NEON
 #define NIBBLE_SIMD_ACCUMULATE_NEON(instruction, sum, a, b) __asm__ volatile(instruction : "+w"(sum) : "w"(a), "w"(b))
 #endif
+
+/// Loads and stores of memory stay on their side of it: gcc would load the accumulators of a whole tile first, and spill
+/// them.
+NIBBLE_ALWAYS_INLINE void in_order() noexcept {
+#if defined(__GNUC__)
+  __asm__ volatile("" : : : "memory");
+#endif
+}
 
 /// sum = madd(a, b, sum).
 NIBBLE_ALWAYS_INLINE void accumulate(vf& sum, vf a, vf b) noexcept {
@@ -197,7 +208,7 @@ NIBBLE_ALWAYS_INLINE void accumulate(vf& sum, vf a, vf b) noexcept {
 NIBBLE_ALWAYS_INLINE void accumulate(vi& sum, vi v) noexcept {
 #if defined(NIBBLE_SIMD_ACCUMULATE)
   auto s = static_cast<vi::register_type>(sum);
-  NIBBLE_SIMD_ACCUMULATE("vpaddd", s, s, static_cast<vi::register_type>(v));
+  NIBBLE_SIMD_ADD("vpaddd", s, static_cast<vi::register_type>(v));
   sum = vi(s);
 #else
   sum = sum + v;
@@ -271,6 +282,11 @@ struct byte_dot<dot_kind::quads> {
   static NIBBLE_ALWAYS_INLINE operand activations(std::int32_t four) noexcept {
     return vreinterpretq_s8_s32(vdupq_n_s32(four));
   }
+  static NIBBLE_ALWAYS_INLINE vi product(operand w, operand x) noexcept {
+    vi sum(0);
+    add(sum, w, x);
+    return sum;
+  }
   static NIBBLE_ALWAYS_INLINE void add(vi& sum, operand w, operand x) noexcept {
     auto s = static_cast<int32x4_t>(sum);
 #if NIBBLE_SIMD_USDOT && defined(NIBBLE_SIMD_ACCUMULATE_NEON)
@@ -308,6 +324,9 @@ struct byte_dot<dot_kind::pairs> : byte_dot<dot_kind::quads> {
     int16x8_t low, high;
   };
   static NIBBLE_ALWAYS_INLINE native zero() noexcept { return {vdupq_n_s16(0), vdupq_n_s16(0)}; }
+  static NIBBLE_ALWAYS_INLINE native product(operand w, operand x) noexcept {
+    return {vmull_s8(vget_low_s8(w), vget_low_s8(x)), vmull_high_s8(w, x)};
+  }
   static NIBBLE_ALWAYS_INLINE void add(native& pairs, operand w, operand x) noexcept {
 #if defined(NIBBLE_SIMD_ACCUMULATE_NEON)
     NIBBLE_SIMD_ACCUMULATE_NEON("smlal %0.8h, %1.8b, %2.8b", pairs.low, w, x);
@@ -349,9 +368,12 @@ struct byte_dot<dot_kind::wide> {
     const native v = NIBBLE_SIMD_OP(set1_epi32)(four);
     return {NIBBLE_SIMD_OP(srai_epi16)(NIBBLE_SIMD_OP(slli_epi16)(v, 8), 8), NIBBLE_SIMD_OP(srai_epi16)(v, 8)};
   }
+  static NIBBLE_ALWAYS_INLINE vi product(const operand& w, const operand& x) noexcept {
+    return vi(NIBBLE_SIMD_OP(add_epi32)(NIBBLE_SIMD_OP(madd_epi16)(w.even, x.even),
+                                        NIBBLE_SIMD_OP(madd_epi16)(w.odd, x.odd)));
+  }
   static NIBBLE_ALWAYS_INLINE void add(vi& sum, const operand& w, const operand& x) noexcept {
-    accumulate(sum, vi(NIBBLE_SIMD_OP(add_epi32)(NIBBLE_SIMD_OP(madd_epi16)(w.even, x.even),
-                                                 NIBBLE_SIMD_OP(madd_epi16)(w.odd, x.odd))));
+    accumulate(sum, product(w, x));
   }
 };
 
@@ -364,9 +386,18 @@ struct byte_dot<dot_kind::quads> {
   static NIBBLE_ALWAYS_INLINE operand activations(std::int32_t four) noexcept {
     return NIBBLE_SIMD_OP(set1_epi32)(four);
   }
+  static NIBBLE_ALWAYS_INLINE vi product(operand w, operand x) noexcept {
+#if !NIBBLE_SIMD_VNNI
+    return widened(NIBBLE_SIMD_OP(maddubs_epi16)(w, x));
+#else
+    vi sum(0);
+    add(sum, w, x);
+    return sum;
+#endif
+  }
   static NIBBLE_ALWAYS_INLINE void add(vi& sum, operand w, operand x) noexcept {
 #if !NIBBLE_SIMD_VNNI
-    widen(sum, NIBBLE_SIMD_OP(maddubs_epi16)(w, x));
+    accumulate(sum, product(w, x));
 #elif defined(NIBBLE_SIMD_ACCUMULATE)
     auto s = static_cast<native>(sum);
     NIBBLE_SIMD_ACCUMULATE(NIBBLE_SIMD_VEX "vpdpbusd", s, w, x);
@@ -388,10 +419,13 @@ struct byte_dot<dot_kind::quads> {
 template <>
 struct byte_dot<dot_kind::pairs> : byte_dot<dot_kind::quads> {
   static NIBBLE_ALWAYS_INLINE native zero() noexcept { return static_cast<native>(vi(0)); }
+  static NIBBLE_ALWAYS_INLINE native product(operand w, operand x) noexcept {
+    return NIBBLE_SIMD_OP(maddubs_epi16)(w, x);
+  }
   static NIBBLE_ALWAYS_INLINE void add(native& pairs, operand w, operand x) noexcept {
-    const native products = NIBBLE_SIMD_OP(maddubs_epi16)(w, x);
+    const native products = product(w, x);
 #if defined(NIBBLE_SIMD_ACCUMULATE)
-    NIBBLE_SIMD_ACCUMULATE("vpaddw", pairs, pairs, products);
+    NIBBLE_SIMD_ADD("vpaddw", pairs, products);
 #else
     pairs = NIBBLE_SIMD_OP(add_epi16)(pairs, products);
 #endif
@@ -409,9 +443,10 @@ struct byte_dot<dot_kind::signs> : byte_dot<dot_kind::quads> {
     const native v = _mm256_xor_si256(static_cast<native>(w), _mm256_set1_epi8(-128));
     return {v, _mm256_abs_epi8(v)};
   }
-  static NIBBLE_ALWAYS_INLINE void add(vi& sum, const operand& w, native x) noexcept {
-    widen(sum, _mm256_maddubs_epi16(w.magnitude, _mm256_sign_epi8(x, w.value)));
+  static NIBBLE_ALWAYS_INLINE vi product(const operand& w, native x) noexcept {
+    return widened(_mm256_maddubs_epi16(w.magnitude, _mm256_sign_epi8(x, w.value)));
   }
+  static NIBBLE_ALWAYS_INLINE void add(vi& sum, const operand& w, native x) noexcept { accumulate(sum, product(w, x)); }
 };
 
 template <>
@@ -423,8 +458,11 @@ struct byte_dot<dot_kind::tables> : byte_dot<dot_kind::quads> {
     const native v = _mm256_set1_epi32(four);
     return {v, _mm256_abs_epi8(v)};
   }
+  static NIBBLE_ALWAYS_INLINE vi product(operand w, const activation& x) noexcept {
+    return widened(_mm256_maddubs_epi16(x.magnitude, _mm256_sign_epi8(w, x.value)));
+  }
   static NIBBLE_ALWAYS_INLINE void add(vi& sum, operand w, const activation& x) noexcept {
-    widen(sum, _mm256_maddubs_epi16(x.magnitude, _mm256_sign_epi8(w, x.value)));
+    accumulate(sum, product(w, x));
   }
 };
 #endif
@@ -432,6 +470,7 @@ struct byte_dot<dot_kind::tables> : byte_dot<dot_kind::quads> {
 
 #undef NIBBLE_SIMD_OP
 #undef NIBBLE_SIMD_ACCUMULATE
+#undef NIBBLE_SIMD_ADD
 #undef NIBBLE_SIMD_ACCUMULATE_NEON
 #undef NIBBLE_SIMD_REGISTER
 #undef NIBBLE_SIMD_VEX
