@@ -73,9 +73,12 @@ void run_rope(benchmark::State& state) {
   const nn::model_config c = config();
   nn::rope table(c.rope_dims, c.rope_theta);
   table.reserve(context_tokens);
-  std::vector<float> heads = values(c.n_heads * c.head_dim, 1);
+  std::vector<float> heads = values(c.n_heads * c.head_dim, 1), cosines(table.pairs()), sines(table.pairs());
   time_loop(state, [&] {
-    for (std::size_t h = 0; h < c.n_heads; ++h) table.rotate(heads.data() + h * c.head_dim, 5);
+    table.copy(5, cosines.data(), sines.data());
+    for (std::size_t h = 0; h < c.n_heads; ++h)
+      kernels::rotate_pairs<isa::native>::run(heads.data() + h * c.head_dim, table.pairs(), cosines.data(),
+                                              sines.data());
     const float* out = heads.data();
     keep(out);
   });
