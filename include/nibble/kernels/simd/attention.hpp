@@ -3,6 +3,8 @@
 /// @file
 /// Keys and values on their way to the panel kernels, on the native register width.
 
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <limits>
 
@@ -321,10 +323,11 @@ struct weigh_rows<simd::isa_type> : private gemm_panel<simd::isa_type> {
   static void run(const float* x, std::size_t x_stride, std::size_t M, const T* const* rows, std::size_t count,
                   std::size_t columns, float* sums, std::size_t sum_stride) noexcept {
     // The block that follows is asked for in four streams side by side: its quarters. One stream alone does not keep the
-    // memory busy.
-    const auto* const block = reinterpret_cast<const char*>(count == 0 ? nullptr : rows[0] + columns * value_slots);
+    // memory busy. A number, not a pointer: behind the last block there is nothing.
+    const std::uintptr_t block =
+        count == 0 ? 0 : reinterpret_cast<std::uintptr_t>(rows[0]) + columns * value_slots * sizeof(T);
     for (std::size_t c = 0; c < columns; c += nr) {
-      const char* const soon = block + c / nr * (value_slots / streams) * 16 * sizeof(T);
+      const std::uintptr_t soon = block + c / nr * (value_slots / streams) * 16 * sizeof(T);
       in_tiles<mr>(M, [&]<int Rows>(std::size_t m) NIBBLE_LAMBDA_INLINE {
         tile<Rows>(x + m * x_stride, x_stride, rows, c * value_slots, count, sums + m * sum_stride + c, sum_stride,
                    soon, columns / streams * value_slots * sizeof(T));
@@ -337,7 +340,7 @@ struct weigh_rows<simd::isa_type> : private gemm_panel<simd::isa_type> {
 
   template <int Rows, class T>
   static NIBBLE_ALWAYS_INLINE void tile(const float* x, std::size_t x_stride, const T* const* rows, std::size_t at,
-                                        std::size_t count, float* sums, std::size_t sum_stride, const char* soon,
+                                        std::size_t count, float* sums, std::size_t sum_stride, std::uintptr_t soon,
                                         std::size_t stream_bytes) noexcept {
     constexpr std::size_t height = static_cast<std::size_t>(Rows);
     vf sum[height][regs];
@@ -359,7 +362,7 @@ struct weigh_rows<simd::isa_type> : private gemm_panel<simd::isa_type> {
     for (; j + streams <= count; j += streams, soon += 16 * sizeof(T)) {
       NIBBLE_UNROLL
       for (std::size_t s = 0; s < streams; ++s) {
-        __builtin_prefetch(soon + s * stream_bytes);
+        __builtin_prefetch(reinterpret_cast<const void*>(soon + s * stream_bytes));
         add(j + s);
       }
     }
