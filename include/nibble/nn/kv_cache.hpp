@@ -109,7 +109,7 @@ class kv_cache {
   std::size_t seen() const noexcept { return seen_; }
   /// Tokens held.
   std::size_t size() const noexcept { return places(seen_); }
-  /// Bytes of codes and scales of `capacity()` tokens; the memory has room for a multiple of 16 of them.
+  /// Bytes of codes and scales of `capacity()` tokens; the memory has room for a multiple of 32 of them, values of 16 columns.
   std::size_t bytes() const noexcept {
     return layers_ * capacity_ * bytes_per_token_and_layer(heads_, head_dim_, kind_);
   }
