@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 #include <nibble/kernels/kernels.hpp>
@@ -22,20 +23,6 @@ void fill(const test::guarded<T>& to, const std::vector<float>& from) {
 }
 
 }  // namespace
-
-TEST_CASE("panel_of_rows: native gives the columns that scalar gives, and reads nothing past the rows") {
-  using native = kernels::panel_of_rows<isa::native>;
-  if (!test::covers<native, native::isa_type>()) return;
-  for (const std::size_t K : test::ragged_sizes(16)) {
-    CAPTURE(K);
-    const test::guarded<float> rows(16 * K), got(16 * K);
-    fill(rows, test::gaussian(16 * K, 1));
-    std::vector<float> want(16 * K);
-    native::run(rows.data(), K, K, got.data());
-    kernels::panel_of_rows<isa::scalar>::run(rows.data(), K, K, want.data());
-    CHECK(std::equal(want.begin(), want.end(), got.begin()));
-  }
-}
 
 TEST_CASE("rotate_pairs: native equals scalar bit for bit on ragged halves") {
   using native = kernels::rotate_pairs<isa::native>;
@@ -75,65 +62,6 @@ TEST_CASE("load_cached: native equals scalar bit for bit on ragged lengths") {
   }
 }
 
-TEST_CASE("load_cached: rotating on the way gives what rotating afterwards gives, bit for bit") {
-  using native = kernels::load_cached<isa::native>;
-  if (!test::covers<native, native::isa_type>()) return;
-  for (const std::size_t half_dims : test::ragged_sizes(32)) {
-    for (const std::size_t rest : {std::size_t{0}, std::size_t{3}, std::size_t{64}}) {
-      const std::size_t n = 2 * half_dims + rest;
-      CAPTURE(half_dims);
-      CAPTURE(rest);
-      const test::guarded<float> floats(n), c(half_dims), s(half_dims), got(n);
-      const test::guarded<half> halves(n);
-      const test::guarded<std::uint8_t> codes(n);
-      const auto x = test::gaussian(n, 1);
-      fill(floats, x);
-      fill(c, test::gaussian(half_dims, 2));
-      fill(s, test::gaussian(half_dims, 3));
-      for (std::size_t i = 0; i < n; ++i) codes[i] = static_cast<std::uint8_t>(i * 37), halves[i] = to_half(x[i]);
-      const kernels::rotation turn{half_dims, c.data(), s.data()};
-      std::vector<float> want(n);
-      const auto same = [&] {
-        kernels::rotate_pairs<isa::scalar>::run(want.data(), half_dims, c.data(), s.data());
-        return std::equal(want.begin(), want.end(), got.begin());
-      };
-      native::floats(floats.data(), n, got.data(), turn);
-      want = x;
-      CHECK(same());
-      native::halves(halves.data(), n, got.data(), turn);
-      kernels::load_cached<isa::scalar>::halves(halves.data(), n, want.data());
-      CHECK(same());
-      native::bytes(codes.data(), n, 128, 0.3f, -1.7f, got.data(), turn);
-      kernels::load_cached<isa::scalar>::bytes(codes.data(), n, 128, 0.3f, -1.7f, want.data());
-      CHECK(same());
-    }
-  }
-}
-
-TEST_CASE("load_cached: a panel's columns have scales of their own, native as scalar, bit for bit") {
-  using native = kernels::load_cached<isa::native>;
-  if (!test::covers<native, native::isa_type>()) return;
-  for (const std::size_t rows : {0u, 1u, 5u, 64u}) {
-    for (const std::size_t pairs : {std::size_t{0}, rows / 2}) {
-      CAPTURE(rows);
-      CAPTURE(pairs);
-      const std::size_t n = 16 * rows;
-      const test::guarded<std::uint8_t> codes(n);
-      const test::guarded<float> scales(16), zeros(16), c(16 * pairs), s(16 * pairs), got(n);
-      for (std::size_t i = 0; i < n; ++i) codes[i] = static_cast<std::uint8_t>(i * 37);
-      fill(scales, test::gaussian(16, 1));
-      fill(zeros, test::gaussian(16, 2));
-      fill(c, test::gaussian(16 * pairs, 3));
-      fill(s, test::gaussian(16 * pairs, 4));
-      const kernels::rotation turn{16 * pairs, c.data(), s.data()};
-      std::vector<float> want(n);
-      native::columns(codes.data(), n, scales.data(), zeros.data(), got.data(), turn);
-      kernels::load_cached<isa::scalar>::columns(codes.data(), n, scales.data(), zeros.data(), want.data(), turn);
-      CHECK(std::equal(want.begin(), want.end(), got.begin()));
-    }
-  }
-}
-
 TEST_CASE("store_cached: native equals scalar bit for bit on ragged lengths") {
   using native = kernels::store_cached<isa::native>;
   if (!test::covers<native, native::isa_type>()) return;
@@ -169,29 +97,120 @@ TEST_CASE("store_cached: native equals scalar bit for bit on ragged lengths") {
   }
 }
 
-TEST_CASE("weigh_rows: native equals scalar bit for bit for ragged columns, rows and counts, and reads nothing else") {
+TEST_CASE("score_keys: native equals scalar bit for bit in every form, for ragged rows, pairs and queries") {
+  using native = kernels::score_keys<isa::native>;
+  using scalar = kernels::score_keys<isa::scalar>;
+  if (!test::covers<native, native::isa_type>()) return;
+  for (const std::size_t K : {1u, 2u, 5u, 16u, 33u, 64u}) {
+    for (const std::size_t pairs : {std::size_t{0}, K / 4, K / 2}) {
+      for (const std::size_t M : {1u, 2u, 3u, 4u, 5u, 6u, 7u, 13u}) {
+        CAPTURE(K);
+        CAPTURE(pairs);
+        CAPTURE(M);
+        const std::size_t query_stride = K + 3, score_stride = 19;
+        const test::guarded<float> floats(16 * K), angles(32 * pairs), queries((M - 1) * query_stride + K);
+        const test::guarded<float> scales(16), zeros(16), got((M - 1) * score_stride + 16);
+        const test::guarded<half> halves(16 * K);
+        const test::guarded<std::uint8_t> codes(16 * K);
+        std::vector<float> work(16 * K), want((M - 1) * score_stride + 16);
+        const auto x = test::gaussian(16 * K, 1);
+        fill(floats, x);
+        fill(angles, test::gaussian(32 * pairs, 2));
+        fill(queries, test::gaussian((M - 1) * query_stride + K, 3));
+        fill(scales, test::gaussian(16, 4));
+        fill(zeros, test::gaussian(16, 5));
+        for (std::size_t i = 0; i < 16 * K; ++i) {
+          halves[i] = to_half(x[i]);
+          codes[i] = static_cast<std::uint8_t>(i * 37);
+        }
+        // Scores are set, whatever is there; what lies between their rows stays.
+        std::fill(want.begin(), want.end(), 7.0f);
+        std::fill(got.begin(), got.end(), 7.0f);
+        kernels::score_call c;
+        c.K = K;
+        c.pairs = pairs;
+        c.angles = angles.data();
+        c.queries = queries.data();
+        c.query_stride = query_stride;
+        c.M = M;
+        c.score_stride = score_stride;
+        c.work = work.data();
+        const auto same = [&](const auto& run_native, const auto& run_scalar) {
+          c.scores = got.data();
+          run_native();
+          c.scores = want.data();
+          run_scalar();
+          return std::equal(want.begin(), want.end(), got.begin());
+        };
+        CHECK(same([&] { native::floats(c, floats.data()); }, [&] { scalar::floats(c, floats.data()); }));
+        c.ahead = halves.data();
+        CHECK(same([&] { native::halves(c, halves.data()); }, [&] { scalar::halves(c, halves.data()); }));
+        for (const int bias : {0, 128})
+          CHECK(same([&] { native::bytes(c, codes.data(), bias, 0.3f, -1.7f); },
+                     [&] { scalar::bytes(c, codes.data(), bias, 0.3f, -1.7f); }));
+        CHECK(same([&] { native::columns(c, codes.data(), scales.data(), zeros.data()); },
+                   [&] { scalar::columns(c, codes.data(), scales.data(), zeros.data()); }));
+      }
+    }
+  }
+}
+
+TEST_CASE(
+    "score_keys: a key is rotated as rotate_pairs does, and its score is one chain, pair by pair, then the rest") {
+  constexpr std::size_t K = 7, pairs = 2;
+  const auto keys = test::gaussian(16 * K, 1), angles = test::gaussian(32 * pairs, 2), query = test::gaussian(K, 3);
+  std::vector<float> work(16 * K), scores(16);
+  kernels::score_call c;
+  c.K = K;
+  c.pairs = pairs;
+  c.angles = angles.data();
+  c.queries = query.data();
+  c.M = 1;
+  c.scores = scores.data();
+  c.work = work.data();
+  kernels::score_keys<isa::native>::floats(c, keys.data());
+  for (std::size_t j = 0; j < 16; ++j) {
+    std::vector<float> key(K), cosines(pairs), sines(pairs);
+    for (std::size_t d = 0; d < K; ++d) key[d] = keys[d * 16 + j];
+    for (std::size_t i = 0; i < pairs; ++i) cosines[i] = angles[i * 32 + j], sines[i] = angles[i * 32 + 16 + j];
+    kernels::rotate_pairs<isa::native>::run(key.data(), pairs, cosines.data(), sines.data());
+    float score = 0.0f;
+    for (const std::size_t d : {0u, 2u, 1u, 3u, 4u, 5u, 6u}) score = multiply_add(query[d], key[d], score);
+    CHECK(scores[j] == score);
+  }
+}
+
+TEST_CASE_TEMPLATE("weigh_rows: native equals scalar bit for bit for ragged columns, rows and counts", Code, float,
+                   half, std::uint8_t) {
   using native = kernels::weigh_rows<isa::native>;
   if (!test::covers<native, native::isa_type>()) return;
-  for (const std::size_t columns : {1u, 15u, 16u, 17u, 64u, 79u}) {
+  for (const std::size_t columns : {16u, 32u, 80u}) {
     for (const std::size_t count : {0u, 1u, 2u, 31u, 32u}) {
       for (const std::size_t M : {1u, 2u, 3u, 4u, 5u, 6u, 7u, 11u, 12u, 13u, 25u}) {
         CAPTURE(columns);
         CAPTURE(count);
         CAPTURE(M);
-        const std::size_t x_stride = count + 3, row_stride = columns + 5, sum_stride = columns + 2;
+        const std::size_t x_stride = count + 3, sum_stride = columns + 2;
         const auto size = [](std::size_t rows, std::size_t stride, std::size_t last) {
           return rows == 0 ? 0 : (rows - 1) * stride + last;
         };
-        const test::guarded<float> x(size(M, x_stride, count)), rows(size(count, row_stride, columns));
-        const test::guarded<float> sums(size(M, sum_stride, columns));
+        // A block of 32 rows; the rows are taken from it in another order.
+        const test::guarded<Code> block(32 * columns);
+        const auto from = test::gaussian(32 * columns, 2);
+        for (std::size_t i = 0; i < 32 * columns; ++i) {
+          if constexpr (std::is_same_v<Code, float>) block[i] = from[i];
+          else if constexpr (std::is_same_v<Code, half>) block[i] = to_half(from[i]);
+          else block[i] = static_cast<std::uint8_t>(i * 37);
+        }
+        std::vector<const Code*> rows(count);
+        for (std::size_t j = 0; j < count; ++j) rows[j] = block.data() + (j * 7 + 3) % 32 * 16;
+        const test::guarded<float> x(size(M, x_stride, count)), sums(size(M, sum_stride, columns));
         fill(x, test::gaussian(size(M, x_stride, count), 1));
-        fill(rows, test::gaussian(size(count, row_stride, columns), 2));
         std::vector<float> want = test::gaussian(size(M, sum_stride, columns), 3);
         fill(sums, want);
-        native::run(x.data(), x_stride, M, rows.data(), row_stride, count, columns, sums.data(), sum_stride,
-                    {rows.data(), 64});
-        kernels::weigh_rows<isa::scalar>::run(x.data(), x_stride, M, rows.data(), row_stride, count, columns,
-                                              want.data(), sum_stride);
+        native::run(x.data(), x_stride, M, rows.data(), count, columns, sums.data(), sum_stride);
+        kernels::weigh_rows<isa::scalar>::run(x.data(), x_stride, M, rows.data(), count, columns, want.data(),
+                                              sum_stride);
         CHECK(std::equal(want.begin(), want.end(), sums.begin()));
       }
     }
@@ -201,8 +220,27 @@ TEST_CASE("weigh_rows: native equals scalar bit for bit for ragged columns, rows
 TEST_CASE("weigh_rows: each sum is one chain of multiply_add in ascending order, then one addition") {
   // In any other order the 1 would be lost beside 2^25, or kept where it has to be lost.
   const float x[] = {0x1p25f, 1.0f, -0x1p25f, 1.0f};
-  const std::vector<float> rows(4 * 16, 1.0f);
+  const std::vector<float> block(32 * 16, 1.0f);
+  const float* const rows[] = {block.data(), block.data() + 16, block.data() + 32, block.data() + 48};
   std::vector<float> sums(16, 0x1p-20f);
-  kernels::weigh_rows<isa::native>::run(x, 4, 1, rows.data(), 16, 4, 16, sums.data(), 16);
+  kernels::weigh_rows<isa::native>::run(x, 4, 1, rows, 4, 16, sums.data(), 16);
   CHECK(sums == std::vector<float>(16, 1.0f + 0x1p-20f));
+}
+
+TEST_CASE("scale_weights: native equals scalar bit for bit and touches n weights and lanes") {
+  using native = kernels::scale_weights<isa::native>;
+  if (!test::covers<native, native::isa_type>()) return;
+  for (std::size_t n = 0; n <= 32; ++n) {
+    CAPTURE(n);
+    const test::guarded<float> w(n), scales(n), zeros(n), lanes(n);
+    std::vector<float> want_w = test::gaussian(n, 1), want_lanes = test::gaussian(n, 2);
+    fill(w, want_w);
+    fill(lanes, want_lanes);
+    fill(scales, test::gaussian(n, 3));
+    fill(zeros, test::gaussian(n, 4));
+    native::run(w.data(), n, scales.data(), zeros.data(), lanes.data());
+    kernels::scale_weights<isa::scalar>::run(want_w.data(), n, scales.data(), zeros.data(), want_lanes.data());
+    CHECK(std::equal(want_w.begin(), want_w.end(), w.begin()));
+    CHECK(std::equal(want_lanes.begin(), want_lanes.end(), lanes.begin()));
+  }
 }

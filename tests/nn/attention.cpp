@@ -88,6 +88,54 @@ TEST_CASE_TEMPLATE("attention: equals its definition in double for ragged heads,
   }
 }
 
+TEST_CASE_TEMPLATE("attention: equals its definition over what each form of the cache gives back, many tokens or one",
+                   Isa, isa::native, isa::scalar) {
+  nn::model_config c = test::llama_config();
+  c.head_dim = 40;
+  c.rope_dims = 36;
+  c.n_heads = 6;
+  c.n_kv_heads = 2;
+  c.n_layers = 1;
+  constexpr std::size_t tokens = 70, nq = 6 * 40, nkv = 2 * 40;
+  std::mt19937 random(8);
+  std::normal_distribution<float> normal;
+  std::vector<float> q(tokens * nq), k(tokens * nkv), v(tokens * nkv), out(tokens * nq);
+  for (auto* x : {&q, &k, &v})
+    for (float& e : *x) e = normal(random);
+  for (float& e : v) e += 3.0f;  // zeros that count
+  nn::rope table(c.rope_dims, 100.0);
+  table.reserve(tokens);
+  for (const nn::kv_kind kind : {nn::kv_kind::f16, nn::kv_kind::int8, nn::kv_kind::int8_static}) {
+    CAPTURE(static_cast<int>(kind));
+    nn::kv_cache_options o;
+    o.capacity = tokens;
+    if (kind == nn::kv_kind::int8_static) o.static_scales = {{{0.03f, 0.1f}, {0.025f, 2.75f}}};
+    nn::kv_cache cache(c, kind, o);
+    nn::attention<Isa> attention(c);
+    attention.reserve(tokens, 1);
+    const auto part = [](std::vector<float>& x, std::size_t width, std::size_t first, std::size_t count) {
+      return make_span2d(x.data() + first * width, count, width);
+    };
+    for (std::size_t first = 0, count = 65; first < tokens; first += count, count = 1) {
+      attention.run(table, cache, 0, part(q, nq, first, count), part(k, nkv, first, count), part(v, nkv, first, count),
+                    part(out, nq, first, count), {});
+      cache.advance(count);
+    }
+    std::vector<float> held_k(tokens * nkv), held_v(tokens * nkv);
+    for (std::size_t t = 0; t < tokens; ++t)
+      for (std::size_t h = 0; h < 2; ++h) {
+        cache.read_key(0, h, tokens, t, held_k.data() + t * nkv + h * 40);
+        cache.read_value(0, h, tokens, t, held_v.data() + t * nkv + h * 40);
+      }
+    double error = 0.0;
+    for (std::size_t t = 0; t < tokens; ++t) {
+      const auto expected = attend(c, table, q.data() + t * nq, held_k, held_v, t + 1);
+      for (std::size_t i = 0; i < nq; ++i) error = std::max(error, std::fabs(out[t * nq + i] - expected[i]));
+    }
+    CHECK(error < 6e-6);
+  }
+}
+
 TEST_CASE("attention: one visible token returns its value, scores of any size") {
   nn::model_config c = test::llama_config();
   c.n_layers = 1;

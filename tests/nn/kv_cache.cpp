@@ -6,6 +6,7 @@
 #include <limits>
 #include <random>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -147,9 +148,11 @@ TEST_CASE("kv_cache: what each form gives back is what its codec gives") {
   }
 }
 
-TEST_CASE("kv_cache: a panel holds the keys of 16 slots side by side, rotated on request, in every form") {
+TEST_CASE_TEMPLATE("kv_cache: scores of a panel are those of its keys, rotated to their positions, in every form", Isa,
+                   isa::native, isa::scalar) {
   nn::rope table(4, 100.0);  // the last two dimensions stay
   table.reserve(20);
+  const std::vector<float> query{0.5f, -1.25f, 2.0f, 0.75f, -0.5f, 1.0f};
   kv_cache_options o;
   o.capacity = 20;
   for (const kv_kind kind : {kv_kind::f32, kv_kind::f16, kv_kind::int8, kv_kind::int8_static}) {
@@ -159,21 +162,21 @@ TEST_CASE("kv_cache: a panel holds the keys of 16 slots side by side, rotated on
     kv_cache cache(config(), kind, o);
     for (int i = 0; i < 20; ++i) append(cache);
     for (const std::size_t panel : {0u, 1u}) {
-      // The positions of a panel's keys are those of its slots, as in a cache that is not full.
-      std::vector<float> cosines(2 * 16), sines(2 * 16), x(6 * 16), key(6);
-      for (std::size_t j = 0; j < 16 && 16 * panel + j < 20; ++j)
-        for (std::size_t pair = 0; pair < 2; ++pair) {
-          cosines[pair * 16 + j] = table.at(16 * panel + j).cosines[pair];
-          sines[pair * 16 + j] = table.at(16 * panel + j).sines[pair];
-        }
-      for (const bool turned : {false, true}) {
-        cache.read_key_panel(
-            1, 1, panel, turned ? kernels::rotation{32, cosines.data(), sines.data()} : kernels::rotation{}, x.data());
-        for (std::size_t j = 0; j < 16 && 16 * panel + j < 20; ++j) {
-          cache.read_key(1, 1, 20, 16 * panel + j, key.data());
-          if (turned) table.rotate(key.data(), 16 * panel + j);
-          for (std::size_t d = 0; d < 6; ++d) CHECK(x[d * 16 + j] == key[d]);
-        }
+      std::vector<float> scores(16), work(16 * 6), key(6);
+      kernels::score_call call;
+      call.pairs = table.pairs();
+      call.angles = table.panel(panel);
+      call.queries = query.data();
+      call.M = 1;
+      call.scores = scores.data();
+      call.work = work.data();
+      cache.score_key_panel<Isa>(call, 1, 1, panel, 0, panel + 1);
+      for (std::size_t j = 0; j < 16 && 16 * panel + j < 20; ++j) {
+        cache.read_key(1, 1, 20, 16 * panel + j, key.data());
+        table.rotate(key.data(), 16 * panel + j);
+        float score = 0.0f;
+        for (const std::size_t d : {0u, 2u, 1u, 3u, 4u, 5u}) score = multiply_add(query[d], key[d], score);
+        CHECK(scores[j] == score);
       }
     }
   }
@@ -184,46 +187,62 @@ TEST_CASE("kv_cache: the place of a slot is where its token is read") {
   o.sink = 2;
   o.window = 5;
   kv_cache cache(config(), kv_kind::f32, o);
+  const float query[6] = {1.0f};
   for (std::size_t n = 1; n <= 30; ++n) {
     append(cache);
+    std::vector<float> scores(16), work(16 * 6), key(6);
+    kernels::score_call call;
+    call.queries = query;
+    call.M = 1;
+    call.scores = scores.data();
+    call.work = work.data();
+    cache.score_key_panel<isa::native>(call, 0, 1, 0, 0, 1);
     for (std::size_t slot = 0; slot < cache.size(); ++slot) {
-      std::vector<float> panel(6 * 16), key(6);
-      cache.read_key_panel(0, 1, 0, {}, panel.data());
       cache.read_key(0, 1, n, cache.place_of_slot(n, slot), key.data());
-      CHECK(key[0] == panel[slot]);
+      CHECK(key[0] == scores[slot]);
     }
   }
 }
 
-TEST_CASE("kv_cache: value_rows gives the values where they lie, or nothing where they do not lie in a row") {
+TEST_CASE_TEMPLATE("kv_cache: value_rows and value_scales give what is read from every run of places", Code, float,
+                   half, std::uint8_t) {
+  nn::model_config c = config();
+  c.head_dim = 20;  // a row of 16 and a part of one
+  const kv_kind kind =
+      std::is_same_v<Code, float> ? kv_kind::f32 : (std::is_same_v<Code, half> ? kv_kind::f16 : kv_kind::int8);
   kv_cache_options o;
   o.sink = 2;
-  o.window = 3;
-  kv_cache cache(config(), kv_kind::f32, o);
-  for (std::size_t n = 1; n <= 12; ++n) {
-    append(cache);
-    for (std::size_t first = 0; first < cache.size(); ++first) {
-      for (std::size_t count = 1; first + count <= cache.size(); ++count) {
-        CAPTURE(n);
-        CAPTURE(first);
-        CAPTURE(count);
-        const float* const rows = cache.value_rows(1, 1, n, first, count);
-        if (n <= 5 || count == 1) REQUIRE(rows != nullptr);
-        if (rows == nullptr) continue;
-        std::vector<float> x(6);
-        for (std::size_t j = 0; j < count; ++j) {
-          cache.read_value(1, 1, n, first + j, x.data());
-          CHECK(std::equal(x.begin(), x.end(), rows + 6 * j));
+  o.window = 37;
+  kv_cache cache(c, kind, o);
+  std::mt19937 random(4);
+  std::normal_distribution<float> normal;
+  std::vector<float> k(40), v(40), x(20);
+  for (std::size_t n = 1; n <= 90; ++n) {
+    for (float& e : k) e = normal(random);
+    for (float& e : v) e = normal(random);
+    for (std::size_t layer = 0; layer < 2; ++layer) cache.write(layer, n - 1, k.data(), v.data());
+    cache.advance(1);
+    for (std::size_t first = 0; first < cache.size(); first += 5) {
+      const std::size_t count = std::min<std::size_t>(32, cache.size() - first);
+      CAPTURE(n);
+      CAPTURE(first);
+      std::vector<const Code*> rows(count);
+      std::vector<float> scales(count), zeros(count);
+      cache.value_rows(1, 1, n, first, count, rows.data());
+      if (kind == kv_kind::int8) cache.value_scales(1, 1, n, first, count, scales.data(), zeros.data());
+      bool same = true;
+      for (std::size_t j = 0; j < count; ++j) {
+        cache.read_value(1, 1, n, first + j, x.data());
+        for (std::size_t d = 0; d < 20; ++d) {
+          const Code code = rows[j][d / 16 * 16 * kernels::value_slots + d % 16];
+          if constexpr (std::is_same_v<Code, float>) same = same && x[d] == code;
+          else if constexpr (std::is_same_v<Code, half>) same = same && x[d] == to_float(code);
+          else same = same && x[d] == multiply_add(static_cast<float>(code), scales[j], zeros[j]);
         }
       }
+      REQUIRE(same);
     }
-    // Eight tokens: places 2, 3, 4 hold tokens 5, 6, 7 in order again; one more, and the newest wraps around.
-    if (n == 8) CHECK(cache.value_rows(1, 1, n, 2, 3) != nullptr);
-    if (n == 9) CHECK(cache.value_rows(1, 1, n, 2, 3) == nullptr);
   }
-  kv_cache halves(config(), kv_kind::f16);
-  append(halves);
-  CHECK(halves.value_rows(1, 1, 1, 0, 1) == nullptr);
 }
 
 TEST_CASE("kv_cache: bytes are those of codes and scales") {

@@ -29,10 +29,12 @@ namespace nn {
 ///   s[j] = dot(rope(q, p), rope(k[g][j], j)),  j = 0..p
 ///   e[j] = exp((s[j] - max s) / sqrt(head_dim)),  out = (sum of e[j] * v[g][j]) * (1 / sum of e)
 ///
-/// Every sum has one order: dot over d ascending; the sum of e in 32 lanes of j, in double; the values in blocks of 32
-/// places (j / 32), one chain within a block, block sums added ascending. So a token's result depends on the cache's
-/// contents only, not on the tokens it is computed together with. Places after p are never touched by a token's sums: a
-/// NaN there stays there.
+/// Every sum has one order: dot over pairs ascending, both of a pair after each other, then over what does not rotate; the
+/// sum of e in 32 lanes of j, in double; the values in blocks of 32 places (j / 32), one chain within a block, block sums
+/// added ascending. The values of the 8-bit forms are code * scale + zero: e[j] * scale weighs codes, and the sum of e[j] *
+/// zero, in 32 lanes, is added at the end; int8_static, with one scale and one zero, applies both at the end. So a token's
+/// result depends on the cache's contents only, not on the tokens it is computed together with. Places after p are never
+/// touched by a token's sums: a NaN there stays there.
 template <class Isa>
 class attention {
  public:
@@ -77,8 +79,9 @@ class attention {
   }
 
  private:
-  static constexpr std::size_t value_block = 32;
-  static constexpr std::size_t item_panels = 4;  // of keys in an item of one_token: enough work to hand out
+  static constexpr std::size_t value_block = kernels::value_slots;
+  static constexpr std::size_t few_rows = 12;    // above them values become floats once, not in each tile of rows
+  static constexpr std::size_t item_panels = 8;  // of keys in an item of one_token: enough work to hand out
   static_assert(panel_columns == kv_cache::panel_slots);
 
   /// What the tokens of a call see.
@@ -96,7 +99,7 @@ class attention {
   struct plan {
     std::size_t q_stride, score_stride;
     std::size_t shared_scores, shared;
-    std::size_t queries, scores, angles, cosines, sines, panel, values, sums, inverse, total;
+    std::size_t queries, scores, angles, cosines, sines, panel, values, params, sums, lanes, inverse, total;
   };
   plan layout(std::size_t capacity) const noexcept {
     const std::size_t heads = n_kv_heads_ * group_, rows = tile_tokens_ * group_;
@@ -109,12 +112,14 @@ class attention {
     const auto place = [&at](std::size_t floats) { return std::exchange(at, at + round_up(floats, std::size_t{16})); };
     p.queries = place(rows * p.q_stride);
     p.scores = place(rows * p.score_stride);
-    p.angles = place(panel_columns * head_dim_ / 2);
-    p.cosines = place(panel_columns * head_dim_ / 2);
-    p.sines = place(panel_columns * head_dim_ / 2);
+    p.angles = place(item_panels * panel_columns * head_dim_);
+    p.cosines = place(head_dim_ / 2);
+    p.sines = place(head_dim_ / 2);
     p.panel = place(panel_columns * head_dim_);
-    p.values = place(value_block * head_dim_);
+    p.values = place(value_block * p.q_stride);
+    p.params = place(2 * value_block);
     p.sums = place(rows * p.q_stride);
+    p.lanes = place(rows * value_block);
     p.inverse = place(rows);
     p.total = at;
     return p;
@@ -128,18 +133,21 @@ class attention {
     const std::size_t places = at.places();
     float* const queries = scratch_.data();
     float* const scores = queries + p.shared_scores;
-    for (std::size_t head = 0; head < n_kv_heads_; ++head)
-      rotate_queries(at, head, q, queries + head * group_ * p.q_stride, p.q_stride);
+    rotate_queries(at, 0, n_kv_heads_, q, queries, p.q_stride, own(p, 0));
     const std::size_t panels = ceil_div(places, panel_columns);
     core::for_each_item(ctx, ceil_div(panels, item_panels), [&](std::size_t item, std::size_t slot) {
       float* const work = own(p, slot);
-      for (std::size_t panel = item * item_panels; panel < std::min(panels, (item + 1) * item_panels); ++panel) {
-        const kernels::rotation turn = angles_of(at, p, panel, work);
-        for (std::size_t head = 0; head < n_kv_heads_; ++head) {
-          const bool last = head + 1 == n_kv_heads_;
-          score_panel(at, p, turn, head, panel, group_, queries + head * group_ * p.q_stride,
-                      scores + head * group_ * p.score_stride, work, last ? 0 : head + 1, last ? panel + 1 : panel);
-          ask_for_angles(at, panel + 1, head);
+      const std::size_t begin = item * item_panels, end = std::min(panels, begin + item_panels);
+      const float* angles[item_panels];
+      for (std::size_t panel = begin; panel < end; ++panel)
+        angles[panel - begin] = angles_of(at, panel, work + p.angles + (panel - begin) * at.table.panel_angles());
+      // Head by head: the panels of a head are one stream from memory.
+      for (std::size_t head = 0; head < n_kv_heads_; ++head) {
+        for (std::size_t panel = begin; panel < end; ++panel) {
+          const bool last = panel + 1 == end, last_head = head + 1 == n_kv_heads_;
+          score_panel(at, p, angles[panel - begin], head, panel, group_, queries + head * group_ * p.q_stride,
+                      scores + head * group_ * p.score_stride, work, last ? (last_head ? 0 : head + 1) : head,
+                      last && !last_head ? begin : panel + 1);
         }
       }
     });
@@ -153,10 +161,10 @@ class attention {
   void tile(const view& at, std::size_t head, span2d<const float> q, span2d<float> out, std::size_t slot) noexcept {
     const plan p = layout(capacity_);
     float* const work = own(p, slot);
-    rotate_queries(at, head, q, work + p.queries, p.q_stride);
+    rotate_queries(at, head, 1, q, work + p.queries, p.q_stride, work);
     for (std::size_t panel = 0; panel * panel_columns < at.places(); ++panel)
-      score_panel(at, p, angles_of(at, p, panel, work), head, panel, q.rows * group_, work + p.queries, work + p.scores,
-                  work, head, panel + 1);
+      score_panel(at, p, angles_of(at, panel, work + p.angles), head, panel, q.rows * group_, work + p.queries,
+                  work + p.scores, work, head, panel + 1);
     weigh_values(at, p, head, work + p.scores, out, work);
   }
 
@@ -165,108 +173,147 @@ class attention {
     return at.places() - (tokens - 1) + r / group_;
   }
 
-  void rotate_queries(const view& at, std::size_t head, span2d<const float> q, float* queries,
-                      std::size_t stride) const noexcept {
-    for (std::size_t r = 0; r < q.rows * group_; ++r)
-      kernels::load_cached<Isa>::floats(row(q, r / group_) + (head * group_ + r % group_) * head_dim_, head_dim_,
-                                        queries + r * stride, at.table.at(visible(at, q.rows, r) - 1));
+  /// The query heads of `heads` key/value heads, token by token.
+  void rotate_queries(const view& at, std::size_t first_head, std::size_t heads, span2d<const float> q, float* queries,
+                      std::size_t stride, float* work) const noexcept {
+    const plan p = layout(capacity_);
+    float *const cosines = work + p.cosines, *const sines = work + p.sines;
+    for (std::size_t t = 0; t < q.rows; ++t) {
+      at.table.copy(visible(at, q.rows, t * group_) - 1, cosines, sines);
+      const float* from = row(q, t) + first_head * group_ * head_dim_;
+      for (std::size_t h = 0; h < heads * group_; ++h, from += head_dim_, queries += stride) {
+        std::copy_n(from, head_dim_, queries);
+        kernels::rotate_pairs<Isa>::run(queries, at.table.pairs(), cosines, sines);
+      }
+    }
   }
 
-  /// Cosines and sines [pair][16] for the positions of the keys of a panel.
-  kernels::rotation angles_of(const view& at, const plan& p, std::size_t panel, float* work) const noexcept {
-    const std::size_t first = panel * panel_columns, count = std::min(panel_columns, at.places() - first);
-    const kernels::rotation row = at.table.at(0);
-    const bool one_after_other = at.in_order() && count == panel_columns;
-    const auto turned = [&](const float* from, float* to) {
-      float* const rows = work + p.angles;
-      for (std::size_t j = 0; j < panel_columns && !one_after_other; ++j)
-        std::copy_n(from + at.cache.place_of_slot(at.seen, first + std::min(j, count - 1)) * row.half, row.half,
-                    rows + j * row.half);
-      kernels::panel_of_rows<Isa>::run(one_after_other ? from + first * row.half : rows, row.half, row.half, to);
-    };
-    turned(row.cosines, work + p.cosines);
-    turned(row.sines, work + p.sines);
-    return {row.half * panel_columns, work + p.cosines, work + p.sines};
-  }
-
-  /// Asks for one of n_kv_heads_ parts of a panel's angles.
-  void ask_for_angles(const view& at, std::size_t panel, std::size_t part) const noexcept {
-    if (panel * panel_columns >= at.places()) return;
-    const kernels::rotation row = at.table.at(at.cache.place_of_slot(at.seen, panel * panel_columns));
-    const std::size_t bytes = ceil_div(panel_columns * row.half * sizeof(float), n_kv_heads_);
-    prefetch(reinterpret_cast<const std::byte*>(row.cosines) + part * bytes, bytes);
-    prefetch(reinterpret_cast<const std::byte*>(row.sines) + part * bytes, bytes);
+  /// The angles of the positions of a panel's keys, in the form of rope::panel: those of the table, or copied to `room`.
+  const float* angles_of(const view& at, std::size_t panel, float* room) const noexcept {
+    if (at.in_order()) return at.table.panel(panel);
+    const std::size_t first = panel * panel_columns;
+    for (std::size_t j = 0; j < std::min(panel_columns, at.places() - first); ++j)
+      at.table.copy_column(at.cache.place_of_slot(at.seen, first + j), room + j);
+    return room;
   }
 
   /// The scores of a panel of keys for `rows` queries of a head. The next panel is asked for meanwhile.
-  void score_panel(const view& at, const plan& p, const kernels::rotation& turn, std::size_t head, std::size_t panel,
+  void score_panel(const view& at, const plan& p, const float* angles, std::size_t head, std::size_t panel,
                    std::size_t rows, const float* queries, float* scores, float* work, std::size_t next_head,
                    std::size_t next_panel) const noexcept {
     const std::size_t first = panel * panel_columns;
-    // Half of the next panel is asked for while this one is read, half while it is multiplied.
-    kernels::read_ahead ahead, then;
-    if (next_panel * panel_columns < at.places()) {
-      const std::size_t bytes = panel_columns * at.cache.stored_bytes();
-      const std::size_t pairs = turn.half / panel_columns;
-      const std::byte* const from = at.cache.stored_key_panel(at.layer, next_head, next_panel);
-      if (pairs != 0) ahead = {from, bytes / 2 / pairs};
-      then = {from + bytes / 2, bytes / 2 / head_dim_};
-      at.cache.prefetch_key_scales(at.layer, next_head, next_panel);
-    }
-    at.cache.read_key_panel(at.layer, head, panel, turn, work + p.panel, ahead);
     const bool in_order = at.in_order();
-    float* const to = in_order ? scores + first : work + p.sums;
-    const std::size_t stride = in_order ? p.score_stride : panel_columns;
-    for (std::size_t r = 0; r < rows; ++r) std::fill_n(to + r * stride, panel_columns, 0.0f);
-    kernels::weigh_rows<Isa>::run(queries, p.q_stride, rows, work + p.panel, panel_columns, head_dim_, panel_columns,
-                                  to, stride, then);
+    kernels::score_call call;
+    call.pairs = at.table.pairs();
+    call.angles = angles;
+    call.queries = queries;
+    call.query_stride = p.q_stride;
+    call.M = rows;
+    call.scores = in_order ? scores + first : work + p.sums;
+    call.score_stride = in_order ? p.score_stride : panel_columns;
+    call.work = work + p.panel;
+    at.cache.template score_key_panel<Isa>(call, at.layer, head, panel, next_head, next_panel);
     if (in_order) return;
     for (std::size_t j = 0; j < panel_columns && first + j < at.places(); ++j) {
       const std::size_t place = at.cache.place_of_slot(at.seen, first + j);
-      for (std::size_t r = 0; r < rows; ++r) scores[r * p.score_stride + place] = to[r * stride + j];
+      for (std::size_t r = 0; r < rows; ++r)
+        scores[r * p.score_stride + place] = call.scores[r * call.score_stride + j];
     }
   }
 
   /// Softmax over the scores of a head's queries, and the values weighed by it.
   void weigh_values(const view& at, const plan& p, std::size_t head, float* scores, span2d<float> out,
                     float* work) const noexcept {
-    using weigh = kernels::weigh_rows<Isa>;
     const std::size_t rows = out.rows * group_, places = at.places();
-    float* const inverse = work + p.inverse;
-    float* const sums = work + p.sums;
+    const kv_kind kind = at.cache.kind();
+    float *const inverse = work + p.inverse, *const sums = work + p.sums, *const lanes = work + p.lanes;
     for (std::size_t r = 0; r < rows; ++r) inverse[r] = softmax(scores + r * p.score_stride, visible(at, out.rows, r));
     std::fill_n(sums, rows * p.q_stride, 0.0f);
+    std::fill_n(lanes, rows * value_block, 0.0f);
     for (std::size_t first = 0; first < places; first += value_block) {
       const std::size_t count = std::min(value_block, places - first);
-      // The next block is asked for meanwhile, a step for each place and 16 columns.
-      kernels::read_ahead ahead;
-      if (const std::size_t next = first + value_block; next < places) {
-        ahead = {at.cache.stored_value(at.layer, head, at.seen, next),
-                 panel_columns * at.cache.stored_bytes() / head_dim_};
-        at.cache.prefetch_value_scales(at.layer, head, at.seen, next, value_block);
-      }
-      const float* values = at.cache.value_rows(at.layer, head, at.seen, first, count);
-      if (values == nullptr) {
-        at.cache.read_values(at.layer, head, at.seen, first, count, work + p.values);
-        values = work + p.values;
-      }
-      const auto add = [&](std::size_t r, std::size_t some_rows, std::size_t some_places) {
-        weigh::run(scores + r * p.score_stride + first, p.score_stride, some_rows, values, head_dim_, some_places,
-                   head_dim_, sums + r * p.q_stride, p.q_stride, ahead);
+      // Rows of tokens that end inside the block see a part of it.
+      const auto seen = [&](std::size_t r) {
+        const std::size_t end = visible(at, out.rows, r);
+        return end <= first ? 0 : std::min(count, end - first);
       };
-      // The rows of tokens that end inside the block see a part of it.
-      std::size_t r = 0;
-      for (; r < rows && visible(at, out.rows, r) < first + count; r += group_)
-        if (const std::size_t end = visible(at, out.rows, r); end > first) add(r, group_, end - first);
-      if (r < rows) add(r, rows - r, count);
+      if (kind == kv_kind::int8) {
+        float *const scales = work + p.params, *const zeros = scales + value_block;
+        at.cache.value_scales(at.layer, head, at.seen, first, count, scales, zeros);
+        for (std::size_t r = 0; r < rows; ++r)
+          kernels::scale_weights<Isa>::run(scores + r * p.score_stride + first, seen(r), scales, zeros,
+                                           lanes + r * value_block);
+      }
+      const auto weigh = [&](const auto* const* values) {
+        const auto add = [&](std::size_t r, std::size_t some_rows, std::size_t some_places) {
+          kernels::weigh_rows<Isa>::run(scores + r * p.score_stride + first, p.score_stride, some_rows, values,
+                                        some_places, p.q_stride, sums + r * p.q_stride, p.q_stride);
+        };
+        std::size_t r = 0;
+        for (; r < rows && seen(r) < count; r += group_)
+          if (seen(r) > 0) add(r, group_, seen(r));
+        if (r < rows) add(r, rows - r, count);
+      };
+      const float* floats[value_block];
+      const auto convert = [&](const auto* const* values, const auto& to_floats) {
+        for (std::size_t j = 0; j < count; ++j) {
+          float* const to = work + p.values + j * panel_columns;
+          for (std::size_t c = 0; c < p.q_stride * value_block; c += panel_columns * value_block)
+            to_floats(values[j] + c, to + c);
+          floats[j] = to;
+        }
+        weigh(floats);
+      };
+      const bool once = rows > few_rows;
+      switch (kind) {
+        case kv_kind::f32:
+          at.cache.value_rows(at.layer, head, at.seen, first, count, floats);
+          weigh(floats);
+          break;
+        case kv_kind::f16: {
+          const half* halves[value_block];
+          at.cache.value_rows(at.layer, head, at.seen, first, count, halves);
+          if (!once) weigh(halves);
+          else convert(halves, [](const half* h, float* x) { kernels::load_cached<Isa>::halves(h, panel_columns, x); });
+          break;
+        }
+        case kv_kind::int8:
+        case kv_kind::int8_static: {
+          const std::uint8_t* codes[value_block];
+          at.cache.value_rows(at.layer, head, at.seen, first, count, codes);
+          if (!once) weigh(codes);
+          else
+            convert(codes, [](const std::uint8_t* u, float* x) {
+              kernels::load_cached<Isa>::bytes(u, panel_columns, 0, 1.0f, 0.0f, x);
+            });
+          break;
+        }
+      }
     }
     for (std::size_t r = 0; r < rows; ++r) {
       float* const to = row(out, r / group_) + (head * group_ + r % group_) * head_dim_;
-      for (std::size_t d = 0; d < head_dim_; ++d) to[d] = sums[r * p.q_stride + d] * inverse[r];
+      const float* const from = sums + r * p.q_stride;
+      switch (kind) {
+        case kv_kind::f32:
+        case kv_kind::f16:
+          for (std::size_t d = 0; d < head_dim_; ++d) to[d] = from[d] * inverse[r];
+          break;
+        case kv_kind::int8: {
+          quant::block_sum zeros;
+          zeros.add(lanes + r * value_block, value_block, [](float z) { return static_cast<double>(z); });
+          const auto zero = static_cast<float>(zeros.total());
+          for (std::size_t d = 0; d < head_dim_; ++d) to[d] = (from[d] + zero) * inverse[r];
+          break;
+        }
+        case kv_kind::int8_static: {
+          const kv_static_params fixed = at.cache.value_params(at.layer);
+          // 128 times a float is exact: contracted or not, the difference is the same.
+          const float zero = fixed.zero_point - 128.0f * fixed.scale;
+          for (std::size_t d = 0; d < head_dim_; ++d) to[d] = multiply_add(from[d] * inverse[r], fixed.scale, zero);
+          break;
+        }
+      }
     }
-  }
-  static void prefetch(const std::byte* from, std::size_t bytes) noexcept {
-    for (std::size_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i);
   }
 
   /// s[j] becomes e[j], j in [0, count); returns 1 / sum of e. With a score that is NaN or +infinity it is NaN.

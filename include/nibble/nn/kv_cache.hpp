@@ -50,10 +50,11 @@ struct kv_cache_options {
 /// most sink + window tokens, itself included, and no position reaches sink + window. Until then a cache with a window
 /// is the dense cache, bit for bit. What is read back is always what was stored, also for the newest token.
 ///
-/// Memory: codes of values [layer][kv head][slot][head_dim]; codes of keys in panels of 16 slots, [layer][kv head][slot /
-/// 16][head_dim][slot % 16], as the kernels want them that compute the scores of 16 keys at once; for int8 also (scale,
-/// zero) [layer][kv head][slot] of both. Slots are rounded up to whole panels. All of it is allocated by the constructor.
-/// Slot = token while the cache is not full; then the tokens after the sink take the window's slots in turn.
+/// Memory: codes of keys in panels of 16 slots, [layer][kv head][slot / 16][head_dim][slot % 16], codes of values in blocks of
+/// 32, [layer][kv head][slot / 32][head_dim / 16][slot % 32][16], as kernels/attention.hpp wants them; for int8 also (scale,
+/// zero) [layer][kv head][slot] of both. Slots are rounded up to whole blocks, values to whole rows of 16. All of it is
+/// allocated by the constructor. Slot = token while the cache is not full; then the tokens after the sink take the window's
+/// slots in turn.
 class kv_cache {
  public:
   /// Throws bad_value when sink, window, capacity or static scales do not fit together.
@@ -81,18 +82,19 @@ class kv_cache {
           core::fail(errc::bad_value, "kv_cache: static scale ", p.scale, ", zero point ", p.zero_point);
     // The factors are at most 2^28, 2^28, 2^33 and 2^30: each product is checked.
     std::size_t vectors = layers_ * heads_;
-    slots_ = round_up(capacity_, panel_slots);
-    if (slots_ > std::numeric_limits<std::size_t>::max() / vectors / (head_dim_ * 8))
+    slots_ = round_up(capacity_, value_slots);
+    if (slots_ > std::numeric_limits<std::size_t>::max() / vectors / (padded_dim() * 8))
       core::fail(errc::bad_shape, "kv_cache: ", layers_, " layers, ", heads_, " heads, ", capacity_,
                  " tokens overflow memory");
     vectors *= slots_;
+    planes_[0].codes.resize(vectors * head_dim_ * code_bytes(kind_));
+    planes_[1].codes.resize(vectors * padded_dim() * code_bytes(kind_));
     for (plane& p : planes_) {
-      p.codes.resize(vectors * stored_bytes());
       if (kind_ != kv_kind::int8) continue;
       p.scales.resize(vectors);
       p.zeros.resize(vectors);
     }
-    key_.resize(stored_bytes());
+    vector_.resize(head_dim_ * code_bytes(kind_));
   }
 
   kv_kind kind() const noexcept { return kind_; }
@@ -107,7 +109,7 @@ class kv_cache {
   std::size_t seen() const noexcept { return seen_; }
   /// Tokens held.
   std::size_t size() const noexcept { return places(seen_); }
-  /// Bytes of codes and scales of `capacity()` tokens; the memory has room for a multiple of 16 of them.
+  /// Bytes of codes and scales of `capacity()` tokens; the memory has room for a multiple of 32 of them, values of 16 columns.
   std::size_t bytes() const noexcept {
     return layers_ * capacity_ * bytes_per_token_and_layer(heads_, head_dim_, kind_);
   }
@@ -137,14 +139,11 @@ class kv_cache {
     NIBBLE_ASSERT(layer < layers_);
     const std::size_t slot = slot_of_token(index);
     for (std::size_t h = 0; h < heads_; ++h) {
-      encode(planes_[0], layer, h, slot, k + h * head_dim_, key_.data());
-      std::byte* const panel = stored(planes_[0], layer, h, slot - slot % panel_slots);
       switch (code_bytes(kind_)) {
-        case 4: scatter<float>(panel, slot % panel_slots); break;
-        case 2: scatter<half>(panel, slot % panel_slots); break;
-        default: scatter<std::uint8_t>(panel, slot % panel_slots); break;
+        case 4: store<float>(layer, h, slot, k, v); break;
+        case 2: store<half>(layer, h, slot, k, v); break;
+        default: store<std::uint8_t>(layer, h, slot, k, v); break;
       }
-      encode(planes_[1], layer, h, slot, v + h * head_dim_, stored(planes_[1], layer, h, slot));
     }
   }
   /// Reads the key in `place` (before RoPE) when `seen` tokens were written to the layer; out[head_dim].
@@ -152,30 +151,20 @@ class kv_cache {
     load_key(layer, head, slot_of_place(seen, place), out);
   }
   void read_value(std::size_t layer, std::size_t head, std::size_t seen, std::size_t place, float* out) const noexcept {
-    read_values(layer, head, seen, place, 1, out);
-  }
-  /// The values in places [first, first + count); out[count][head_dim].
-  void read_values(std::size_t layer, std::size_t head, std::size_t seen, std::size_t first, std::size_t count,
-                   float* out) const noexcept {
-    using cached = kernels::load_cached<isa::native>;
-    const plane& p = planes_[1];
-    for (std::size_t place = first; place < first + count; ++place, out += head_dim_) {
-      const std::size_t slot = slot_of_place(seen, place);
-      const std::byte* const from = stored(p, layer, head, slot);
+    const std::size_t slot = slot_of_place(seen, place);
+    for (std::size_t d = 0; d < head_dim_; d += value_columns) {
+      const std::byte* const from = stored_value(layer, head, slot) + d * value_slots * code_bytes(kind_);
       const auto* const codes = reinterpret_cast<const std::uint8_t*>(from);
+      const std::span<float> to{out + d, std::min(value_columns, head_dim_ - d)};
       switch (kind_) {
-        case kv_kind::f32: std::memcpy(out, from, head_dim_ * sizeof(float)); break;
-        case kv_kind::f16: cached::halves(reinterpret_cast<const half*>(from), head_dim_, out); break;
-        case kv_kind::int8: {
-          const std::size_t vector = vector_index(layer, head, slot);
-          cached::bytes(codes, head_dim_, 0, p.scales[vector], p.zeros[vector], out);
+        case kv_kind::f32: std::memcpy(to.data(), from, to.size_bytes()); break;
+        case kv_kind::f16:
+          kernels::load_cached<isa::native>::halves(reinterpret_cast<const half*>(from), to.size(), to.data());
           break;
-        }
-        case kv_kind::int8_static: {
-          const kv_static_params fixed = static_params(p, layer);
-          cached::bytes(codes, head_dim_, 128, fixed.scale, fixed.zero_point, out);
+        case kv_kind::int8:
+          decode_kv_online(codes, online_params(planes_[1], vector_index(layer, head, slot)), to);
           break;
-        }
+        case kv_kind::int8_static: decode_kv_static(codes, static_params(planes_[1], layer), to); break;
       }
     }
   }
@@ -190,56 +179,59 @@ class kv_cache {
     const std::size_t after = slot - options_.sink;
     return options_.sink + (after >= oldest ? after - oldest : after + options_.window - oldest);
   }
-  /// The keys in slots [16 * panel, 16 * panel + 16): x[d * 16 + j] of slot 16 * panel + j, rotated by `turn` with arrays
-  /// of the same form, [pairs][16], and turn.half = 16 * pairs. Slots without a token give anything. `ahead` is asked for
-  /// once for each pair.
-  void read_key_panel(std::size_t layer, std::size_t head, std::size_t panel, const kernels::rotation& turn, float* x,
-                      kernels::read_ahead ahead = {}) const noexcept {
-    using cached = kernels::load_cached<isa::native>;
-    const std::size_t slot = panel * panel_slots, n = panel_slots * head_dim_;
-    const std::byte* const from = stored(planes_[0], layer, head, slot);
+  /// The scores of the keys in slots [16 * panel, 16 * panel + 16). `call` lacks K and the code that is wanted next: the
+  /// panel `next_panel` of `next_head`, when there is one. Scores of slots without a token have no meaning.
+  template <class Isa>
+  void score_key_panel(kernels::score_call call, std::size_t layer, std::size_t head, std::size_t panel,
+                       std::size_t next_head, std::size_t next_panel) const noexcept {
+    using score = kernels::score_keys<Isa>;
+    const plane& p = planes_[0];
+    const std::size_t vector = vector_index(layer, head, panel * panel_slots);
+    const std::byte* const from = key_panel(layer, head, panel * panel_slots);
     const auto* const codes = reinterpret_cast<const std::uint8_t*>(from);
+    call.K = head_dim_;
+    if (next_panel * panel_slots < slots_) {
+      call.ahead = key_panel(layer, next_head, next_panel * panel_slots);
+      prefetch_scales(p, vector_index(layer, next_head, next_panel * panel_slots), panel_slots);
+    }
     switch (kind_) {
-      case kv_kind::f32: cached::floats(reinterpret_cast<const float*>(from), n, x, turn, ahead); return;
-      case kv_kind::f16: cached::halves(reinterpret_cast<const half*>(from), n, x, turn, ahead); return;
-      case kv_kind::int8: {
-        const std::size_t vector = vector_index(layer, head, slot);
-        cached::columns(codes, n, planes_[0].scales.data() + vector, planes_[0].zeros.data() + vector, x, turn, ahead);
-        return;
-      }
+      case kv_kind::f32: return score::floats(call, reinterpret_cast<const float*>(from));
+      case kv_kind::f16: return score::halves(call, reinterpret_cast<const half*>(from));
+      case kv_kind::int8: return score::columns(call, codes, p.scales.data() + vector, p.zeros.data() + vector);
       case kv_kind::int8_static: {
-        const kv_static_params p = static_params(planes_[0], layer);
-        cached::bytes(codes, n, 128, p.scale, p.zero_point, x, turn, ahead);
-        return;
+        const kv_static_params fixed = static_params(p, layer);
+        return score::bytes(call, codes, 128, fixed.scale, fixed.zero_point);
       }
     }
   }
-  /// The values in places [first, first + count) as rows of head_dim floats where they lie; nullptr when they are stored
-  /// in another form or not one after the other.
-  const float* value_rows(std::size_t layer, std::size_t head, std::size_t seen, std::size_t first,
-                          std::size_t count) const noexcept {
-    const std::size_t slot = slot_of_place(seen, first);
-    if (kind_ != kv_kind::f32 || slot_of_place(seen, first + count - 1) - slot != count - 1) return nullptr;
-    return reinterpret_cast<const float*>(stored(planes_[1], layer, head, slot));
+
+  /// Where the values in places [first, first + count) begin, as kernels::weigh_rows wants them: rows[count]. Code is float,
+  /// half or std::uint8_t, as kind() says.
+  template <class Code>
+  void value_rows(std::size_t layer, std::size_t head, std::size_t seen, std::size_t first, std::size_t count,
+                  const Code** rows) const noexcept {
+    NIBBLE_ASSERT(sizeof(Code) == code_bytes(kind_));
+    for (std::size_t i = 0; i < count;) {
+      const std::size_t slot = slot_of_place(seen, first + i);
+      const auto* const from = reinterpret_cast<const Code*>(stored_value(layer, head, slot));
+      const std::size_t run = std::min({count - i, run_of_place(seen, first + i), value_slots - slot % value_slots});
+      for (std::size_t j = 0; j < run; ++j) rows[i + j] = from + j * value_columns;
+      i += run;
+    }
   }
-  /// Where codes lie, for prefetches: of a panel of keys, and of the value in a place.
-  const std::byte* stored_key_panel(std::size_t layer, std::size_t head, std::size_t panel) const noexcept {
-    return stored(planes_[0], layer, head, panel * panel_slots);
+  /// int8: scales[count] and zeros[count] of these values.
+  void value_scales(std::size_t layer, std::size_t head, std::size_t seen, std::size_t first, std::size_t count,
+                    float* scales, float* zeros) const noexcept {
+    for (std::size_t i = 0; i < count;) {
+      const std::size_t vector = vector_index(layer, head, slot_of_place(seen, first + i));
+      const std::size_t run = std::min(count - i, run_of_place(seen, first + i));
+      std::copy_n(planes_[1].scales.data() + vector, run, scales + i);
+      std::copy_n(planes_[1].zeros.data() + vector, run, zeros + i);
+      i += run;
+    }
   }
-  const std::byte* stored_value(std::size_t layer, std::size_t head, std::size_t seen,
-                                std::size_t place) const noexcept {
-    return stored(planes_[1], layer, head, slot_of_place(seen, place));
-  }
-  /// Asks for what a panel of keys, or `count` values from a place on, need beside their codes.
-  void prefetch_key_scales(std::size_t layer, std::size_t head, std::size_t panel) const noexcept {
-    prefetch_scales(planes_[0], vector_index(layer, head, panel * panel_slots), panel_slots);
-  }
-  void prefetch_value_scales(std::size_t layer, std::size_t head, std::size_t seen, std::size_t place,
-                             std::size_t count) const noexcept {
-    prefetch_scales(planes_[1], vector_index(layer, head, slot_of_place(seen, place)), count);
-  }
-  /// Bytes of the codes of one head and token.
-  std::size_t stored_bytes() const noexcept { return head_dim_ * code_bytes(kind_); }
+  /// int8_static: what a layer's values are, code * scale + zero_point with code = byte - 128.
+  kv_static_params value_params(std::size_t layer) const noexcept { return static_params(planes_[1], layer); }
   /// n tokens were written to every layer.
   void advance(std::size_t n) noexcept { seen_ += n; }
 
@@ -278,6 +270,9 @@ class kv_cache {
     aligned_vector<float> scales, zeros;
   };
 
+  static constexpr std::size_t value_slots = kernels::value_slots, value_columns = 16;
+  /// Columns of a stored value.
+  std::size_t padded_dim() const noexcept { return round_up(head_dim_, value_columns); }
   static constexpr std::size_t code_bytes(kv_kind kind) noexcept {
     return kind == kv_kind::f32 ? 4 : (kind == kv_kind::f16 ? 2 : 1);
   }
@@ -289,15 +284,24 @@ class kv_cache {
     NIBBLE_ASSERT(place < places(seen));
     return slot_of_token(seen <= capacity_ || place < options_.sink ? place : place + (seen - capacity_));
   }
+  /// Places from this one on whose slots follow each other.
+  std::size_t run_of_place(std::size_t seen, std::size_t place) const noexcept {
+    if (seen <= capacity_) return seen - place;
+    return place < options_.sink ? options_.sink - place : capacity_ - slot_of_place(seen, place);
+  }
   std::size_t vector_index(std::size_t layer, std::size_t head, std::size_t slot) const noexcept {
     return (layer * heads_ + head) * slots_ + slot;
   }
-  /// The codes of a slot; of keys only those of a whole panel lie together.
-  const std::byte* stored(const plane& p, std::size_t layer, std::size_t head, std::size_t slot) const noexcept {
-    return p.codes.data() + vector_index(layer, head, slot) * stored_bytes();
+  /// The panel of a slot's key.
+  const std::byte* key_panel(std::size_t layer, std::size_t head, std::size_t slot) const noexcept {
+    const std::size_t panel = slot - slot % panel_slots;
+    return planes_[0].codes.data() + vector_index(layer, head, panel) * head_dim_ * code_bytes(kind_);
   }
-  std::byte* stored(plane& p, std::size_t layer, std::size_t head, std::size_t slot) noexcept {
-    return p.codes.data() + vector_index(layer, head, slot) * stored_bytes();
+  /// The first row of 16 of a slot's value.
+  const std::byte* stored_value(std::size_t layer, std::size_t head, std::size_t slot) const noexcept {
+    const std::size_t in_block = slot % value_slots;
+    const std::size_t at = vector_index(layer, head, slot - in_block) * padded_dim() + in_block * value_columns;
+    return planes_[1].codes.data() + at * code_bytes(kind_);
   }
   void prefetch_scales(const plane& p, std::size_t vector, std::size_t count) const noexcept {
     if (kind_ != kv_kind::int8) return;
@@ -306,12 +310,17 @@ class kv_cache {
       __builtin_prefetch(p.zeros.data() + vector + i);
     }
   }
-  /// key_ becomes column j of a panel.
+  /// Stores one head's key and value.
   template <class Code>
-  void scatter(std::byte* panel, std::size_t j) noexcept {
-    const auto* const from = reinterpret_cast<const Code*>(key_.data());
-    auto* const to = reinterpret_cast<Code*>(panel) + j;
-    for (std::size_t d = 0; d < head_dim_; ++d) to[d * panel_slots] = from[d];
+  void store(std::size_t layer, std::size_t head, std::size_t slot, const float* k, const float* v) {
+    const auto* const codes = reinterpret_cast<const Code*>(vector_.data());
+    encode(planes_[0], layer, head, slot, k + head * head_dim_, vector_.data());
+    auto* key = reinterpret_cast<Code*>(const_cast<std::byte*>(key_panel(layer, head, slot))) + slot % panel_slots;
+    for (std::size_t d = 0; d < head_dim_; ++d) key[d * panel_slots] = codes[d];
+    encode(planes_[1], layer, head, slot, v + head * head_dim_, vector_.data());
+    auto* value = reinterpret_cast<Code*>(const_cast<std::byte*>(stored_value(layer, head, slot)));
+    for (std::size_t d = 0; d < head_dim_; d += value_columns)
+      std::copy_n(codes + d, std::min(value_columns, head_dim_ - d), value + d * value_slots);
   }
   kv_static_params static_params(const plane& p, std::size_t layer) const noexcept {
     const kv_static_scales& s = options_.static_scales[layer];
@@ -342,7 +351,7 @@ class kv_cache {
   /// One column of a panel, value by value: for tests and statistics, not for attention.
   void load_key(std::size_t layer, std::size_t head, std::size_t slot, float* x) const noexcept {
     const std::size_t j = slot % panel_slots;
-    const std::byte* const from = stored(planes_[0], layer, head, slot - j);
+    const std::byte* const from = key_panel(layer, head, slot);
     for (std::size_t d = 0; d < head_dim_; ++d) {
       const std::size_t at = d * panel_slots + j;
       const auto* const code = reinterpret_cast<const std::uint8_t*>(from) + at;
@@ -361,10 +370,10 @@ class kv_cache {
   std::size_t layers_, heads_, head_dim_;
   kv_cache_options options_;
   std::size_t capacity_ = 0;
-  std::size_t slots_ = 0;  // capacity_, rounded up to whole panels
+  std::size_t slots_ = 0;  // capacity_, rounded up to whole blocks of values
   std::size_t seen_ = 0;
-  std::array<plane, 2> planes_;    // keys, values
-  aligned_vector<std::byte> key_;  // the key that is being written
+  std::array<plane, 2> planes_;       // keys, values
+  aligned_vector<std::byte> vector_;  // the key or value that is being written
 };
 
 }  // namespace nn

@@ -3,9 +3,10 @@
 /// @file
 /// Keys and values on their way to the panel kernels, on the native register width.
 
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <limits>
-#include <type_traits>
 
 #include <nibble/kernels/attention.hpp>
 #include <nibble/kernels/scalar/attention.hpp>
@@ -18,71 +19,16 @@ namespace nibble {
 inline namespace NIBBLE_ABI {
 namespace kernels {
 
-template <>
-struct panel_of_rows<simd::isa_type> {
-  using isa_type = simd::isa_type;
-
-  static void run(const float* rows, std::size_t stride, std::size_t K, float* panel) noexcept {
-    const std::size_t whole = K - K % 4;
-#if NIBBLE_SIMD_WIDTH >= 256
-    // Two blocks of 4 x 4 side by side: rows j..j+3 in the low halves, j+4..j+7 in the high ones.
-    for (std::size_t k = 0; k < whole; k += 4)
-      for (std::size_t j = 0; j < 16; j += 8) {
-        const float* const from = rows + j * stride + k;
-        const auto two = [&](std::size_t i) NIBBLE_LAMBDA_INLINE {
-          return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(from + i * stride)),
-                                      _mm_loadu_ps(from + (i + 4) * stride), 1);
-        };
-        const __m256 a = two(0), b = two(1), c = two(2), d = two(3);
-        const __m256 ab = _mm256_unpacklo_ps(a, b), cd = _mm256_unpacklo_ps(c, d);
-        const __m256 ab2 = _mm256_unpackhi_ps(a, b), cd2 = _mm256_unpackhi_ps(c, d);
-        float* const to = panel + k * 16 + j;
-        _mm256_storeu_ps(to, _mm256_shuffle_ps(ab, cd, 0x44));
-        _mm256_storeu_ps(to + 16, _mm256_shuffle_ps(ab, cd, 0xee));
-        _mm256_storeu_ps(to + 32, _mm256_shuffle_ps(ab2, cd2, 0x44));
-        _mm256_storeu_ps(to + 48, _mm256_shuffle_ps(ab2, cd2, 0xee));
-      }
-#elif NIBBLE_SIMD_NEON
-    for (std::size_t k = 0; k < whole; k += 4)
-      for (std::size_t j = 0; j < 16; j += 4) {
-        const float* const from = rows + j * stride + k;
-        const float32x4_t a = vld1q_f32(from), b = vld1q_f32(from + stride);
-        const float32x4_t c = vld1q_f32(from + 2 * stride), d = vld1q_f32(from + 3 * stride);
-        const float64x2_t ab = vreinterpretq_f64_f32(vzip1q_f32(a, b)), cd = vreinterpretq_f64_f32(vzip1q_f32(c, d));
-        const float64x2_t ab2 = vreinterpretq_f64_f32(vzip2q_f32(a, b)), cd2 = vreinterpretq_f64_f32(vzip2q_f32(c, d));
-        float* const to = panel + k * 16 + j;
-        vst1q_f32(to, vreinterpretq_f32_f64(vzip1q_f64(ab, cd)));
-        vst1q_f32(to + 16, vreinterpretq_f32_f64(vzip2q_f64(ab, cd)));
-        vst1q_f32(to + 32, vreinterpretq_f32_f64(vzip1q_f64(ab2, cd2)));
-        vst1q_f32(to + 48, vreinterpretq_f32_f64(vzip2q_f64(ab2, cd2)));
-      }
-#else
-    for (std::size_t k = 0; k < whole; k += 4)
-      for (std::size_t j = 0; j < 16; j += 4) {
-        const float* const from = rows + j * stride + k;
-        __m128 a = _mm_loadu_ps(from), b = _mm_loadu_ps(from + stride);
-        __m128 c = _mm_loadu_ps(from + 2 * stride), d = _mm_loadu_ps(from + 3 * stride);
-        _MM_TRANSPOSE4_PS(a, b, c, d);
-        float* const to = panel + k * 16 + j;
-        _mm_storeu_ps(to, a);
-        _mm_storeu_ps(to + 16, b);
-        _mm_storeu_ps(to + 32, c);
-        _mm_storeu_ps(to + 48, d);
-      }
-#endif
-    if (whole < K) panel_of_rows<isa::scalar>::run(rows + whole, stride, K - whole, panel + whole * 16);
-  }
-};
-
 namespace simd {
 
 // `lanes` stored values as a register, number r of a panel's row, and one of them as a float.
 struct stored_floats {
+  static constexpr std::size_t bytes = sizeof(float);
   const float* x;
   NIBBLE_ALWAYS_INLINE vf at(std::size_t i, std::size_t) const noexcept { return load(x + i); }
-  NIBBLE_ALWAYS_INLINE float one(std::size_t i) const noexcept { return x[i]; }
 };
 struct stored_halves {
+  static constexpr std::size_t bytes = sizeof(half);
   const half* h;
   NIBBLE_ALWAYS_INLINE vf at(std::size_t i, std::size_t) const noexcept {
 #if NIBBLE_SIMD_NEON
@@ -120,22 +66,30 @@ NIBBLE_ALWAYS_INLINE vi widened(const std::uint8_t* u) noexcept {
 #endif
 #endif
 }
-template <bool Biased>
 struct stored_bytes {
+  static constexpr std::size_t bytes = 1;
   const std::uint8_t* codes;
   int bias;
   float scale, zero;
   NIBBLE_ALWAYS_INLINE vf at(std::size_t i, std::size_t) const noexcept {
-    vi u = widened(codes + i);
-    if constexpr (Biased) u = u - vi(bias);
-    return madd(to_float(u), vf(scale), vf(zero));
+    return madd(to_float(widened(codes + i) - vi(bias)), vf(scale), vf(zero));
   }
   NIBBLE_ALWAYS_INLINE float one(std::size_t i) const noexcept {
     return multiply_add(static_cast<float>(static_cast<int>(codes[i]) - bias), scale, zero);
   }
 };
+/// The values of bytes whose scales went to their weights.
+struct stored_codes {
+  static constexpr std::size_t bytes = 1;
+  const std::uint8_t* codes;
+  NIBBLE_ALWAYS_INLINE vf at(std::size_t i, std::size_t) const noexcept { return to_float(widened(codes + i)); }
+};
+NIBBLE_ALWAYS_INLINE stored_floats stored(const float* x) noexcept { return {x}; }
+NIBBLE_ALWAYS_INLINE stored_halves stored(const half* h) noexcept { return {h}; }
+NIBBLE_ALWAYS_INLINE stored_codes stored(const std::uint8_t* codes) noexcept { return {codes}; }
 /// Bytes of a panel with a scale and a zero for each of its columns, in whole rows.
 struct stored_columns {
+  static constexpr std::size_t bytes = 1;
   const std::uint8_t* codes;
   vf scale[regs], zero[regs];
   NIBBLE_ALWAYS_INLINE stored_columns(const std::uint8_t* u, const float* scales, const float* zeros) noexcept
@@ -161,62 +115,68 @@ NIBBLE_ALWAYS_INLINE vf less_product(vf a, vf b, vf c) noexcept {
 #endif
 }
 
+/// Keys of a panel on their way into the products: the rows of pair i rotated, the others as they are.
+template <class Stored>
+struct turned_keys {
+  Stored from;
+  const float* angles;
+  std::size_t pairs;
+  NIBBLE_ALWAYS_INLINE void pair(std::size_t i, vf (&low)[regs], vf (&high)[regs]) const noexcept {
+    NIBBLE_UNROLL
+    for (std::size_t r = 0; r < regs; ++r) {
+      const vf a = from.at(i * 16 + r * lanes, r), b = from.at((i + pairs) * 16 + r * lanes, r);
+      const vf c = load(angles + i * 32 + r * lanes), s = load(angles + i * 32 + 16 + r * lanes);
+      low[r] = less_product(b, s, a * c);
+      high[r] = madd(a, s, b * c);
+    }
+  }
+  NIBBLE_ALWAYS_INLINE void row(std::size_t d, vf (&x)[regs]) const noexcept {
+    NIBBLE_UNROLL
+    for (std::size_t r = 0; r < regs; ++r) x[r] = from.at(d * 16 + r * lanes, r);
+  }
+};
+/// Keys that are rotated already.
+struct ready_keys {
+  const float* rows;
+  std::size_t pairs;
+  NIBBLE_ALWAYS_INLINE void pair(std::size_t i, vf (&low)[regs], vf (&high)[regs]) const noexcept {
+    row(i, low);
+    row(i + pairs, high);
+  }
+  NIBBLE_ALWAYS_INLINE void row(std::size_t d, vf (&x)[regs]) const noexcept {
+    NIBBLE_UNROLL
+    for (std::size_t r = 0; r < regs; ++r) x[r] = load(rows + d * 16 + r * lanes);
+  }
+};
+
+/// Bytes that are wanted soon, asked for line by line while as many are read.
+template <std::size_t Step>
+struct soon {
+  const char* at;
+  /// Step number i: the lines that begin in [i * Step, (i + 1) * Step). A prefetch does not fault, whatever lies there.
+  NIBBLE_ALWAYS_INLINE void ask(std::size_t i) const noexcept {
+    NIBBLE_UNROLL
+    for (std::size_t b = 0; b < Step; b += 64) __builtin_prefetch(at + i * Step + b);
+  }
+};
+
 }  // namespace simd
 
 template <>
 struct load_cached<simd::isa_type> {
   using isa_type = simd::isa_type;
 
-  static void floats(const float* f, std::size_t n, float* x, rotation turn = {}, read_ahead ahead = {}) noexcept {
-    move(simd::stored_floats{f}, n, x, turn, ahead);
-  }
-  static void halves(const half* h, std::size_t n, float* x, rotation turn = {}, read_ahead ahead = {}) noexcept {
-    move(simd::stored_halves{h}, n, x, turn, ahead);
-  }
-  static void bytes(const std::uint8_t* codes, std::size_t n, int bias, float scale, float zero, float* x,
-                    rotation turn = {}, read_ahead ahead = {}) noexcept {
-    if (bias == 0) move(simd::stored_bytes<false>{codes, bias, scale, zero}, n, x, turn, ahead);
-    else move(simd::stored_bytes<true>{codes, bias, scale, zero}, n, x, turn, ahead);
-  }
-  static void columns(const std::uint8_t* codes, std::size_t n, const float* scales, const float* zeros, float* x,
-                      rotation turn = {}, read_ahead ahead = {}) noexcept {
-    move(simd::stored_columns(codes, scales, zeros), n, x, turn, ahead);
+  static void halves(const half* h, std::size_t n, float* x) noexcept { move(simd::stored_halves{h}, n, x); }
+  static void bytes(const std::uint8_t* codes, std::size_t n, int bias, float scale, float zero, float* x) noexcept {
+    move(simd::stored_bytes{codes, bias, scale, zero}, n, x);
   }
 
  private:
   template <class Stored>
-  static NIBBLE_ALWAYS_INLINE void move(const Stored from, std::size_t n, float* x, rotation turn,
-                                        read_ahead ahead) noexcept {
-    using simd::vf;
-    constexpr std::size_t lanes = simd::lanes, regs = simd::regs;
-    const std::size_t half = turn.half, whole = half - half % lanes, rows = half - half % 16;
-    const auto rotate = [&](std::size_t i, std::size_t r) NIBBLE_LAMBDA_INLINE {
-      const vf a = from.at(i, r), b = from.at(i + half, r);
-      const vf c = simd::load(turn.cosines + i), s = simd::load(turn.sines + i);
-      simd::less_product(b, s, a * c).store_unaligned(x + i);
-      simd::madd(a, s, b * c).store_unaligned(x + i + half);
-    };
-    const char* soon = static_cast<const char*>(ahead.from == nullptr ? x : ahead.from);
-    for (std::size_t i = 0; i < rows; i += 16, soon += ahead.step) {
-      __builtin_prefetch(soon);
-      NIBBLE_UNROLL
-      for (std::size_t r = 0; r < regs; ++r) rotate(i + r * lanes, r);
-    }
-    std::size_t i = 2 * half;
-    for (; i + 16 <= n; i += 16) {
-      NIBBLE_UNROLL
-      for (std::size_t r = 0; r < regs; ++r) from.at(i + r * lanes, r).store_unaligned(x + i + r * lanes);
-    }
-    if constexpr (!std::is_same_v<Stored, simd::stored_columns>) {  // whose rows are whole
-      for (std::size_t j = rows; j < whole; j += lanes) rotate(j, 0);
-      for (std::size_t j = whole; j < half; ++j) {
-        const float a = from.one(j), b = from.one(j + half);
-        x[j] = multiply_add(-b, turn.sines[j], a * turn.cosines[j]);
-        x[j + half] = multiply_add(a, turn.sines[j], b * turn.cosines[j]);
-      }
-      for (; i + lanes <= n; i += lanes) from.at(i, 0).store_unaligned(x + i);
-      for (; i < n; ++i) x[i] = from.one(i);
-    }
+  static NIBBLE_ALWAYS_INLINE void move(const Stored from, std::size_t n, float* x) noexcept {
+    std::size_t i = 0;
+    for (; i + simd::lanes <= n; i += simd::lanes) from.at(i, 0).store_unaligned(x + i);
+    for (; i < n; ++i) x[i] = from.one(i);
   }
 };
 
@@ -225,7 +185,15 @@ struct rotate_pairs<simd::isa_type> {
   using isa_type = simd::isa_type;
 
   static void run(float* head, std::size_t half, const float* cosines, const float* sines) noexcept {
-    load_cached<simd::isa_type>::floats(head, 2 * half, head, {half, cosines, sines});
+    using simd::vf;
+    std::size_t i = 0;
+    for (; i + simd::lanes <= half; i += simd::lanes) {
+      const vf a = simd::load(head + i), b = simd::load(head + i + half);
+      const vf c = simd::load(cosines + i), s = simd::load(sines + i);
+      simd::less_product(b, s, a * c).store_unaligned(head + i);
+      simd::madd(a, s, b * c).store_unaligned(head + i + half);
+    }
+    for (; i < half; ++i) rotate_pairs<isa::scalar>::pair(head[i], head[i + half], cosines[i], sines[i]);
   }
 };
 
@@ -262,51 +230,143 @@ struct store_cached<simd::isa_type> {
   }
 };
 
+/// All sums of a tile of queries and 16 keys stay in registers. A few queries take keys straight from where they are stored,
+/// rotated in registers; for more of them the keys are rotated once, into `work`.
+template <>
+struct score_keys<simd::isa_type> : private gemm_panel<simd::isa_type> {
+  using isa_type = simd::isa_type;
+
+  static void floats(const score_call& c, const float* f) noexcept { run(c, simd::stored_floats{f}, f); }
+  static void halves(const score_call& c, const half* h) noexcept { run(c, simd::stored_halves{h}, h); }
+  static void bytes(const score_call& c, const std::uint8_t* codes, int bias, float scale, float zero) noexcept {
+    run(c, simd::stored_bytes{codes, bias, scale, zero}, codes);
+  }
+  static void columns(const score_call& c, const std::uint8_t* codes, const float* scales,
+                      const float* zeros) noexcept {
+    run(c, simd::stored_columns(codes, scales, zeros), codes);
+  }
+
+ private:
+  /// Queries whose sums leave registers for both rows of a pair and four more.
+  static constexpr int few = simd::register_count - 2 * regs - 4 < 4 * regs ? 1 : 4;
+
+  template <class Stored>
+  static NIBBLE_ALWAYS_INLINE void run(const score_call& c, const Stored& stored, const void* here) noexcept {
+    const simd::turned_keys<Stored> keys{stored, c.angles, c.pairs};
+    const simd::soon<32 * Stored::bytes> next{static_cast<const char*>(c.ahead == nullptr ? here : c.ahead)};
+    if (c.M <= few) {
+      in_tiles<few>(c.M, [&]<int Rows>(std::size_t m) NIBBLE_LAMBDA_INLINE { tile<Rows>(c, m, keys, next); });
+      return;
+    }
+    for (std::size_t i = 0; i < c.pairs; ++i) {
+      next.ask(i);
+      vf low[regs], high[regs];
+      keys.pair(i, low, high);
+      store(low, c.work + i * 16);
+      store(high, c.work + (i + c.pairs) * 16);
+    }
+    for (std::size_t d = 2 * c.pairs; d < c.K; ++d) {
+      next.ask(d / 2);
+      vf x[regs];
+      keys.row(d, x);
+      store(x, c.work + d * 16);
+    }
+    in_tiles<mr>(c.M, [&]<int Rows>(std::size_t m) NIBBLE_LAMBDA_INLINE {
+      tile<Rows>(c, m, simd::ready_keys{c.work, c.pairs}, simd::soon<0>{nullptr});
+    });
+  }
+  static NIBBLE_ALWAYS_INLINE void store(const vf (&x)[regs], float* to) noexcept {
+    NIBBLE_UNROLL
+    for (std::size_t r = 0; r < regs; ++r) x[r].store_unaligned(to + r * lanes);
+  }
+
+  template <int Rows, class Keys, std::size_t Step>
+  static NIBBLE_ALWAYS_INLINE void tile(const score_call& c, std::size_t m, const Keys keys,
+                                        const simd::soon<Step> next) noexcept {
+    constexpr std::size_t height = static_cast<std::size_t>(Rows);
+    vf sum[height][regs];
+    NIBBLE_UNROLL
+    for (std::size_t i = 0; i < height * regs; ++i) sum[i / regs][i % regs] = vf(0.0f);
+    const float* const q = c.queries + m * c.query_stride;
+    const auto add = [&](std::size_t d, const vf(&x)[regs]) NIBBLE_LAMBDA_INLINE {
+      NIBBLE_UNROLL
+      for (std::size_t i = 0; i < height; ++i) {
+        const vf v(q[i * c.query_stride + d]);
+        NIBBLE_UNROLL
+        for (std::size_t r = 0; r < regs; ++r) simd::accumulate(sum[i][r], v, x[r]);
+      }
+    };
+    for (std::size_t i = 0; i < c.pairs; ++i) {
+      next.ask(i);
+      vf low[regs], high[regs];
+      keys.pair(i, low, high);
+      add(i, low);
+      add(i + c.pairs, high);
+    }
+    for (std::size_t d = 2 * c.pairs; d < c.K; ++d) {
+      next.ask(d / 2);
+      vf x[regs];
+      keys.row(d, x);
+      add(d, x);
+    }
+    NIBBLE_UNROLL
+    for (std::size_t i = 0; i < height; ++i) store(sum[i], c.scores + (m + i) * c.score_stride);
+  }
+};
+
 /// Tiles of the panel kernels' size: all sums of a tile of rows and 16 columns stay in registers.
 template <>
 struct weigh_rows<simd::isa_type> : private gemm_panel<simd::isa_type> {
   using isa_type = simd::isa_type;
 
-  static void run(const float* x, std::size_t x_stride, std::size_t M, const float* rows, std::size_t row_stride,
-                  std::size_t count, std::size_t columns, float* sums, std::size_t sum_stride,
-                  read_ahead ahead = {}) noexcept {
-    const std::size_t whole = columns - columns % nr;
-    if (ahead.from == nullptr)
-      ahead.from = rows;  // near by: an address that is not mapped would be looked up each time
-    for (std::size_t c = 0; c < whole; c += nr) {
-      const char* const soon = static_cast<const char*>(ahead.from) + c / nr * count * ahead.step;
+  template <class T>
+  static void run(const float* x, std::size_t x_stride, std::size_t M, const T* const* rows, std::size_t count,
+                  std::size_t columns, float* sums, std::size_t sum_stride) noexcept {
+    // The block that follows is asked for in four streams side by side: its quarters. One stream alone does not keep the
+    // memory busy. A number, not a pointer: behind the last block there is nothing.
+    const std::uintptr_t block =
+        count == 0 ? 0 : reinterpret_cast<std::uintptr_t>(rows[0]) + columns * value_slots * sizeof(T);
+    for (std::size_t c = 0; c < columns; c += nr) {
+      const std::uintptr_t soon = block + c / nr * (value_slots / streams) * 16 * sizeof(T);
       in_tiles<mr>(M, [&]<int Rows>(std::size_t m) NIBBLE_LAMBDA_INLINE {
-        tile<Rows>(x + m * x_stride, x_stride, rows + c, row_stride, count, sums + m * sum_stride + c, sum_stride,
-                   {soon, m == 0 ? ahead.step : 0});
+        tile<Rows>(x + m * x_stride, x_stride, rows, c * value_slots, count, sums + m * sum_stride + c, sum_stride,
+                   soon, columns / streams * value_slots * sizeof(T));
       });
     }
-    if (whole < columns)
-      weigh_rows<isa::scalar>::run(x, x_stride, M, rows + whole, row_stride, count, columns - whole, sums + whole,
-                                   sum_stride);
   }
 
  private:
-  template <int Rows>
-  static NIBBLE_ALWAYS_INLINE void tile(const float* x, std::size_t x_stride, const float* from, std::size_t row_stride,
-                                        std::size_t count, float* sums, std::size_t sum_stride,
-                                        read_ahead ahead) noexcept {
+  static constexpr std::size_t streams = 4;
+
+  template <int Rows, class T>
+  static NIBBLE_ALWAYS_INLINE void tile(const float* x, std::size_t x_stride, const T* const* rows, std::size_t at,
+                                        std::size_t count, float* sums, std::size_t sum_stride, std::uintptr_t soon,
+                                        std::size_t stream_bytes) noexcept {
     constexpr std::size_t height = static_cast<std::size_t>(Rows);
     vf sum[height][regs];
     NIBBLE_UNROLL
     for (std::size_t i = 0; i < height * regs; ++i) sum[i / regs][i % regs] = vf(0.0f);
-    const char* soon = static_cast<const char*>(ahead.from);
-    for (std::size_t j = 0; j < count; ++j, from += row_stride, soon += ahead.step) {
-      __builtin_prefetch(soon);  // whatever lies there, a prefetch does not fault
+    const auto add = [&](std::size_t j) NIBBLE_LAMBDA_INLINE {
+      const T* const from = rows[j] + at;
       vf w[regs];
       NIBBLE_UNROLL
-      for (std::size_t r = 0; r < regs; ++r) w[r] = simd::load(from + r * lanes);
+      for (std::size_t r = 0; r < regs; ++r) w[r] = simd::stored(from).at(r * lanes, r);
       NIBBLE_UNROLL
       for (std::size_t i = 0; i < height; ++i) {
         const vf v(x[i * x_stride + j]);
         NIBBLE_UNROLL
         for (std::size_t r = 0; r < regs; ++r) simd::accumulate(sum[i][r], v, w[r]);
       }
+    };
+    std::size_t j = 0;
+    for (; j + streams <= count; j += streams, soon += 16 * sizeof(T)) {
+      NIBBLE_UNROLL
+      for (std::size_t s = 0; s < streams; ++s) {
+        __builtin_prefetch(reinterpret_cast<const void*>(soon + s * stream_bytes));
+        add(j + s);
+      }
     }
+    for (; j < count; ++j) add(j);
     NIBBLE_UNROLL
     for (std::size_t i = 0; i < height; ++i) {
       NIBBLE_UNROLL
@@ -315,6 +375,22 @@ struct weigh_rows<simd::isa_type> : private gemm_panel<simd::isa_type> {
         (simd::load(to) + sum[i][r]).store_unaligned(to);
       }
     }
+  }
+};
+
+template <>
+struct scale_weights<simd::isa_type> {
+  using isa_type = simd::isa_type;
+
+  static void run(float* w, std::size_t n, const float* scales, const float* zeros, float* lanes) noexcept {
+    using simd::vf;
+    std::size_t i = 0;
+    for (; i + simd::lanes <= n; i += simd::lanes) {
+      const vf weight = simd::load(w + i);
+      simd::madd(weight, simd::load(zeros + i), simd::load(lanes + i)).store_unaligned(lanes + i);
+      (weight * simd::load(scales + i)).store_unaligned(w + i);
+    }
+    if (i < n) scale_weights<isa::scalar>::run(w + i, n - i, scales + i, zeros + i, lanes + i);
   }
 };
 
