@@ -7,6 +7,9 @@ option(NIBBLE_WERROR "Treat warnings in nibble's own programs and tests as error
 set(NIBBLE_SANITIZE "" CACHE STRING "Sanitizers of nibble's own programs and tests, for example address,undefined")
 
 include(isa)
+# What is tested once is compiled for the platform's baseline. With its flags written out the kernels of that set's tests serve.
+list(GET NIBBLE_ISAS 0 baseline)
+set(NIBBLE_BASELINE_FLAGS ${NIBBLE_ISA_FLAGS_${baseline}})
 set(NIBBLE_TEST_ISAS ${NIBBLE_ISAS} CACHE STRING "Instruction sets the tests are compiled for: ${NIBBLE_ISAS}")
 # NIBBLE_HOST_ISAS: those that this CPU runs; when cross-compiling all, for nobody knows.
 set(NIBBLE_HOST_ISAS)
@@ -56,7 +59,7 @@ if(NIBBLE_SANITIZE MATCHES "undefined")
 endif()
 
 # nibble_link_kernels(<target> [<flag>...]): the kernels compiled once for these flags, and left to that object by the
-# target's own units.
+# target's own units. Sets nibble_kernels to the name of its target.
 function(nibble_link_kernels target)
   string(MAKE_C_IDENTIFIER "nibble_kernels${ARGN}" kernels)
   if(NOT TARGET ${kernels})
@@ -66,13 +69,17 @@ function(nibble_link_kernels target)
     target_link_libraries(${kernels} PRIVATE nibble::nibble nibble_own_flags nibble_kernel_objects)
   endif()
   target_link_libraries(${target} PRIVATE ${kernels})
+  set(nibble_kernels ${kernels} PARENT_SCOPE)
 endfunction()
 
-# nibble_program(<name> <source>...): a program in <build>/bin, for the CPU of this machine where NIBBLE_NATIVE says so.
+# nibble_program(<name> <source>...): a program in <build>/bin, for the CPU of this machine where NIBBLE_NATIVE says so. Beside
+# tests it is one of them.
 function(nibble_program name)
   set(flags)
   if(NIBBLE_NATIVE)
     set(flags -march=native ${NIBBLE_AVX512_FLAGS})
+  elseif(NIBBLE_BUILD_TESTS)
+    set(flags ${NIBBLE_BASELINE_FLAGS})
   endif()
   add_executable(${name} ${ARGN})
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/bin)
