@@ -24,6 +24,15 @@ foreach(isa IN LISTS NIBBLE_ISAS)
   endif()
 endforeach()
 
+# nibble_covered_by_next(<isa> <out>): whether a later one of the tests' sets compiles the same code and some more: AMX comes on
+# top of AVX-512 VNNI.
+function(nibble_covered_by_next isa out)
+  set(${out} FALSE PARENT_SCOPE)
+  if(isa STREQUAL "avx512_vnni" AND NIBBLE_TEST_ISAS MATCHES "amx_" OR isa STREQUAL "amx_int8" AND "amx_bf16" IN_LIST NIBBLE_TEST_ISAS)
+    set(${out} TRUE PARENT_SCOPE)
+  endif()
+endfunction()
+
 # nibble's own tests compile nibble::dispatch for the baseline and what of the tests' sets this CPU runs; package/dispatch
 # compiles it for all sets, as users do.
 if(NOT NIBBLE_DISPATCH_ISAS)
