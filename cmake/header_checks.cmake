@@ -9,10 +9,10 @@ set(optional)
 foreach(header IN LISTS nibble_optional_headers)
   file(RELATIVE_PATH name ${PROJECT_SOURCE_DIR}/include ${header})
   nibble_reachable_from(${PROJECT_SOURCE_DIR}/include ${name} reached)
-  if(reached MATCHES "(^|;)Eigen/" AND NOT TARGET Eigen3::Eigen
-     OR reached MATCHES "(^|;)nlohmann/" AND NOT TARGET nlohmann_json::nlohmann_json
-     OR reached MATCHES "(^|;)omp\\.h" AND NOT TARGET OpenMP::OpenMP_CXX
-     OR reached MATCHES "(^|;)tbb/" AND NOT TARGET TBB::tbb)
+  if((reached MATCHES "(^|;)Eigen/" AND NOT TARGET Eigen3::Eigen)
+     OR (reached MATCHES "(^|;)nlohmann/" AND NOT TARGET nlohmann_json::nlohmann_json)
+     OR (reached MATCHES "(^|;)omp\\.h" AND NOT TARGET OpenMP::OpenMP_CXX)
+     OR (reached MATCHES "(^|;)tbb/" AND NOT TARGET TBB::tbb))
     message(STATUS "nibble: ${name} will not be checked: a dependency was not found")
   else()
     list(APPEND optional ${header})

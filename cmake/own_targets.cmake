@@ -28,7 +28,8 @@ endforeach()
 # top of AVX-512 VNNI.
 function(nibble_covered_by_next isa out)
   set(${out} FALSE PARENT_SCOPE)
-  if(isa STREQUAL "avx512_vnni" AND NIBBLE_TEST_ISAS MATCHES "amx_" OR isa STREQUAL "amx_int8" AND "amx_bf16" IN_LIST NIBBLE_TEST_ISAS)
+  if((isa STREQUAL "avx512_vnni" AND NIBBLE_TEST_ISAS MATCHES "amx_")
+     OR (isa STREQUAL "amx_int8" AND "amx_bf16" IN_LIST NIBBLE_TEST_ISAS))
     set(${out} TRUE PARENT_SCOPE)
   endif()
 endfunction()
@@ -61,7 +62,8 @@ if(NIBBLE_SANITIZE)
 endif()
 
 # The undefined behaviour sanitizer makes clang spend five times as long on an object with all kernels. It sees them in the
-# tests of layer kernels; other objects of kernels have the address sanitizer alone. (The last flag wins: link this last.)
+# tests of layers kernels and tensor; other objects of kernels have the address sanitizer alone. (The last flag wins: link
+# this last.)
 add_library(nibble_kernel_objects INTERFACE)
 if(NIBBLE_SANITIZE MATCHES "undefined")
   target_compile_options(nibble_kernel_objects INTERFACE -fno-sanitize=undefined)
