@@ -7,6 +7,9 @@ option(NIBBLE_WERROR "Treat warnings in nibble's own programs and tests as error
 set(NIBBLE_SANITIZE "" CACHE STRING "Sanitizers of nibble's own programs and tests, for example address,undefined")
 
 include(isa)
+# What is tested once is compiled for the platform's baseline. With its flags written out the kernels of that set's tests serve.
+list(GET NIBBLE_ISAS 0 baseline)
+set(NIBBLE_BASELINE_FLAGS ${NIBBLE_ISA_FLAGS_${baseline}})
 set(NIBBLE_TEST_ISAS ${NIBBLE_ISAS} CACHE STRING "Instruction sets the tests are compiled for: ${NIBBLE_ISAS}")
 # NIBBLE_HOST_ISAS: those that this CPU runs; when cross-compiling all, for nobody knows.
 set(NIBBLE_HOST_ISAS)
@@ -21,6 +24,16 @@ foreach(isa IN LISTS NIBBLE_ISAS)
   endif()
 endforeach()
 
+# nibble_covered_by_next(<isa> <out>): whether a later one of the tests' sets compiles the same code and some more: AMX comes on
+# top of AVX-512 VNNI.
+function(nibble_covered_by_next isa out)
+  set(${out} FALSE PARENT_SCOPE)
+  if((isa STREQUAL "avx512_vnni" AND NIBBLE_TEST_ISAS MATCHES "amx_")
+     OR (isa STREQUAL "amx_int8" AND "amx_bf16" IN_LIST NIBBLE_TEST_ISAS))
+    set(${out} TRUE PARENT_SCOPE)
+  endif()
+endfunction()
+
 # nibble's own tests compile nibble::dispatch for the baseline and what of the tests' sets this CPU runs; package/dispatch
 # compiles it for all sets, as users do.
 if(NOT NIBBLE_DISPATCH_ISAS)
@@ -34,6 +47,11 @@ endif()
 
 find_package(Threads REQUIRED)
 
+# GCC collects its garbage from 128 MB on: a tenth of its time. From 512 MB on a unit with all kernels takes 0.95 GB, not 0.5.
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  add_compile_options(--param=ggc-min-expand=100 --param=ggc-min-heapsize=524288)
+endif()
+
 add_library(nibble_own_flags INTERFACE)
 target_compile_options(nibble_own_flags INTERFACE
   -Wall -Wextra -Wpedantic -Wconversion -Wshadow $<$<BOOL:${NIBBLE_WERROR}>:-Werror>)
@@ -44,14 +62,15 @@ if(NIBBLE_SANITIZE)
 endif()
 
 # The undefined behaviour sanitizer makes clang spend five times as long on an object with all kernels. It sees them in the
-# tests of layer kernels; other objects of kernels have the address sanitizer alone. (The last flag wins: link this last.)
+# tests of layers kernels and tensor; other objects of kernels have the address sanitizer alone. (The last flag wins: link
+# this last.)
 add_library(nibble_kernel_objects INTERFACE)
 if(NIBBLE_SANITIZE MATCHES "undefined")
   target_compile_options(nibble_kernel_objects INTERFACE -fno-sanitize=undefined)
 endif()
 
 # nibble_link_kernels(<target> [<flag>...]): the kernels compiled once for these flags, and left to that object by the
-# target's own units.
+# target's own units. Sets nibble_kernels to the name of its target.
 function(nibble_link_kernels target)
   string(MAKE_C_IDENTIFIER "nibble_kernels${ARGN}" kernels)
   if(NOT TARGET ${kernels})
@@ -61,13 +80,17 @@ function(nibble_link_kernels target)
     target_link_libraries(${kernels} PRIVATE nibble::nibble nibble_own_flags nibble_kernel_objects)
   endif()
   target_link_libraries(${target} PRIVATE ${kernels})
+  set(nibble_kernels ${kernels} PARENT_SCOPE)
 endfunction()
 
-# nibble_program(<name> <source>...): a program in <build>/bin, for the CPU of this machine where NIBBLE_NATIVE says so.
+# nibble_program(<name> <source>...): a program in <build>/bin, for the CPU of this machine where NIBBLE_NATIVE says so. Beside
+# tests it is one of them.
 function(nibble_program name)
   set(flags)
   if(NIBBLE_NATIVE)
     set(flags -march=native ${NIBBLE_AVX512_FLAGS})
+  elseif(NIBBLE_BUILD_TESTS)
+    set(flags ${NIBBLE_BASELINE_FLAGS})
   endif()
   add_executable(${name} ${ARGN})
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/bin)

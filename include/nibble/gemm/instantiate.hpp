@@ -7,6 +7,7 @@
 #include <nibble/core/config.hpp>
 #include <nibble/gemm/products.hpp>
 #include <nibble/isa/tags.hpp>
+#include <nibble/tensor/quantize.hpp>
 
 #if NIBBLE_EXTERN_KERNELS
 #error "nibble: the unit that includes nibble/gemm/instantiate.hpp must not define NIBBLE_EXTERN_KERNELS"
@@ -22,5 +23,10 @@ template struct products<isa::scalar>;
 #endif
 
 }  // namespace gemm
+namespace detail {
+
+template struct weights<isa::native>;
+
+}  // namespace detail
 }  // namespace NIBBLE_ABI
 }  // namespace nibble

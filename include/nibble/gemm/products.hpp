@@ -6,7 +6,7 @@
 ///
 /// A program with many units that multiply compiles the kernels in each of them, and the linker keeps one copy. With
 /// NIBBLE_EXTERN_KERNELS defined to 1 a unit only refers to them; one other unit, compiled with the same flags, includes
-/// gemm/instantiate.hpp.
+/// gemm/instantiate.hpp. The same holds for the kernels of weights (detail::weights of tensor/quantize.hpp).
 
 #include <cstddef>
 #include <cstdint>

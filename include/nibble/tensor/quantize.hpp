@@ -185,6 +185,7 @@ inline std::size_t first_not_finite(const quant::group_params* params, std::size
 }
 
 /// One run of the quantizer over a matrix.
+template <class Isa>
 class quantize_job {
  public:
   quantize_job(const quant::group_codec& codec, span2d<const float> W, const quantize_options& options,
@@ -339,15 +340,14 @@ class quantize_job {
   void fit_and_encode(const run_of_groups& r, std::size_t n, std::byte* packed) noexcept {
     const std::size_t size = quant_group_size(), whole = n / size;
     quant::group_params params[most_groups];
-    kernels::fit_groups<isa::native>::run(codec_, r.x, size, whole, params);
-    if (whole < r.count)
-      kernels::fit_groups<isa::native>::run(codec_, r.x + whole * size, n - whole * size, 1, params + whole);
+    kernels::fit_groups<Isa>::run(codec_, r.x, size, whole, params);
+    if (whole < r.count) kernels::fit_groups<Isa>::run(codec_, r.x + whole * size, n - whole * size, 1, params + whole);
     if (const std::size_t bad = first_not_finite(params, r.count); bad < r.count)
       return lower(first_failed_, r.first + bad);
     store_groups(out_, r.first, params, r.count);
     std::uint8_t codes[tile];
-    kernels::encode_groups<isa::native>::run(codec_, params, r.x, size, n, codes);
-    kernels::dense_codes<isa::native>::pack(codes, n, codec_.format.bits, packed);
+    kernels::encode_groups<Isa>::run(codec_, params, r.x, size, n, codes);
+    kernels::dense_codes<Isa>::pack(codes, n, codec_.format.bits, packed);
   }
 
   void fit(const chunk& c) {
@@ -382,7 +382,7 @@ class quantize_job {
     const std::size_t size = quant_group_size();
     for (std::size_t i = 0; i < r.count; i += at_once) {
       const std::size_t n = r.count - i < at_once ? r.count - i : at_once;
-      kernels::fit_groups<isa::native>::run(codec_, r.x + i * size, size, n, params);
+      kernels::fit_groups<Isa>::run(codec_, r.x + i * size, size, n, params);
       store_groups(out_, r.first + i, params, n);
       if (const std::size_t bad = first_not_finite(params, n); bad < n) lower(first_failed_, r.first + i + bad);
       if (fitted_.empty()) continue;
@@ -447,8 +447,7 @@ class quantize_job {
         const std::size_t first = c.first_group * f.group_size, rest = W_.rows * W_.cols - first;
         const std::size_t n = (c.end_group - c.first_group) * f.group_size;
         encode_run({c.first_group, c.end_group - c.first_group, W_.data + first}, n < rest ? n : rest, codes);
-        kernels::dense_codes<isa::native>::pack(codes, n < rest ? n : rest, f.bits,
-                                                out_.codes().data() + first / 8 * bits);
+        kernels::dense_codes<Isa>::pack(codes, n < rest ? n : rest, f.bits, out_.codes().data() + first / 8 * bits);
         return;
       }
       std::uint8_t* at = codes;
@@ -459,8 +458,8 @@ class quantize_job {
           at += n;
         });
       }
-      kernels::dense_codes<isa::native>::pack(codes, static_cast<std::size_t>(at - codes), f.bits,
-                                              out_.codes().data() + c.first_group * f.group_size / 8 * bits);
+      kernels::dense_codes<Isa>::pack(codes, static_cast<std::size_t>(at - codes), f.bits,
+                                      out_.codes().data() + c.first_group * f.group_size / 8 * bits);
       return;
     }
     const std::size_t K = W_.cols;
@@ -471,7 +470,7 @@ class quantize_job {
       for (std::size_t first = 0, g = c.first_group; first < K; first += in_tile * size, g += in_tile) {
         const std::size_t n = K - first < in_tile * size ? K - first : in_tile * size;
         encode_run({g, ceil_div(n, size), row(W_, c.row) + first}, n, codes);
-        kernels::dense_codes<isa::native>::pack(codes, n, f.bits, packed + first / 8 * bits);
+        kernels::dense_codes<Isa>::pack(codes, n, f.bits, packed + first / 8 * bits);
       }
       return;
     }
@@ -488,8 +487,7 @@ class quantize_job {
         }
         const std::size_t stop = group_end < end ? group_end : end;
         if (options_.non_finite == non_finite::error) {
-          kernels::encode_groups<isa::native>::run(codec_, &p, row(W_, c.row) + k, stop - k, stop - k,
-                                                   codes + (k - first));
+          kernels::encode_groups<Isa>::run(codec_, &p, row(W_, c.row) + k, stop - k, stop - k, codes + (k - first));
         } else {
           std::uint8_t* at = codes + (k - first);
           source_of({c.row, k, stop - k}, limit).for_each_run([&](const float* x, std::size_t n) {
@@ -499,7 +497,7 @@ class quantize_job {
         }
         k = stop;
       }
-      kernels::dense_codes<isa::native>::pack(codes, end - first, f.bits, packed + first / 8 * bits);
+      kernels::dense_codes<Isa>::pack(codes, end - first, f.bits, packed + first / 8 * bits);
     }
   }
 
@@ -509,7 +507,7 @@ class quantize_job {
     if (fitted_.empty()) read_params(view_, r.first, r.count, params);
     else
       for (std::size_t i = 0; i < r.count; ++i) params[i] = params_of(r.first + i);
-    kernels::encode_groups<isa::native>::run(codec_, params, r.x, quant_group_size(), n, codes);
+    kernels::encode_groups<Isa>::run(codec_, params, r.x, quant_group_size(), n, codes);
   }
 
   std::string_view name_of_storage() const noexcept {
@@ -526,11 +524,11 @@ class quantize_job {
   span2d<const float> W_;
   const quantize_options& options_;
   any_qmatrix& out_;
-  quantized_view view_;                                      // of out_
-  bool by_range_;                                            // the range of a group alone decides its parameters
-  bool by_bounds_;                                           // mse_search through kernels::clip_search
-  std::optional<kernels::clip_search<isa::native>> search_;  // with by_bounds_
-  float tensor_limit_ = 0.0f;                                // of a per_tensor group under `saturate`
+  quantized_view view_;                              // of out_
+  bool by_range_;                                    // the range of a group alone decides its parameters
+  bool by_bounds_;                                   // mse_search through kernels::clip_search
+  std::optional<kernels::clip_search<Isa>> search_;  // with by_bounds_
+  float tensor_limit_ = 0.0f;                        // of a per_tensor group under `saturate`
   std::vector<float> fitted_;  // double quantization: the scales before they are quantized themselves
   std::atomic<std::size_t> first_failed_{no_group};
 };
@@ -548,12 +546,64 @@ void check_matrix(span2d<T> W, const char* who) {
   if (W.stride < W.cols) core::fail(errc::bad_shape, who, ": row stride ", W.stride, " is less than K = ", W.cols);
 }
 
-inline any_qmatrix quantize_with(const quant::group_codec& codec, any_qmatrix out, span2d<const float> W,
-                                 const quantize_options& options, const context& ctx) {
-  quantize_job job(codec, W, options, out);
-  if (const std::size_t failed = job.run(ctx); failed != quantize_job::no_group) job.raise(failed);
+/// What the kernels do for weights, one struct for each ISA: values to codes and back. All of them are reached through its
+/// two functions, so that a unit can leave them to another one (NIBBLE_EXTERN_KERNELS, see gemm/products.hpp).
+template <class Isa>
+struct weights {
+  /// The values of W as `out` keeps them, rows in parallel.
+  static any_qmatrix quantize(const quant::group_codec& codec, any_qmatrix out, span2d<const float> W,
+                              const quantize_options& options, const context& ctx);
+  /// Rows [first, first + out.rows) of a view, unchecked.
+  static void dequantize(const quantized_view& v, std::size_t first, span2d<float> out) noexcept;
+};
+
+template <class Isa>
+any_qmatrix weights<Isa>::quantize(const quant::group_codec& codec, any_qmatrix out, span2d<const float> W,
+                                   const quantize_options& options, const context& ctx) {
+  quantize_job<Isa> job(codec, W, options, out);
+  if (const std::size_t failed = job.run(ctx); failed != job.no_group) job.raise(failed);
   return out;
 }
+
+template <class Isa>
+void weights<Isa>::dequantize(const quantized_view& v, std::size_t first, span2d<float> out) noexcept {
+  constexpr std::size_t tile = 1024;
+  std::uint8_t codes[tile];
+  quant::group_params params[tile / 4];
+  const quant::group_codec codec{v.format, {.bits = v.format.bits, .values = v.table}};
+  const bool flat = v.format.granularity == granularity_kind::flat;
+  const std::size_t size = flat || v.format.granularity == granularity_kind::grouped ? v.format.group_size : v.K;
+  for (std::size_t i = 0; i < out.rows; ++i) {
+    const std::size_t n = first + i, base = flat ? n * v.K : 0;
+    const std::byte* const packed = flat ? v.codes : v.codes + n * v.row_stride_bytes;
+    std::size_t g = quant::group_of(v.format, v.K, n, 0);
+    std::size_t left = size - base % size;  // values left of group g
+    for (std::size_t k = 0; k < v.K;) {
+      // Whole groups as many as a tile holds, or what is left of one.
+      const std::size_t rest = v.K - k, whole = left == size ? tile / size * size : 0;
+      const std::size_t most = whole != 0 ? whole : left < tile ? left : tile, count = rest < most ? rest : most;
+      const std::size_t at = base + k, bits = v.format.bits;
+      if (at % 8 == 0) kernels::dense_codes<Isa>::unpack(packed + at / 8 * bits, count, v.format.bits, codes);
+      else pack::unpack_range(packed, at, count, v.format.bits, codes);
+      const std::size_t groups = whole != 0 ? ceil_div(count, size) : 1;
+      read_params(v, g, groups, params);
+      kernels::decode_groups<Isa>::run(codec, params, codes, whole != 0 ? size : count, count, row(out, i) + k);
+      k += count;
+      if (whole != 0) {
+        g += groups;  // a short last one ends the row, and with it this loop
+      } else if (left == count) {
+        ++g;
+        left = size;
+      } else {
+        left -= count;
+      }
+    }
+  }
+}
+
+#if NIBBLE_EXTERN_KERNELS
+extern template struct weights<isa::native>;
+#endif
 
 }  // namespace detail
 
@@ -566,11 +616,12 @@ inline any_qmatrix quantize(const format_desc& format, const codebook_desc& book
   detail::check_options(options);
   quant::check_format(format, "quantize");
   if (format.rule != code_rule::codebook)
-    return detail::quantize_with({format, {}}, any_qmatrix(format, W.rows, W.cols), W, options, ctx);
+    return detail::weights<isa::native>::quantize({format, {}}, any_qmatrix(format, W.rows, W.cols), W, options, ctx);
   if (book.bits != format.bits || book.values == nullptr)
     core::fail(errc::bad_value, "quantize: a codebook of ", book.bits, " bits for a format of ", int{format.bits},
                " bits");
-  return detail::quantize_with({format, book}, any_qmatrix(format, W.rows, W.cols, book.values), W, options, ctx);
+  return detail::weights<isa::native>::quantize({format, book}, any_qmatrix(format, W.rows, W.cols, book.values), W,
+                                                options, ctx);
 }
 
 /// Quantizes W[N, K] to an affine format, or to a codebook format with the user's table options.table, which is copied.
@@ -585,7 +636,8 @@ inline any_qmatrix quantize(const format_desc& format, span2d<const float> W, co
                " values");
   const std::span<const float> values(options.table, std::size_t{1} << format.bits);
   const quant::run_time_table table(values, format.bits);
-  return detail::quantize_with({format, table.desc()}, any_qmatrix(format, W.rows, W.cols, values), W, options, ctx);
+  return detail::weights<isa::native>::quantize({format, table.desc()}, any_qmatrix(format, W.rows, W.cols, values), W,
+                                                options, ctx);
 }
 
 /// Quantizes W[N, K] to a format of the list.
@@ -605,46 +657,6 @@ qmatrix<P> quantize(span2d<const float> W, const quantize_options& options = {},
     return qmatrix<P>(quantize(P::format(), P::table::desc(), W, options, ctx));
   else return qmatrix<P>(quantize(P::format(), W, options, ctx));
 }
-
-namespace detail {
-
-/// Rows [first, first + out.rows) of a view, unchecked.
-inline void dequantize_rows(const quantized_view& v, std::size_t first, span2d<float> out) noexcept {
-  constexpr std::size_t tile = 1024;
-  std::uint8_t codes[tile];
-  quant::group_params params[tile / 4];
-  const quant::group_codec codec{v.format, {.bits = v.format.bits, .values = v.table}};
-  const bool flat = v.format.granularity == granularity_kind::flat;
-  const std::size_t size = flat || v.format.granularity == granularity_kind::grouped ? v.format.group_size : v.K;
-  for (std::size_t i = 0; i < out.rows; ++i) {
-    const std::size_t n = first + i, base = flat ? n * v.K : 0;
-    const std::byte* const packed = flat ? v.codes : v.codes + n * v.row_stride_bytes;
-    std::size_t g = quant::group_of(v.format, v.K, n, 0);
-    std::size_t left = size - base % size;  // values left of group g
-    for (std::size_t k = 0; k < v.K;) {
-      // Whole groups as many as a tile holds, or what is left of one.
-      const std::size_t rest = v.K - k, whole = left == size ? tile / size * size : 0;
-      const std::size_t most = whole != 0 ? whole : left < tile ? left : tile, count = rest < most ? rest : most;
-      const std::size_t at = base + k, bits = v.format.bits;
-      if (at % 8 == 0) kernels::dense_codes<isa::native>::unpack(packed + at / 8 * bits, count, v.format.bits, codes);
-      else pack::unpack_range(packed, at, count, v.format.bits, codes);
-      const std::size_t groups = whole != 0 ? ceil_div(count, size) : 1;
-      read_params(v, g, groups, params);
-      kernels::decode_groups<isa::native>::run(codec, params, codes, whole != 0 ? size : count, count, row(out, i) + k);
-      k += count;
-      if (whole != 0) {
-        g += groups;  // a short last one ends the row, and with it this loop
-      } else if (left == count) {
-        ++g;
-        left = size;
-      } else {
-        left -= count;
-      }
-    }
-  }
-}
-
-}  // namespace detail
 
 /// The value of element (n, k). Raises bad_shape when there is none, and what check_view raises; for more than a handful of
 /// elements see dequantize_rows.
@@ -672,7 +684,7 @@ inline void dequantize_rows(const quantized_view& v, std::size_t first, span2d<f
                " rows");
   if (out.rows == 0) return;
   detail::check_matrix(out, "dequantize_rows");
-  detail::dequantize_rows(v, first, out);
+  detail::weights<isa::native>::dequantize(v, first, out);
 }
 
 /// Writes all values of a quantized matrix to out[N, K], rows in parallel. Raises bad_shape when the extents differ.
@@ -681,7 +693,9 @@ inline void dequantize(const quantized_view& v, span2d<float> out, const context
   detail::check_matrix(out, "dequantize");
   if (out.rows != v.N || out.cols != v.K)
     core::fail(errc::bad_shape, "dequantize: W is ", v.N, " x ", v.K, ", the output ", out.rows, " x ", out.cols);
-  core::for_each_item(ctx, v.N, [&](std::size_t n, std::size_t) { detail::dequantize_rows(v, n, rows_of(out, n, 1)); });
+  core::for_each_item(ctx, v.N, [&](std::size_t n, std::size_t) {
+    detail::weights<isa::native>::dequantize(v, n, rows_of(out, n, 1));
+  });
 }
 
 }  // namespace NIBBLE_ABI
