@@ -38,11 +38,17 @@ struct gemm_panel<simd::isa_type> {
   static constexpr std::size_t row_panels = regs == 1 ? 4 : (regs == 2 ? 2 : 1);
   static constexpr bool reads_halves = NIBBLE_SIMD_HALVES != 0;
   /// Panels of the integer path's single row: side by side they are streams side by side. One stream from memory brings 22
-  /// GB/s on Zen 3, four 30, and the load of an activation serves them all.
-  static constexpr std::size_t integer_row_panels(int) noexcept { return regs == 4 ? 1 : 4; }
+  /// GB/s on Zen 3, four 30, and the load of an activation serves them all. Codes of several planes, which take longer to
+  /// unpack, come as fast in fewer streams that are prefetched.
+  static constexpr std::size_t integer_row_panels(int bits) noexcept {
+    if (regs == 2) return bits <= 3 ? 1 : (bits == 4 || bits == 8 ? 4 : 2);
+    return regs == 4 ? 1 : 4;
+  }
   /// Whether integer rows prefetch codes. Four streams keep Zen 3's own prefetchers busy, and then instructions for it only
   /// take their place: 8 bits from memory in 0.8 of the time without them, 4 bits in 0.9.
-  static constexpr bool integer_row_prefetches = regs != 2;
+  static constexpr bool integer_row_prefetches(int bits) noexcept {
+    return !(regs == 2 && integer_row_panels(bits) == 4);
+  }
   static constexpr std::size_t block_panels = 1;
   /// Rows of the full register tile.
   static constexpr int mr = regs == 1 ? 12 : (regs == 2 || simd::register_count == 32 ? 6 : 2);
@@ -192,7 +198,7 @@ struct gemm_panel<simd::isa_type> {
     }
     for (std::size_t k = c.k0, at = 0; k < end; k += 32, at += pack::panel16::block_bytes(Bits)) {
       const bool last = --left == 0 || (k + 32 >= end && end == c.K), folds = last && simple && c.fold;
-      if constexpr (integer_row_prefetches) {
+      if constexpr (integer_row_prefetches(Bits)) {
         const std::ptrdiff_t ahead = prefetch_distance<Bits>(blocks, panels, end - k);
         for (std::size_t p = 0; p < panels; ++p) prefetch<Bits>(blocks[p] + at, ahead);
       }
@@ -381,7 +387,9 @@ struct gemm_panel<simd::isa_type> {
 
   /// How many panels the next one takes at once: their accumulators and sums fill the registers.
   template <int Bits>
-  static constexpr std::size_t short_group_panels = regs == 2 ? 2 : integer_row_panels(Bits);
+  static constexpr std::size_t short_group_panels = regs == 2 && integer_row_panels(Bits) > 2
+                                                        ? 2
+                                                        : integer_row_panels(Bits);
 
   /// integer_row for groups of Units units, several in a block: the accumulators stay in registers from group to group.
   template <int Bits, simd::dot_kind Kind, std::size_t Units>
