@@ -323,7 +323,6 @@ struct byte_dot<dot_kind::pairs> : byte_dot<dot_kind::quads> {
   struct native {
     int16x8_t low, high;
   };
-  static NIBBLE_ALWAYS_INLINE native zero() noexcept { return {vdupq_n_s16(0), vdupq_n_s16(0)}; }
   static NIBBLE_ALWAYS_INLINE native product(operand w, operand x) noexcept {
     return {vmull_s8(vget_low_s8(w), vget_low_s8(x)), vmull_high_s8(w, x)};
   }
@@ -415,10 +414,9 @@ struct byte_dot<dot_kind::quads> {
   static NIBBLE_ALWAYS_INLINE void widen(vi& sum, native pairs) noexcept { accumulate(sum, widened(pairs)); }
 };
 
-/// `add` adds to int16 sums, which begin at 0 and take pair_run(bits) units at most before `widen`.
+/// `add` adds to int16 sums, which begin with a `product` and take pair_run(bits) units at most before `widen`.
 template <>
 struct byte_dot<dot_kind::pairs> : byte_dot<dot_kind::quads> {
-  static NIBBLE_ALWAYS_INLINE native zero() noexcept { return static_cast<native>(vi(0)); }
   static NIBBLE_ALWAYS_INLINE native product(operand w, operand x) noexcept {
     return NIBBLE_SIMD_OP(maddubs_epi16)(w, x);
   }
