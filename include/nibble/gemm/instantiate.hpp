@@ -7,6 +7,7 @@
 #include <nibble/core/config.hpp>
 #include <nibble/gemm/products.hpp>
 #include <nibble/isa/tags.hpp>
+#include <nibble/tensor/packed_matrix.hpp>
 #include <nibble/tensor/quantize.hpp>
 
 #if NIBBLE_EXTERN_KERNELS
@@ -26,6 +27,7 @@ template struct products<isa::scalar>;
 namespace detail {
 
 template struct weights<isa::native>;
+template struct panels<isa::native>;
 
 }  // namespace detail
 }  // namespace NIBBLE_ABI

@@ -6,7 +6,8 @@
 ///
 /// A program with many units that multiply compiles the kernels in each of them, and the linker keeps one copy. With
 /// NIBBLE_EXTERN_KERNELS defined to 1 a unit only refers to them; one other unit, compiled with the same flags, includes
-/// gemm/instantiate.hpp. The same holds for the kernels of weights (detail::weights of tensor/quantize.hpp).
+/// gemm/instantiate.hpp. The same holds for the kernels of weights (detail::weights of tensor/quantize.hpp) and for those that
+/// pack them (detail::panels of tensor/packed_matrix.hpp).
 
 #include <cstddef>
 #include <cstdint>
