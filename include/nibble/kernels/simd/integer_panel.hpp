@@ -74,8 +74,12 @@ struct integer_panel : panel_tools {
   template <int Bits>
   static void integer_row(const integer_call* calls, const std::byte* const* blocks) noexcept {
     constexpr simd::dot_kind kind = simd::dot_of(Bits);
-    if (calls[0].group != 8 && calls[0].group != 16)
-      return code_row<Bits, kind>(calls, blocks, [](vu four) NIBBLE_LAMBDA_INLINE { return four; });
+    if (calls[0].group != 8 && calls[0].group != 16) {
+      // int16 sums of two blocks and more are worth a register each for the only panel.
+      if constexpr (kind == simd::dot_kind::pairs && integer_row_panels(Bits) == 1 && simd::pair_run(Bits) >= 16)
+        return pair_row<Bits, kind>(*calls, *blocks);
+      else return code_row<Bits, kind>(calls, blocks, [](vu four) NIBBLE_LAMBDA_INLINE { return four; });
+    }
     for (std::size_t p = 0; p < integer_row_panels(Bits); p += short_group_panels<Bits>) {
       if (calls[0].group == 8) short_groups<Bits, kind, 2>(calls + p, blocks + p);
       else short_groups<Bits, kind, 4>(calls + p, blocks + p);
@@ -164,6 +168,57 @@ struct integer_panel : panel_tools {
       std::memcpy(calls[p].acc, acc[p], sizeof acc[p]);
       if (!fresh) std::memcpy(calls[p].state, sums[p], sizeof sums[p]);
     }
+  }
+
+  /// One row of codes of few bits against one panel. Sums stay in registers, those of int16 over as many blocks as they hold.
+  template <int Bits, simd::dot_kind Kind>
+  static NIBBLE_ALWAYS_INLINE void pair_row(const integer_call& call, const std::byte* block) noexcept {
+    using dot = simd::byte_dot<Kind>;
+    constexpr std::size_t most = simd::pair_run(Bits) / 8;
+    const integer_call c = call;  // a copy, which no store can change
+    vf acc[regs];
+    NIBBLE_UNROLL
+    for (std::size_t r = 0; r < regs; ++r) acc[r] = simd::load(c.acc + r * lanes);
+    for (group_walk group(c); !group.done(); group.next()) {
+      vi sum[regs];
+      NIBBLE_UNROLL
+      for (std::size_t r = 0; r < regs; ++r) sum[r] = group.begins ? vi(0) : simd::load(c.state + r * lanes);
+      const std::int8_t* x = c.x + group.k;
+      for (std::size_t left = (group.stop - group.k + 31) / 32; left > 0;) {
+        typename dot::native pairs[regs];
+        const auto multiply = [&]<bool First>() NIBBLE_LAMBDA_INLINE {
+          prefetch<Bits>(block, prefetch_distance<Bits>(&block, 1, 0));
+          for_each_unit([&]<std::size_t U>() NIBBLE_LAMBDA_INLINE {
+            const auto v = dot::activations(four_of(x + 4 * U));
+            NIBBLE_UNROLL
+            for (std::size_t r = 0; r < regs; ++r) {
+              const auto w = dot::weights(codes<Bits, U>(block, r));
+              if constexpr (First && U == 0) pairs[r] = dot::product(w, v);
+              else dot::add(pairs[r], w, v);
+            }
+          });
+          x += 32;
+          block += pack::panel16::block_bytes(Bits);
+        };
+        const std::size_t run = left < most ? left : most;
+        multiply.template operator()<true>();
+        for (std::size_t b = 1; b < run; ++b) multiply.template operator()<false>();
+        left -= run;
+        NIBBLE_UNROLL
+        for (std::size_t r = 0; r < regs; ++r) dot::widen(sum[r], pairs[r]);
+      }
+      if (group.ends) {
+        const vi rest(started(c) ? c.x_sums[group.g] : 0);
+        NIBBLE_UNROLL
+        for (std::size_t r = 0; r < regs; ++r)
+          acc[r] = with_group<simd::bias_of(Kind)>(c, group.g, r, sum[r] + rest, acc[r]);
+      } else {
+        NIBBLE_UNROLL
+        for (std::size_t r = 0; r < regs; ++r) sum[r].store_unaligned(c.state + r * lanes);
+      }
+    }
+    NIBBLE_UNROLL
+    for (std::size_t r = 0; r < regs; ++r) acc[r].store_unaligned(c.acc + r * lanes);
   }
 
   /// How many panels the next one takes at once: their accumulators and sums fill the registers.
