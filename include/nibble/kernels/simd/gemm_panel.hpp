@@ -10,6 +10,7 @@
 
 #include <array>
 #include <bit>
+#include <concepts>
 #include <cstring>
 #include <limits>
 #include <type_traits>
@@ -27,8 +28,8 @@ namespace nibble {
 inline namespace NIBBLE_ABI {
 namespace kernels {
 
-template <>
-struct gemm_panel<simd::isa_type> {
+template <std::same_as<simd::isa_type> Isa>
+struct gemm_panel<Isa> {
   using isa_type = simd::isa_type;
   static constexpr std::size_t nr = pack::panel16::nr;
   static constexpr std::size_t lanes = simd::lanes;
