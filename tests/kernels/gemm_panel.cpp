@@ -262,6 +262,42 @@ TEST_CASE("gemm_panel: every number of rows is computed once and equals the scal
   }
 }
 
+TEST_CASE("gemm_panel: tiles that unpack on their way equal the scalar kernel, every number of rows, cut anywhere") {
+  if (!test::covers<native, native::isa_type>()) return;
+  for_each_width([]<int Bits>() {
+    if constexpr (native::packed_rows(Bits) > 0) {
+      for (std::size_t M = 1; M <= native::packed_rows(Bits); ++M) {
+        for (const shape& s : {shape{M, 32, 32}, shape{M, 77, 80}, shape{M, 161, 32}, shape{M, 224, 96}}) {
+          CAPTURE(Bits);
+          CAPTURE(s.M);
+          CAPTURE(s.K);
+          const random_blocks w = make_blocks<Bits>(ceil_div(s.K, std::size_t{32}), 70 + Bits);
+          const test::guarded<std::byte> packed(w.packed.size());
+          std::copy(w.packed.begin(), w.packed.end(), packed.begin());
+          integer_data a(s.M, s.K, s.group, M % 3 == 0, 9), b(s.M, s.K, s.group, M % 3 == 0, 9);
+          if (M % 3 == 1) {
+            constexpr std::int32_t zero = 3;
+            std::fill(b.zeros.begin(), b.zeros.end(), zero);
+            a.call.params.zeros = nullptr;
+            for (std::int32_t& sum : a.sums) sum *= native::code_bias(Bits) - zero;
+          } else {
+            a.call.params.shift = b.call.params.shift = M % 2 == 0 ? 1 : 0;
+          }
+          // A cut inside a group, which goes on from the state.
+          for (const std::size_t cut : {std::size_t{64}, s.K}) {
+            a.call.k1 = std::min(cut, s.K);
+            native::packed_block<Bits>(a.call, packed.data() + a.call.k0 / 32 * pack::panel16::block_bytes(Bits));
+            a.call.k0 = a.call.k1;
+            if (a.call.k0 == s.K) break;
+          }
+          scalar::integer_block(b.call, Bits, w.units.data());
+          CHECK(same(a.acc, b.acc));
+        }
+      }
+    }
+  });
+}
+
 TEST_CASE("gemm_panel: several panels at once equal one after the other, in blocks that cut groups") {
   if (!test::covers<native, native::isa_type>()) return;
   []<class Kernel>(Kernel) {
@@ -291,6 +327,12 @@ TEST_CASE("gemm_panel: the most extreme codes and activations of every width sta
           if (M == 1) {
             one_row<native, Bits>(a, packed.data());
             one_row<scalar, Bits>(b, packed.data());
+          }
+          if constexpr (native::packed_rows(Bits) > 0) {
+            if (M <= native::packed_rows(Bits)) {
+              native::packed_block<Bits>(a.call, packed.data());
+              scalar::integer_block(b.call, Bits, units.data());
+            }
           }
           CHECK(same(a.acc, b.acc));
         }

@@ -129,14 +129,18 @@ struct products {
     return c.image == nullptr ? 1 : static_cast<std::size_t>(c.image->planes);
   }
 
-  /// `blocks` packed blocks to units of the codes that integer kernels multiply.
-  static void unpack_codes(const call& c, const std::byte* codes, std::size_t blocks, std::size_t plane,
-                           std::uint8_t* units) noexcept {
+  /// The units of codes that integer kernels multiply, of `blocks` packed blocks: where they lie, when a packed byte is a
+  /// code and there are as many of them as kernels read, or unpacked to `units`.
+  static const std::uint8_t* units_of(const call& c, const std::byte* codes, std::size_t blocks, std::size_t plane,
+                                      std::uint8_t* units) noexcept {
+    if (c.w.matrix.format.bits == 8 && c.image == nullptr && blocks % 2 == 0)
+      return reinterpret_cast<const std::uint8_t*>(codes);
     pack::with_bits(c.w.matrix.format.bits, [&]<int Bits>() {
       panel::template unpack<Bits>(codes, blocks, units);
       if (c.image != nullptr)
         panel::template image_codes<Bits>(units, blocks * pack::panel16::units_per_block, c.image->codes[plane]);
     });
+    return units;
   }
 
   /// What the float paths' accumulators of a row start from: 0, or NaN when an activation is not finite.
@@ -172,6 +176,19 @@ struct products {
             .acc = c.own<float>(slot, c.plan.acc)};
   }
 
+  /// Whether tiles unpack the codes of a panel on their way into the registers.
+  static bool packed_tiles(const call& c, std::size_t M) noexcept {
+    const format_desc& f = c.w.matrix.format;
+    const std::size_t K = c.w.matrix.K, group = panel_group(f, K);
+    return M <= panel::packed_rows(f.bits) && c.image == nullptr && !c.long_sums() &&
+           (group % pack::panel16::block_k == 0 || group >= K);
+  }
+  static void packed_panel(const kernels::integer_call& k, const std::byte* codes, int bits) noexcept {
+    pack::with_bits(bits, [&]<int Bits>() {
+      if constexpr (panel::packed_rows(Bits) > 0) panel::template packed_block<Bits>(k, codes);
+    });
+  }
+
   static void one_panel(const call& c, std::size_t index, std::size_t m0, std::size_t M, std::size_t slot) noexcept {
     const quantized_view& w = c.w.matrix;
     const std::byte* codes = w.codes + index * pack::panel16::panel_bytes(w.K, w.format.bits);
@@ -183,7 +200,8 @@ struct products {
       for (std::size_t plane = 0; plane < planes_of(c); ++plane) {
         kernels::integer_call k = integer_call_of(
             c, m0, M, detail::decode_params(c, index, slot, zero_values, zero_value_stride, false, plane), slot);
-        integer_panel(c, k, codes, slot, plane);
+        if (packed_tiles(c, M)) packed_panel(k, codes, w.format.bits);
+        else integer_panel(c, k, codes, slot, plane);
       }
       return;
     }
@@ -222,7 +240,6 @@ struct products {
     for (std::size_t plane = 0; plane < planes_of(c); ++plane) {
       for (std::size_t i = 0; i < count; ++i) {
         codes[i] = w.codes + (first + i) * pack::panel16::panel_bytes(w.K, w.format.bits);
-        units[i] = c.own<std::uint8_t>(slot + i, c.plan.units);
         const float* zero_values = nullptr;
         std::size_t zero_value_stride = 0;
         const auto params = detail::decode_params(c, first + i, slot + i, zero_values, zero_value_stride, false, plane);
@@ -235,7 +252,7 @@ struct products {
         for (std::size_t i = 0; i < count; ++i) {
           calls[i].k0 = k0;
           calls[i].k1 = k1;
-          unpack_codes(c, codes[i], blocks, plane, c.own<std::uint8_t>(slot + i, c.plan.units));
+          units[i] = units_of(c, codes[i], blocks, plane, c.own<std::uint8_t>(slot + i, c.plan.units));
           codes[i] += blocks * pack::panel16::block_bytes(w.format.bits);
         }
         if constexpr (panel::block_panels > 1)  // else nobody calls this
@@ -368,11 +385,10 @@ struct products {
       for (std::size_t i = 0; i < k.M * 16; ++i) total[i] = 0;
       k.fold = false;
     }
-    std::uint8_t* units = c.own<std::uint8_t>(slot, c.plan.units);
     for (; k.k0 < K; k.k0 = k.k1) {
       k.k1 = K - k.k0 < kc_integer ? K : k.k0 + kc_integer;
       const std::size_t blocks = pack::panel16::blocks(k.k1 - k.k0);
-      unpack_codes(c, codes, blocks, plane, units);
+      const std::uint8_t* const units = units_of(c, codes, blocks, plane, c.own<std::uint8_t>(slot, c.plan.units));
       codes += blocks * pack::panel16::block_bytes(c.w.matrix.format.bits);
       panel::integer_block(k, bits, units);
       if (long_sums && (k.k1 == K || k.k1 % kernels::exact_k == 0)) {

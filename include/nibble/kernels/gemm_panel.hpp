@@ -130,6 +130,9 @@ struct bfloat16_codes {
 /// `code_bias(bits)`                     what the kernel subtracts from codes: with `fold` false, state = sum (u - bias) x
 /// `integer_block(call, bits, units)`    the law on unpacked codes < 2^bits; units begins at k0 and is readable to a multiple
 ///                                       of 64 k
+/// `packed_rows(bits)`                   the most rows for which the next one is the faster way; 0: not there for the width
+/// `packed_block<Bits>(call, blocks)`    integer_block for M <= packed_rows without a detour over unpacked memory: the law on
+///                                       packed blocks, which begin at k0; group a multiple of 32 or >= K
 /// `block_panels`                        how many panels the next one takes at once; not there when 1
 /// `integer_blocks(calls, count, bits, units)`  integer_block for 1 <= count <= block_panels panels; calls differ in params,
 ///                                       state and acc only

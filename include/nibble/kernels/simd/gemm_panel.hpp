@@ -104,6 +104,19 @@ struct gemm_panel<Isa> {
     (std::integer_sequence<int, 2, 3, 4, 5, 6, 7, 8>{});
   }
 
+  /// Tiles of few rows unpack codes in their registers: three times that costs less than the way through memory once, whose
+  /// 16 stores for a block take a cycle each. Codes of several planes, and int16 sums of less than a block, go that way.
+  static constexpr std::size_t packed_rows(int bits) noexcept {
+    return bits == 4 || bits == 2 ? 3 * static_cast<std::size_t>(tallest(simd::dot_of(bits))) : 0;
+  }
+  template <int Bits>
+  static void packed_block(const integer_call& c, const std::byte* blocks) noexcept {
+    constexpr simd::dot_kind kind = simd::dot_of(Bits);
+    in_tiles<tallest(kind)>(c.M, [&]<int Rows>(std::size_t m) NIBBLE_LAMBDA_INLINE {
+      integer_tile<kind, Rows>(c, m, packed_codes<Bits>{blocks}, 8);
+    });
+  }
+
   static void float_block(const float_call& c, const float* values) noexcept {
     in_tiles<mr>(c.M, [&]<int Rows>(std::size_t m) NIBBLE_LAMBDA_INLINE { float_tile<Rows>(c, m, values); });
   }
@@ -659,19 +672,48 @@ struct gemm_panel<Isa> {
     }
   }
 
+  /// Codes that tiles multiply: unit U from here on, register r of it. From memory ...
+  struct unpacked_codes {
+    static constexpr bool blocks = false;
+    template <std::size_t U>
+    NIBBLE_ALWAYS_INLINE vu get(std::size_t r) const noexcept {
+      return simd::load_lanes(units + U * 64 + r * lanes * 4);
+    }
+    NIBBLE_ALWAYS_INLINE void skip(std::size_t count) noexcept { units += count * 64; }
+    const std::uint8_t* units;
+  };
+  /// ... or unpacked on the way, in whole blocks of 8.
+  template <int Bits>
+  struct packed_codes {
+    static constexpr bool blocks = true;
+    template <std::size_t U>
+    NIBBLE_ALWAYS_INLINE vu get(std::size_t r) const noexcept {
+      return codes<Bits, U>(block, r);
+    }
+    NIBBLE_ALWAYS_INLINE void skip(std::size_t count) noexcept {
+      block += count / 8 * pack::panel16::block_bytes(Bits);
+    }
+    const std::byte* block;
+  };
+
+  /// Rows of the full register tile of integers.
+  static constexpr int tallest(simd::dot_kind kind) noexcept {
+#if NIBBLE_SIMD_NEON
+    // Without a dot product two registers hold the int16 sums of an output, or the int16 products on their way to its sum.
+    return NIBBLE_SIMD_SDOT ? mr : (kind == simd::dot_kind::pairs ? 3 : 4);
+#else
+    // These hold weights in two registers each.
+    const bool two = kind == simd::dot_kind::wide || kind == simd::dot_kind::signs;
+    return two && regs == 2 ? 4 : mr;
+#endif
+  }
+
   /// All rows, in the tallest tiles that fit. `run`: units that int16 sums hold, at least two (pairs).
   template <simd::dot_kind Kind>
   static void rows_of_tiles(const integer_call& c, const std::uint8_t* units, std::size_t run) noexcept {
-#if NIBBLE_SIMD_NEON
-    // Without a dot product two registers hold the int16 sums of an output, or the int16 products on their way to its sum.
-    constexpr int tallest = NIBBLE_SIMD_SDOT ? mr : (Kind == simd::dot_kind::pairs ? 3 : 4);
-#else
-    // These hold weights in two registers each.
-    constexpr bool two = Kind == simd::dot_kind::wide || Kind == simd::dot_kind::signs;
-    constexpr int tallest = two && regs == 2 ? 4 : mr;
-#endif
-    in_tiles<tallest>(
-        c.M, [&]<int Rows>(std::size_t m) NIBBLE_LAMBDA_INLINE { integer_tile<Kind, Rows>(c, m, units, run); });
+    in_tiles<tallest(Kind)>(c.M, [&]<int Rows>(std::size_t m) NIBBLE_LAMBDA_INLINE {
+      integer_tile<Kind, Rows>(c, m, unpacked_codes{units}, run);
+    });
   }
 
   /// Calls tile<Rows>(m) for tiles that cover [0, M): the tallest ones, then what is left in two halves, because short
@@ -696,29 +738,29 @@ struct gemm_panel<Isa> {
     return Height;
   }
 
-  template <simd::dot_kind Kind, int Rows>
-  static void integer_tile(const integer_call& call, std::size_t m, const std::uint8_t* units,
-                           std::size_t run) noexcept {
+  template <simd::dot_kind Kind, int Rows, class Codes>
+  static void integer_tile(const integer_call& call, std::size_t m, Codes codes, std::size_t run) noexcept {
     constexpr std::size_t rows = static_cast<std::size_t>(Rows);
     const integer_call c = call;  // a copy, which no store can change
     const std::int8_t* x = c.x + m * c.x_stride;
     float* const acc = c.acc + m * nr;
     for (group_walk group(c); !group.done(); group.next()) {
-      const std::size_t count = (group.stop - group.k + 3) / 4;
+      const std::size_t units = (group.stop - group.k + 3) / 4,
+                        count = Codes::blocks ? round_up(units, std::size_t{8}) : units;
       if constexpr (Kind == simd::dot_kind::pairs)
-        pair_sums<Kind, rows>(c, call, m, group, count, run, units, x + group.k, acc);
-      else quad_sums<Kind, rows>(c, call, m, group, count, units, x + group.k, acc);
-      units += count * 64;
+        pair_sums<Kind, rows>(c, call, m, group, count, run, codes, x + group.k, acc);
+      else quad_sums<Kind, rows>(c, call, m, group, count, codes, x + group.k, acc);
+      codes.skip(count);
     }
   }
 
   /// A group of `count` units by way of int16 sums, which fill the registers: of eight units, or four or two where int16 holds
   /// no more (`run`) or no more are left. What came before lies in memory as int32 sums. Straight code, for in a loop gcc
   /// copies the sums from register to register.
-  template <simd::dot_kind Kind, std::size_t rows>
+  template <simd::dot_kind Kind, std::size_t rows, class Codes>
   static NIBBLE_ALWAYS_INLINE void pair_sums(const integer_call& c, const integer_call& call, std::size_t m,
-                                             const group_walk& group, std::size_t count, std::size_t run,
-                                             const std::uint8_t* units, const std::int8_t* x, float* acc) noexcept {
+                                             const group_walk& group, std::size_t count, std::size_t run, Codes codes,
+                                             const std::int8_t* x, float* acc) noexcept {
     std::int32_t own[rows * nr];
     std::int32_t* const sums = group.begins && group.ends ? own : c.state + m * nr;
     bool fresh = group.begins;  // nothing lies in `sums`
@@ -726,9 +768,9 @@ struct gemm_panel<Isa> {
     const auto part = [&]<std::size_t Units>() NIBBLE_LAMBDA_INLINE {
       using dot = simd::byte_dot<Kind>;
       typename dot::native pairs[rows][regs];
-      multiply_units<dot, Units, true>(pairs, units, x, c.x_stride);
+      multiply_units<dot, Units, true>(pairs, codes, x, c.x_stride);
       count -= Units;
-      units += Units * 64;
+      codes.skip(Units);
       x += Units * 4;
       const auto widened = [&](std::size_t i, std::size_t r) NIBBLE_LAMBDA_INLINE { return dot::widened(pairs[i][r]); };
       const auto with_sums = [&](std::size_t i, std::size_t r) NIBBLE_LAMBDA_INLINE {
@@ -744,23 +786,25 @@ struct gemm_panel<Isa> {
       }
       fresh = false;
     };
-    if (run >= 8)
+    if (Codes::blocks || run >= 8)
       while (count >= 8) part.template operator()<8>();
-    if (run >= 4)
-      while (count >= 4) part.template operator()<4>();
-    while (count >= 2) part.template operator()<2>();
-    if (count > 0) part.template operator()<1>();
+    if constexpr (!Codes::blocks) {
+      if (run >= 4)
+        while (count >= 4) part.template operator()<4>();
+      while (count >= 2) part.template operator()<2>();
+      if (count > 0) part.template operator()<1>();
+    }
     if (group.ends && !folds) fold_kept<0>(call, m, rows, group.g, sums, acc);
   }
 
   /// A group of `count` units in int32 sums.
-  template <simd::dot_kind Kind, std::size_t rows>
+  template <simd::dot_kind Kind, std::size_t rows, class Codes>
   static NIBBLE_ALWAYS_INLINE void quad_sums(const integer_call& c, const integer_call& call, std::size_t m,
-                                             const group_walk& group, std::size_t count, const std::uint8_t* units,
+                                             const group_walk& group, std::size_t count, Codes codes,
                                              const std::int8_t* x, float* acc) noexcept {
     using dot = simd::byte_dot<Kind>;
     constexpr std::size_t chains = simd::chains_of(Kind, rows * regs);
-    constexpr std::size_t step = chains > 2 ? chains : 2;
+    constexpr std::size_t step = Codes::blocks ? 8 : (chains > 2 ? chains : 2);
     vi all[chains][rows][regs];
     auto& sum = all[0];
     const bool folds = group.ends && started(c);
@@ -776,13 +820,14 @@ struct gemm_panel<Isa> {
         sum[i / regs][i % regs] = sum[i / regs][i % regs] + simd::load(c.state + m * nr + i * lanes);
     }
     clear_rest(all);
-    std::size_t u = 0;
-    for (; count - u >= step; u += step) {
-      NIBBLE_UNROLL
-      for (std::size_t i = 0; i < step; ++i)
-        multiply_units<dot, 1>(all[i % chains], units + (u + i) * 64, x + (u + i) * 4, c.x_stride);
+    for (; count >= step; count -= step, codes.skip(step), x += step * 4) {
+      [&]<std::size_t... U>(std::index_sequence<U...>) NIBBLE_LAMBDA_INLINE {
+        (multiply_one<dot, false, U>(all[U % chains], codes, x + U * 4, c.x_stride), ...);
+      }
+      (std::make_index_sequence<step>{});
     }
-    for (; u < count; ++u) multiply_units<dot, 1>(sum, units + u * 64, x + u * 4, c.x_stride);
+    if constexpr (!Codes::blocks)
+      for (; count > 0; --count, codes.skip(1), x += 4) multiply_one<dot, false, 0>(sum, codes, x, c.x_stride);
     gather_rest(all);
     const auto value = [&](std::size_t i, std::size_t r) NIBBLE_LAMBDA_INLINE { return sum[i][r]; };
     if (folds) return fold_started<rows, false>(c, m, group.g, acc, value);
@@ -876,20 +921,21 @@ struct gemm_panel<Isa> {
   }
 
   /// Units of weights against `rows` rows of x. First: the sums begin with them.
-  template <class Dot, std::size_t Units, bool First = false, class Sum, std::size_t rows>
-  static NIBBLE_ALWAYS_INLINE void multiply_units(Sum (&sum)[rows][regs], const std::uint8_t* units,
-                                                  const std::int8_t* x, std::size_t x_stride) noexcept {
+  template <class Dot, std::size_t Units, bool First, class Sum, std::size_t rows, class Codes>
+  static NIBBLE_ALWAYS_INLINE void multiply_units(Sum (&sum)[rows][regs], const Codes& codes, const std::int8_t* x,
+                                                  std::size_t x_stride) noexcept {
     [&]<std::size_t... U>(std::index_sequence<U...>) NIBBLE_LAMBDA_INLINE {
-      (multiply_one<Dot, (First && U == 0)>(sum, units + U * 64, x + U * 4, x_stride), ...);
+      (multiply_one<Dot, (First && U == 0), U>(sum, codes, x + U * 4, x_stride), ...);
     }
     (std::make_index_sequence<Units>{});
   }
-  template <class Dot, bool First, class Sum, std::size_t rows>
-  static NIBBLE_ALWAYS_INLINE void multiply_one(Sum (&sum)[rows][regs], const std::uint8_t* unit, const std::int8_t* x,
+  /// Unit U of them, with x its four activations of the first row.
+  template <class Dot, bool First, std::size_t U, class Sum, std::size_t rows, class Codes>
+  static NIBBLE_ALWAYS_INLINE void multiply_one(Sum (&sum)[rows][regs], const Codes& codes, const std::int8_t* x,
                                                 std::size_t x_stride) noexcept {
     typename Dot::operand w[regs];
     NIBBLE_UNROLL
-    for (std::size_t r = 0; r < regs; ++r) w[r] = Dot::weights(simd::load_lanes(unit + r * lanes * 4));
+    for (std::size_t r = 0; r < regs; ++r) w[r] = Dot::weights(codes.template get<U>(r));
     NIBBLE_UNROLL
     for (std::size_t i = 0; i < rows; ++i) {
       const auto v = Dot::activations(four_of(x + i * x_stride));
