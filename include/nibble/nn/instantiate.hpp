@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 /// @file
-/// The kernels of gemm/instantiate.hpp and those of nn/, for the units that define NIBBLE_EXTERN_KERNELS: attention, float
-/// linear layers, the codes of a cache.
+/// The kernels of nn/ for the units that define NIBBLE_EXTERN_KERNELS: attention, float linear layers, the codes of a cache.
+/// Include this beside gemm/instantiate.hpp, in the same unit.
 
 #include <nibble/core/config.hpp>
-#include <nibble/gemm/instantiate.hpp>
 #include <nibble/isa/tags.hpp>
 #include <nibble/nn/attention.hpp>
 #include <nibble/nn/kv_codec.hpp>
 #include <nibble/nn/panel_product.hpp>
+
+#if NIBBLE_EXTERN_KERNELS
+#error "nibble: the unit that includes nibble/nn/instantiate.hpp must not define NIBBLE_EXTERN_KERNELS"
+#endif
 
 namespace nibble {
 inline namespace NIBBLE_ABI {
