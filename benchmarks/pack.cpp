@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Canonical rows to panels and back.
 
+#include <algorithm>
+
 #include <nibble/isa/tags.hpp>
 #include <nibble/tensor/packed_matrix.hpp>
 
@@ -37,6 +39,25 @@ void run_pack(benchmark::State& state, qtype type, shape s, std::size_t threads)
   finish(state, bytes, seconds);
 }
 
+/// Into memory that was written to before: without the faults of fresh pages, which belong to the system. Codes only.
+void run_pack_again(benchmark::State& state, qtype type, shape s, std::size_t threads) {
+  const any_qmatrix& q = canonical(type, s);
+  const context ctx = pool_of(threads).context();
+  const int bits = quant::info_of(type).format.bits;
+  const std::size_t row_bytes = q.view().row_stride_bytes, panel_bytes = pack::panel16::panel_bytes(s.K, bits);
+  aligned_vector<std::byte> panels(pack::panel16::panels(s.N) * panel_bytes);
+  const double seconds = time_loop(state, [&] {
+    core::for_each_item(ctx, pack::panel16::panels(s.N), [&](std::size_t p, std::size_t) {
+      const std::size_t n = p * pack::panel16::nr, columns = std::min(s.N - n, pack::panel16::nr);
+      nibble::detail::panels<isa::native>::pack(q.view().codes + n * row_bytes, row_bytes, columns, s.K, bits,
+                                                panels.data() + p * panel_bytes);
+    });
+    const std::byte* codes = panels.data();
+    keep(codes);
+  });
+  finish(state, panels.size(), seconds);
+}
+
 void run_unpack(benchmark::State& state, qtype type, shape s, std::size_t threads) {
   const std::string key = text("panels/", quant::name_of(type), "/", name_of(s));
   const auto& p = input_cache::get<packed_matrix>(key, [&] {
@@ -56,6 +77,7 @@ void register_pack() {
     for (const std::size_t threads : thread_counts()) {
       const std::string rest = text("/", quant::name_of(type), "/", name_of(square), "/threads:", threads);
       add("pack" + rest, [=](benchmark::State& state) { run_pack(state, type, square, threads); });
+      add("pack_again" + rest, [=](benchmark::State& state) { run_pack_again(state, type, square, threads); });
       add("unpack" + rest, [=](benchmark::State& state) { run_unpack(state, type, square, threads); });
     }
   }

@@ -10,6 +10,7 @@
 #include <nibble/gemm/cpu.hpp>
 #include <nibble/gemm/products.hpp>
 #include <nibble/isa/tags.hpp>
+#include <nibble/tensor/packed_matrix.hpp>
 #include <nibble/tensor/quantize.hpp>
 
 #if NIBBLE_EXTERN_KERNELS
@@ -33,6 +34,7 @@ template void cpu<isa::scalar>::multiply(std::span<const gemm_task>, const gemm_
 namespace detail {
 
 template struct weights<isa::native>;
+template struct panels<isa::native>;
 
 }  // namespace detail
 }  // namespace NIBBLE_ABI

@@ -6,7 +6,8 @@
 ///
 /// A program with many units that multiply compiles the kernels in each of them, and the linker keeps one copy. With
 /// NIBBLE_EXTERN_KERNELS defined to 1 a unit only refers to them; one other unit, compiled with the same flags, includes
-/// gemm/instantiate.hpp. The same holds for the kernels of weights (detail::weights of tensor/quantize.hpp).
+/// gemm/instantiate.hpp. The same holds for the kernels of weights (detail::weights of tensor/quantize.hpp) and for those that
+/// pack them (detail::panels of tensor/packed_matrix.hpp).
 
 #include <cstddef>
 #include <cstdint>
@@ -184,9 +185,11 @@ struct products {
            (group % pack::panel16::block_k == 0 || group >= K);
   }
   static void packed_panel(const kernels::integer_call& k, const std::byte* codes, int bits) noexcept {
-    pack::with_bits(bits, [&]<int Bits>() {
-      if constexpr (panel::packed_rows(Bits) > 0) panel::template packed_block<Bits>(k, codes);
-    });
+    // Panel: clang looks names up in a type that depends on no parameter even where the condition says no.
+    pack::with_bits(
+        bits, [&]<int Bits, class Panel = panel>() {
+          if constexpr (Panel::packed_rows(Bits) > 0) Panel::template packed_block<Bits>(k, codes);
+        });
   }
 
   static void one_panel(const call& c, std::size_t index, std::size_t m0, std::size_t M, std::size_t slot) noexcept {

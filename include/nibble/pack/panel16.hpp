@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 /// @file
-/// Canonical rows to panels of layout panel16 and back, in bulk. Portable code on 64-bit words: eight codes a step in rows,
-/// eight bytes a step in bit planes, which compilers widen to the registers there are.
+/// Canonical rows to panels of layout panel16 and back, in bulk: the meaning of kernels/panel_codes.hpp. Portable code on
+/// 64-bit words: eight codes a step in rows, eight bytes a step in bit planes, which compilers widen to the registers there
+/// are.
 
 #include <cstddef>
 #include <cstdint>

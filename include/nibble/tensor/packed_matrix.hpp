@@ -13,10 +13,13 @@
 #include <nibble/core/config.hpp>
 #include <nibble/core/context.hpp>
 #include <nibble/core/error.hpp>
+#include <nibble/isa/tags.hpp>
 #include <nibble/kernels/gemm_panel.hpp>
+#include <nibble/kernels/panel_codes.hpp>
+#include <nibble/kernels/scalar/panel_codes.hpp>
+#include <nibble/kernels/simd/panel_codes.hpp>
 #include <nibble/pack/bits.hpp>
 #include <nibble/pack/layout.hpp>
-#include <nibble/pack/panel16.hpp>
 #include <nibble/quant/double_quant.hpp>
 #include <nibble/quant/granularity.hpp>
 #include <nibble/quant/scale.hpp>
@@ -47,6 +50,35 @@ constexpr errc can_pack(const format_desc& f, std::size_t K, layout_id to) noexc
 constexpr layout_id best_layout(const format_desc& f, std::size_t K) noexcept {
   return can_pack(f, K, layout_id::panel16) == errc::ok ? layout_id::panel16 : layout_id::row_major;
 }
+
+namespace detail {
+
+/// What the kernels do for packed_matrix, one struct for each ISA, so that a unit can leave them to another one
+/// (NIBBLE_EXTERN_KERNELS, see gemm/products.hpp): kernels::panel_codes.
+template <class Isa>
+struct panels {
+  static void pack(const std::byte* rows, std::size_t row_bytes, std::size_t columns, std::size_t K, int bits,
+                   std::byte* panel) noexcept;
+  static void unpack(const std::byte* panel, std::size_t columns, std::size_t K, int bits, std::byte* rows,
+                     std::size_t row_bytes) noexcept;
+};
+
+template <class Isa>
+void panels<Isa>::pack(const std::byte* rows, std::size_t row_bytes, std::size_t columns, std::size_t K, int bits,
+                       std::byte* panel) noexcept {
+  kernels::panel_codes<Isa>::pack(rows, row_bytes, columns, K, bits, panel);
+}
+template <class Isa>
+void panels<Isa>::unpack(const std::byte* panel, std::size_t columns, std::size_t K, int bits, std::byte* rows,
+                         std::size_t row_bytes) noexcept {
+  kernels::panel_codes<Isa>::unpack(panel, columns, K, bits, rows, row_bytes);
+}
+
+#if NIBBLE_EXTERN_KERNELS
+extern template struct panels<isa::native>;
+#endif
+
+}  // namespace detail
 
 /// Owns W[N, K] in one layout, planes aligned to 64 bytes. What was moved from is 0 x 0 and may be assigned to.
 class packed_matrix {
@@ -125,8 +157,8 @@ class packed_matrix {
     const std::size_t row_bytes = row_bytes_of(out.view());
     core::for_each_item(ctx, pack::panel16::panels(N()), [&](std::size_t p, std::size_t) {
       const std::size_t n = p * 16, columns = N() - n < 16 ? N() - n : 16;
-      pack::unpack_panel16(codes_.data() + p * panel_bytes, columns, K(), format().bits,
-                           out.codes().data() + n * row_bytes, row_bytes);
+      detail::panels<isa::native>::unpack(codes_.data() + p * panel_bytes, columns, K(), format().bits,
+                                          out.codes().data() + n * row_bytes, row_bytes);
       if (one_scale) return;
       const std::size_t first = n * groups;  // of the panel's scales in both forms
       transpose(scale_size, scales_.data() + first * scale_size, groups, columns, 16, scales + first * scale_size,
@@ -182,8 +214,8 @@ class packed_matrix {
     const auto* zeros = static_cast<const std::byte*>(from.zeros);
     core::for_each_item(ctx, panels, [&](std::size_t p, std::size_t) {
       const std::size_t n = p * 16, columns = from.N - n < 16 ? from.N - n : 16;
-      pack::pack_panel16(from.codes + n * row_bytes, row_bytes, columns, from.K, f.bits,
-                         codes_.data() + p * panel_bytes);
+      detail::panels<isa::native>::pack(from.codes + n * row_bytes, row_bytes, columns, from.K, f.bits,
+                                        codes_.data() + p * panel_bytes);
       if (one_scale) return;
       const std::size_t first = n * groups;  // of the panel's scales in both forms
       transpose(scale_size, scales + first * scale_size, columns, groups, groups, scales_.data() + first * scale_size,

@@ -2,7 +2,7 @@
 #pragma once
 /// @file
 /// Packing 32 codes at a time: neighbours become pairs of 16 bits, pairs fours of 32, fours the 8 codes of a 64-bit lane,
-/// whose bytes a shuffle brings together; and back. From AVX2 on.
+/// whose bytes a shuffle brings together; and back. From AVX2 on. `part`: of a row that goes on.
 
 #include <concepts>
 
@@ -20,18 +20,32 @@ struct dense_codes<Isa> {
   using isa_type = simd::isa_type;
 
   static void pack(const std::uint8_t* codes, std::size_t n, int bits, std::byte* packed) noexcept {
-    std::size_t done = 0;
-    nibble::pack::with_bits(bits, [&]<int Bits>() {
-      if constexpr (Bits < 8) done = pack_blocks<Bits>(codes, n, packed);
-    });
-    nibble::pack::pack_row(codes + done, n - done, bits, packed + done / 8 * static_cast<std::size_t>(bits));
+    nibble::pack::with_bits(bits, [&]<int Bits>() { pack_part<Bits>(codes, n, n, packed); });
   }
   static void unpack(const std::byte* packed, std::size_t n, int bits, std::uint8_t* codes) noexcept {
+    nibble::pack::with_bits(bits, [&]<int Bits>() { unpack_part<Bits>(packed, n, n, codes); });
+  }
+
+  /// The first n of `left` codes of a row, n a multiple of 32 or `left`. What is behind them is read, and to be written next.
+  template <int Bits>
+  static NIBBLE_ALWAYS_INLINE void pack_part(const std::uint8_t* codes, std::size_t n, std::size_t left,
+                                             std::byte* packed) noexcept {
     std::size_t done = 0;
-    nibble::pack::with_bits(bits, [&]<int Bits>() {
-      if constexpr (Bits < 8) done = unpack_blocks<Bits>(packed, n, codes);
-    });
-    nibble::pack::unpack_row(packed + done / 8 * static_cast<std::size_t>(bits), n - done, bits, codes + done);
+    if constexpr (Bits < 8) {
+      done = whole_blocks<Bits>(left) < n ? whole_blocks<Bits>(left) : n;
+      pack_blocks<Bits>(codes, done, packed);
+    }
+    nibble::pack::pack_row<Bits>(codes + done, n - done, packed + done / 8 * Bits);
+  }
+  template <int Bits>
+  static NIBBLE_ALWAYS_INLINE void unpack_part(const std::byte* packed, std::size_t n, std::size_t left,
+                                               std::uint8_t* codes) noexcept {
+    std::size_t done = 0;
+    if constexpr (Bits < 8) {
+      done = whole_blocks<Bits>(left) < n ? whole_blocks<Bits>(left) : n;
+      unpack_blocks<Bits>(packed, done, codes);
+    }
+    nibble::pack::unpack_row<Bits>(packed + done / 8 * Bits, n - done, codes + done);
   }
 
  private:
@@ -64,8 +78,7 @@ struct dense_codes<Isa> {
   }
 
   template <int Bits>
-  static std::size_t pack_blocks(const std::uint8_t* codes, std::size_t n, std::byte* packed) noexcept {
-    const std::size_t end = whole_blocks<Bits>(n);
+  static void pack_blocks(const std::uint8_t* codes, std::size_t end, std::byte* packed) noexcept {
     const __m256i together = order<Bits, true>(), low = _mm256_set1_epi64x(0xffffffff);
     for (std::size_t i = 0; i < end; i += block, packed += 4 * Bits) {
       __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + i));
@@ -82,13 +95,11 @@ struct dense_codes<Isa> {
       _mm_storeu_si128(reinterpret_cast<__m128i*>(packed), _mm256_castsi256_si128(v));
       _mm_storeu_si128(reinterpret_cast<__m128i*>(packed + 2 * Bits), _mm256_extracti128_si256(v, 1));
     }
-    return end;
   }
 
   template <int Bits>
-  static std::size_t unpack_blocks(const std::byte* packed, std::size_t n, std::uint8_t* codes) noexcept {
+  static void unpack_blocks(const std::byte* packed, std::size_t end, std::uint8_t* codes) noexcept {
     constexpr int one = (1 << Bits) - 1, two = (1 << 2 * Bits) - 1, four = (1 << 4 * Bits) - 1;
-    const std::size_t end = whole_blocks<Bits>(n);
     const __m256i apart = order<Bits, false>();
     const auto spread = [](__m256i v, __m256i moved, __m256i low, __m256i high) NIBBLE_LAMBDA_INLINE {
       return _mm256_or_si256(_mm256_and_si256(v, low), _mm256_and_si256(moved, high));
@@ -105,7 +116,6 @@ struct dense_codes<Isa> {
                  _mm256_set1_epi16(static_cast<short>(one << 8)));
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + i), v);
     }
-    return end;
   }
 };
 
