@@ -7,6 +7,7 @@
 #   NIBBLE_ISAS                names known on this platform, weakest first
 #   NIBBLE_ISA_FLAGS_<name>    the compiler's flags, from the platform's baseline on
 #   NIBBLE_ISA_LAYERS_<name>   the test layers that are compiled for it; not set: all
+#   NIBBLE_ISA_OWN_<name>      the kernels that differ from those of every other set; not set: all
 #   NIBBLE_ISA_TIERS           those with kernels of their own: the test isa-coverage wants each that this CPU has
 #   NIBBLE_ISA_NEEDS_<name>    features a test asks for (tests/support/cpu.hpp) before it runs any of that code
 
@@ -34,6 +35,9 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set(NIBBLE_ISA_NEEDS_amx_int8 ${NIBBLE_ISA_NEEDS_avx512_vnni} amx-int8)
   set(NIBBLE_ISA_FLAGS_amx_bf16 ${NIBBLE_ISA_FLAGS_amx_int8} -mamx-bf16)
   set(NIBBLE_ISA_NEEDS_amx_bf16 ${NIBBLE_ISA_NEEDS_amx_int8} amx-bf16)
+  # These are avx2 and avx512_vnni but for the dot product of bytes.
+  set(NIBBLE_ISA_OWN_avx_vnni gemm_panel)
+  set(NIBBLE_ISA_OWN_avx512bw gemm_panel)
   # What lies above the kernels differs by register width and FMA alone: for these sets only the kernels are compiled.
   set(NIBBLE_ISA_LAYERS_avx_vnni kernels)
   set(NIBBLE_ISA_LAYERS_avx512bw kernels)

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 #
-# check_units.sh <optimized|unoptimized> <nm> <objdump> <ld> <baseline object>[:<object>...] <v3 object> <program>...
+# check_units.sh <optimized|unoptimized> <nm> <objdump> <ld> <objects of the baseline unit> <objects of the v3 unit> <program>...
+# (objects of a unit: paths with : between them)
 #
-# The namespace law, read from the machine code. The baseline objects hold no VEX or EVEX instruction; they and the v3 object
+# The namespace law, read from the machine code. The baseline objects hold no VEX or EVEX instruction; they and the v3 objects
 # share no function of nibble outside the inline namespace; and in the linked programs, whatever the order of the
 # objects, only functions of the v3 unit hold such instructions.
 #
@@ -13,8 +14,9 @@
 set -euo pipefail
 export LC_ALL=C
 
-mode=$1 nm=$2 objdump=$3 ld=$4 v3=$6
+mode=$1 nm=$2 objdump=$3 ld=$4
 IFS=: read -r -a baseline <<<"$5"
+IFS=: read -r -a v3 <<<"$6"
 shift 6
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -40,12 +42,12 @@ vex_functions_of_objects() {
 }
 
 weak() { "$nm" --defined-only "$@" | awk '$2 ~ /^[wWvVu]$/ { print $3 }' | sort -u; }
-strong() { "$nm" --defined-only "$1" | awk '$2 ~ /^[tT]$/ { print $3 }' | sort -u; }
+strong() { "$nm" --defined-only "$@" | awk '$2 ~ /^[tT]$/ { print $3 }' | sort -u; }
 # The inline namespace of objects, as it stands in mangled names: the one of core::fail.
 abi_of() { weak "$@" | sed -n 's/^_ZN6nibble[0-9]*\(v[0-9]*_[0-9]*_[a-z0-9_]*\)4core4failI.*/\1/p' | sort -u; }
 
 baseline_abi=$(abi_of "${baseline[@]}")
-v3_abi=$(abi_of "$v3")
+v3_abi=$(abi_of "${v3[@]}")
 printf 'baseline: %s\nv3:       %s\n' "$baseline_abi" "$v3_abi"
 [ "$(wc -w <<<"$baseline_abi")" = 1 ] || complain "the baseline object has not one inline namespace"
 [ "$(wc -w <<<"$v3_abi")" = 1 ] || complain "the v3 object has not one inline namespace"
@@ -54,21 +56,21 @@ printf 'baseline: %s\nv3:       %s\n' "$baseline_abi" "$v3_abi"
 vex_functions_of_objects "${baseline[@]}" >"$work/baseline.vex"
 [ ! -s "$work/baseline.vex" ] || complain "VEX or EVEX instructions in the baseline object, in:
 $(c++filt <"$work/baseline.vex" | head -n 20)"
-vex_functions_of_objects "$v3" >"$work/v3.vex"
-printf 'functions with VEX instructions: 0 must be in the baseline object, %s are in the v3 object\n' "$(wc -l <"$work/v3.vex")"
+vex_functions_of_objects "${v3[@]}" >"$work/v3.vex"
+printf 'functions with VEX instructions: 0 must be in the baseline objects, %s are in the v3 objects\n' "$(wc -l <"$work/v3.vex")"
 grep -q . "$work/v3.vex" || complain "no VEX instruction in the v3 object: this check sees nothing"
 
 # Shared names. Outside the inline namespace stand, by design, the members of nibble::error: one class for all units.
 by_design='^(DW\.ref\.)?_Z(N6nibble5error[CD][0-9]E|T[ISV]N6nibble5errorE)'
 [ "$mode" = optimized ] || by_design="$by_design|^_ZN6nibble[0-9]+[a-z0-9_]+C[12]Ev\$"
-comm -12 <(weak "${baseline[@]}") <(weak "$v3") >"$work/shared"
+comm -12 <(weak "${baseline[@]}") <(weak "${v3[@]}") >"$work/shared"
 grep -E '^(DW\.ref\.)?_Z(N|NK|T[ISV]N|GVN|ZN|ZNK)6nibble' "$work/shared" | grep -v -E "$by_design" >"$work/shared.nibble" || true
 [ ! -s "$work/shared.nibble" ] || complain "functions of nibble that both objects define under one name:
 $(c++filt <"$work/shared.nibble" | head -n 20)"
 printf 'weak symbols in both objects: %s, of them nibble: %s\n' "$(wc -l <"$work/shared")" "$(wc -l <"$work/shared.nibble")"
 
 # In the programs: VEX only in functions that carry the v3 unit's namespace or that this unit alone defines.
-strong "$v3" >"$work/v3.strong"
+strong "${v3[@]}" >"$work/v3.strong"
 for program in "$@"; do
   vex_functions "$program" >"$work/vex"
   { grep -v -F "$v3_abi" "$work/vex" || true; } | comm -23 - "$work/v3.strong" >"$work/outside"

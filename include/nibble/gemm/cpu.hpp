@@ -76,47 +76,7 @@ struct cpu {
   /// All tasks at once: one pass over the distinct X, one over all panels.
   template <class Epilogue>
   static void multiply(std::span<const gemm_task> tasks, const gemm_options& o, const context& ctx,
-                       const Epilogue& epilogue) noexcept {
-    const batch_plan b = plan_batch(tasks, o, ctx.concurrency);
-    call* const calls = reinterpret_cast<call*>(ctx.scratch);
-    std::size_t at = b.shared, items = 0, chunks = 0, leader = 0;
-    for (std::size_t i = 0; i < tasks.size(); ++i) {
-      const gemm_task& t = tasks[i];
-      const bool shares = i != 0 && same_activations(tasks[leader], t, o);
-      const scratch_plan plan =
-          plan_task(t, o, shares ? &calls[leader].plan : nullptr, at, products<Isa>::operand_bytes(o));
-      if (!shares) leader = i;
-      const std::size_t at_once = products<Isa>::panels_at_once(t.W, t.X.rows, o);
-      std::construct_at(calls + i, call{t.X, t.W, t.Y, t.bias, o, plan, ctx.scratch, nullptr, b.area_bytes, i, leader,
-                                        at_once, items, chunks});
-      if (uses_image(t.W, o)) {
-        const quantized_view& w = t.W.matrix;
-        calls[i].image = std::construct_at(reinterpret_cast<quant::integer_image*>(ctx.scratch + plan.image),
-                                           quant::make_integer_image(w.table, w.format.bits, o.image));
-      }
-      items += t.X.rows == 0 ? 0 : work_items(t.W, t.X.rows, at_once);
-      if (!shares) chunks += ceil_div(t.X.rows, chunk_rows);
-    }
-    NIBBLE_ASSERT(saturating_sum(at, b.slots * b.panels_at_once * b.area_bytes) <= ctx.scratch_bytes);
-    for (std::size_t i = 0; i < tasks.size(); ++i) calls[i].areas = ctx.scratch + at;
-
-    const std::size_t count = tasks.size();
-    core::for_each_item(ctx, chunks, [&](std::size_t chunk, std::size_t slot) {
-      std::size_t first = find(calls, count, chunk, &call::first_chunk);
-      first = calls[first].leader;
-      std::size_t end = first + 1;
-      while (end < count && calls[end].leader == first) ++end;
-      float* const row = reinterpret_cast<float*>(ctx.scratch + b.rows + slot * b.row_bytes);
-      const std::size_t m0 = (chunk - calls[first].first_chunk) * chunk_rows, M = calls[first].x.rows;
-      for (std::size_t m = m0; m < M && m < m0 + chunk_rows; ++m) {
-        products<Isa>::prepare(calls + first, end - first, m, row);
-      }
-    });
-    core::for_each_item(ctx, items, [&](std::size_t item, std::size_t slot) {
-      const call& c = calls[find(calls, count, item, &call::first_item)];
-      work(c, item - c.first_item, slot * b.panels_at_once, epilogue);
-    });
-  }
+                       const Epilogue& epilogue) noexcept;
 
  private:
   using call = detail::call;
@@ -193,6 +153,59 @@ struct cpu {
       detail::store(c, first + i, m0, M, c.own<float>(area + i, c.plan.acc), row_scales, epilogue);
   }
 };
+
+// Outside of the class, so that a unit can leave it to another one.
+template <class Isa>
+template <class Epilogue>
+void cpu<Isa>::multiply(std::span<const gemm_task> tasks, const gemm_options& o, const context& ctx,
+                        const Epilogue& epilogue) noexcept {
+  const batch_plan b = plan_batch(tasks, o, ctx.concurrency);
+  call* const calls = reinterpret_cast<call*>(ctx.scratch);
+  std::size_t at = b.shared, items = 0, chunks = 0, leader = 0;
+  for (std::size_t i = 0; i < tasks.size(); ++i) {
+    const gemm_task& t = tasks[i];
+    const bool shares = i != 0 && same_activations(tasks[leader], t, o);
+    const scratch_plan plan =
+        plan_task(t, o, shares ? &calls[leader].plan : nullptr, at, products<Isa>::operand_bytes(o));
+    if (!shares) leader = i;
+    const std::size_t at_once = products<Isa>::panels_at_once(t.W, t.X.rows, o);
+    std::construct_at(calls + i, call{t.X, t.W, t.Y, t.bias, o, plan, ctx.scratch, nullptr, b.area_bytes, i, leader,
+                                      at_once, items, chunks});
+    if (uses_image(t.W, o)) {
+      const quantized_view& w = t.W.matrix;
+      calls[i].image = std::construct_at(reinterpret_cast<quant::integer_image*>(ctx.scratch + plan.image),
+                                         quant::make_integer_image(w.table, w.format.bits, o.image));
+    }
+    items += t.X.rows == 0 ? 0 : work_items(t.W, t.X.rows, at_once);
+    if (!shares) chunks += ceil_div(t.X.rows, chunk_rows);
+  }
+  NIBBLE_ASSERT(saturating_sum(at, b.slots * b.panels_at_once * b.area_bytes) <= ctx.scratch_bytes);
+  for (std::size_t i = 0; i < tasks.size(); ++i) calls[i].areas = ctx.scratch + at;
+
+  const std::size_t count = tasks.size();
+  core::for_each_item(ctx, chunks, [&](std::size_t chunk, std::size_t slot) {
+    std::size_t first = find(calls, count, chunk, &call::first_chunk);
+    first = calls[first].leader;
+    std::size_t end = first + 1;
+    while (end < count && calls[end].leader == first) ++end;
+    float* const row = reinterpret_cast<float*>(ctx.scratch + b.rows + slot * b.row_bytes);
+    const std::size_t m0 = (chunk - calls[first].first_chunk) * chunk_rows, M = calls[first].x.rows;
+    for (std::size_t m = m0; m < M && m < m0 + chunk_rows; ++m) {
+      products<Isa>::prepare(calls + first, end - first, m, row);
+    }
+  });
+  core::for_each_item(ctx, items, [&](std::size_t item, std::size_t slot) {
+    const call& c = calls[find(calls, count, item, &call::first_item)];
+    work(c, item - c.first_item, slot * b.panels_at_once, epilogue);
+  });
+}
+
+#if NIBBLE_EXTERN_KERNELS  // see products.hpp
+extern template void cpu<isa::native>::multiply(std::span<const gemm_task>, const gemm_options&, const context&,
+                                                const no_epilogue&) noexcept;
+extern template void cpu<isa::scalar>::multiply(std::span<const gemm_task>, const gemm_options&, const context&,
+                                                const no_epilogue&) noexcept;
+#endif
 
 /// Plain C++: every format, layout and granularity.
 using scalar = cpu<isa::scalar>;

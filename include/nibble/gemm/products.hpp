@@ -185,9 +185,11 @@ struct products {
            (group % pack::panel16::block_k == 0 || group >= K);
   }
   static void packed_panel(const kernels::integer_call& k, const std::byte* codes, int bits) noexcept {
-    pack::with_bits(bits, [&]<int Bits>() {
-      if constexpr (panel::packed_rows(Bits) > 0) panel::template packed_block<Bits>(k, codes);
-    });
+    // Panel: clang looks names up in a type that depends on no parameter even where the condition says no.
+    pack::with_bits(
+        bits, [&]<int Bits, class Panel = panel>() {
+          if constexpr (Panel::packed_rows(Bits) > 0) Panel::template packed_block<Bits>(k, codes);
+        });
   }
 
   static void one_panel(const call& c, std::size_t index, std::size_t m0, std::size_t M, std::size_t slot) noexcept {

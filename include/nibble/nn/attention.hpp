@@ -14,6 +14,7 @@
 #include <nibble/core/context.hpp>
 #include <nibble/core/round.hpp>
 #include <nibble/core/span2d.hpp>
+#include <nibble/isa/tags.hpp>
 #include <nibble/kernels/kernels.hpp>
 #include <nibble/nn/config.hpp>
 #include <nibble/nn/kv_cache.hpp>
@@ -58,25 +59,7 @@ class attention {
   /// Needs reserve() for the cache's capacity and ctx.concurrency, and table.positions() >= the capacity. Throws what
   /// kv_cache::write throws.
   void run(const rope& table, kv_cache& cache, std::size_t layer, span2d<const float> q, span2d<const float> k,
-           span2d<const float> v, span2d<float> out, const context& ctx) {
-    const std::size_t M = q.rows, seen = cache.seen();
-    // Until the cache is full a token's place is its index, and all tokens can be stored before the first one looks.
-    const std::size_t room = cache.capacity() - std::min(seen, cache.capacity());
-    const std::size_t together = M == 1 ? 0 : std::min(M, room);
-    for (std::size_t m = 0; m < together; ++m) cache.write(layer, seen + m, row(k, m), row(v, m));
-    const std::size_t tiles = ceil_div(together, tile_tokens_);
-    core::for_each_item(ctx, tiles * n_kv_heads_, [&](std::size_t item, std::size_t slot) {
-      const std::size_t first = item / n_kv_heads_ * tile_tokens_, count = std::min(tile_tokens_, together - first);
-      tile({table, cache, layer, seen + first + count}, item % n_kv_heads_, rows_of(q, first, count),
-           rows_of(out, first, count), slot);
-    });
-    // A token alone; and once the cache is full each token first takes the place of the oldest one after the sink, which
-    // moves all others.
-    for (std::size_t m = together; m < M; ++m) {
-      cache.write(layer, seen + m, row(k, m), row(v, m));
-      one_token({table, cache, layer, seen + m + 1}, rows_of(q, m, 1), rows_of(out, m, 1), ctx);
-    }
-  }
+           span2d<const float> v, span2d<float> out, const context& ctx);
 
  private:
   static constexpr std::size_t value_block = kernels::value_slots;
@@ -339,6 +322,38 @@ class attention {
   std::size_t capacity_ = 0;
   aligned_vector<float> scratch_;
 };
+
+// Outside of the class, so that a unit can leave it to another one (NIBBLE_EXTERN_KERNELS, see nn/instantiate.hpp).
+template <class Isa>
+void attention<Isa>::run(const rope& table, kv_cache& cache, std::size_t layer, span2d<const float> q,
+                         span2d<const float> k, span2d<const float> v, span2d<float> out, const context& ctx) {
+  const std::size_t M = q.rows, seen = cache.seen();
+  // Until the cache is full a token's place is its index, and all tokens can be stored before the first one looks.
+  const std::size_t room = cache.capacity() - std::min(seen, cache.capacity());
+  const std::size_t together = M == 1 ? 0 : std::min(M, room);
+  for (std::size_t m = 0; m < together; ++m) cache.write(layer, seen + m, row(k, m), row(v, m));
+  const std::size_t tiles = ceil_div(together, tile_tokens_);
+  core::for_each_item(ctx, tiles * n_kv_heads_, [&](std::size_t item, std::size_t slot) {
+    const std::size_t first = item / n_kv_heads_ * tile_tokens_, count = std::min(tile_tokens_, together - first);
+    tile({table, cache, layer, seen + first + count}, item % n_kv_heads_, rows_of(q, first, count),
+         rows_of(out, first, count), slot);
+  });
+  // A token alone; and once the cache is full each token first takes the place of the oldest one after the sink, which
+  // moves all others.
+  for (std::size_t m = together; m < M; ++m) {
+    cache.write(layer, seen + m, row(k, m), row(v, m));
+    one_token({table, cache, layer, seen + m + 1}, rows_of(q, m, 1), rows_of(out, m, 1), ctx);
+  }
+}
+
+#if NIBBLE_EXTERN_KERNELS
+extern template void attention<isa::native>::run(const rope&, kv_cache&, std::size_t, span2d<const float>,
+                                                 span2d<const float>, span2d<const float>, span2d<float>,
+                                                 const context&);
+extern template void attention<isa::scalar>::run(const rope&, kv_cache&, std::size_t, span2d<const float>,
+                                                 span2d<const float>, span2d<const float>, span2d<float>,
+                                                 const context&);
+#endif
 
 }  // namespace nn
 }  // namespace NIBBLE_ABI

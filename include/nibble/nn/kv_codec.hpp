@@ -27,6 +27,20 @@ struct kv_online_params {
   float zero = 0.0f;
 };
 
+/// codes[i] = rne((x[i] - p.zero) / p.scale), clamped to 0..255; p.scale is not 0.
+template <class Isa>
+void encode_kv_codes(const float* x, std::size_t n, kv_online_params p, std::uint8_t* codes) noexcept {
+  // The codes of an asymmetric format with a float offset.
+  static constexpr quant::group_codec codec{
+      {code_rule::asymmetric_offset, 8, granularity_kind::per_tensor, scale_storage::f32, 0}, {}};
+  const quant::group_params params{p.scale, p.zero};
+  kernels::encode_groups<Isa>::run(codec, &params, x, n, n, codes);
+}
+
+#if NIBBLE_EXTERN_KERNELS  // see nn/instantiate.hpp
+extern template void encode_kv_codes<isa::native>(const float*, std::size_t, kv_online_params, std::uint8_t*) noexcept;
+#endif
+
 /// scale = (max - min) / 255, zero = min, code = rne((x - min) / scale). |x' - x| <= scale / 2 and a few roundings. A
 /// constant vector has scale 0 and comes back exactly; one that holds NaN or an infinity, or spans more than the largest
 /// float, comes back as NaN as a whole.
@@ -46,11 +60,7 @@ inline kv_online_params encode_kv_online(std::span<const float> x, std::uint8_t*
     std::fill_n(codes, x.size(), std::uint8_t{0});
     return {0.0f, low};
   }
-  // (x - low) / scale, rounded and clamped to 0..255: the codes of an asymmetric format with a float offset.
-  static constexpr quant::group_codec codec{
-      {code_rule::asymmetric_offset, 8, granularity_kind::per_tensor, scale_storage::f32, 0}, {}};
-  const quant::group_params params{scale, low};
-  kernels::encode_groups<isa::native>::run(codec, &params, x.data(), x.size(), x.size(), codes);
+  encode_kv_codes<isa::native>(x.data(), x.size(), {scale, low}, codes);
   return {scale, low};
 }
 inline void decode_kv_online(const std::uint8_t* codes, kv_online_params p, std::span<float> x) noexcept {

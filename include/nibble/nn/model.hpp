@@ -62,48 +62,78 @@ struct tensor_slot {
   bool optional = false;  ///< the bias of a linear layer
 };
 
-/// Calls f(name, linear) for each linear layer in order of use; name has no suffix: "blocks.0.attn.q", ..., "head". The
-/// embedding is no linear layer, a tied head neither.
-template <class Model, class F>
-void for_each_linear(Model& m, F&& f) {
+namespace detail {
+
+/// What for_each_linear and for_each_tensor go over: compiled once in a unit, not for each of their functions.
+inline std::vector<std::pair<std::string, const linear_weights*>> linears_of(const model& m) {
+  std::vector<std::pair<std::string, const linear_weights*>> all;
+  const auto add = [&](const std::string& name, const linear_weights& l) { all.emplace_back(name, &l); };
   for (std::size_t i = 0; i < m.blocks.size(); ++i) {
-    auto& b = m.blocks[i];
+    const block_weights& b = m.blocks[i];
     const std::string prefix = "blocks." + std::to_string(i);
-    f(prefix + ".attn.q", b.q);
-    f(prefix + ".attn.k", b.k);
-    f(prefix + ".attn.v", b.v);
-    f(prefix + ".attn.o", b.o);
-    if (m.config.gated) f(prefix + ".mlp.gate", b.gate);
-    f(prefix + ".mlp.up", b.up);
-    f(prefix + ".mlp.down", b.down);
+    add(prefix + ".attn.q", b.q);
+    add(prefix + ".attn.k", b.k);
+    add(prefix + ".attn.v", b.v);
+    add(prefix + ".attn.o", b.o);
+    if (m.config.gated) add(prefix + ".mlp.gate", b.gate);
+    add(prefix + ".mlp.up", b.up);
+    add(prefix + ".mlp.down", b.down);
   }
-  if (!m.config.tied_head) f(std::string{"head"}, m.head);
+  if (!m.config.tied_head) add("head", m.head);
+  return all;
 }
 
-/// Calls f(slot, values) for each tensor that the configuration has; values is the aligned_vector<float> of the model.
-template <class Model, class F>
-void for_each_tensor(Model& m, F&& f) {
+inline std::vector<std::pair<tensor_slot, const aligned_vector<float>*>> tensors_of(const model& m) {
+  std::vector<std::pair<tensor_slot, const aligned_vector<float>*>> all;
   const model_config& c = m.config;
-  const auto norm = [&](const std::string& name, auto& n) {
-    f(tensor_slot{name + ".weight", {c.d_model}}, n.weight);
-    if (c.norm == norm_kind::layer) f(tensor_slot{name + ".bias", {c.d_model}}, n.bias);
+  const auto add = [&](std::string name, const aligned_vector<float>& values, std::vector<std::size_t> shape,
+                       bool optional = false) {
+    all.emplace_back(tensor_slot{std::move(name), std::move(shape), optional}, &values);
   };
-  f(tensor_slot{"embed.weight", {c.vocab_size, c.d_model}}, m.embed);
+  const auto norm = [&](const std::string& name, const norm_weights& n) {
+    add(name + ".weight", n.weight, {c.d_model});
+    if (c.norm == norm_kind::layer) add(name + ".bias", n.bias, {c.d_model});
+  };
+  add("embed.weight", m.embed, {c.vocab_size, c.d_model});
   for (std::size_t i = 0; i < m.blocks.size(); ++i) {
-    auto& b = m.blocks[i];
+    const block_weights& b = m.blocks[i];
     const std::string prefix = "blocks." + std::to_string(i);
     norm(prefix + ".attn_norm", b.attn_norm);
     norm(prefix + ".mlp_norm", b.mlp_norm);
     if (c.qk_norm) {
-      f(tensor_slot{prefix + ".attn.q_norm.weight", {c.head_dim}}, b.q_norm);
-      f(tensor_slot{prefix + ".attn.k_norm.weight", {c.head_dim}}, b.k_norm);
+      add(prefix + ".attn.q_norm.weight", b.q_norm, {c.head_dim});
+      add(prefix + ".attn.k_norm.weight", b.k_norm, {c.head_dim});
     }
   }
   norm("final_norm", m.final_norm);
-  for_each_linear(m, [&](const std::string& name, auto& l) {
-    f(tensor_slot{name + ".weight", {l.out, l.in}}, l.weight);
-    f(tensor_slot{name + ".bias", {l.out}, true}, l.bias);
-  });
+  for (const auto& [name, l] : linears_of(m)) {
+    add(name + ".weight", l->weight, {l->out, l->in});
+    add(name + ".bias", l->bias, {l->out}, true);
+  }
+  return all;
+}
+
+}  // namespace detail
+
+/// Calls f(name, linear) for each linear layer in order of use; name has no suffix: "blocks.0.attn.q", ..., "head". The
+/// embedding is no linear layer, a tied head neither.
+template <class F>
+void for_each_linear(const model& m, F&& f) {
+  for (const auto& l : detail::linears_of(m)) f(l.first, *l.second);
+}
+template <class F>
+void for_each_linear(model& m, F&& f) {
+  for (const auto& l : detail::linears_of(m)) f(l.first, const_cast<linear_weights&>(*l.second));
+}
+
+/// Calls f(slot, values) for each tensor that the configuration has; values is the aligned_vector<float> of the model.
+template <class F>
+void for_each_tensor(const model& m, F&& f) {
+  for (const auto& t : detail::tensors_of(m)) f(t.first, *t.second);
+}
+template <class F>
+void for_each_tensor(model& m, F&& f) {
+  for (const auto& t : detail::tensors_of(m)) f(t.first, const_cast<aligned_vector<float>&>(*t.second));
 }
 
 /// Extents only, no values: for_each_tensor then tells what a file must hold before anything is allocated.

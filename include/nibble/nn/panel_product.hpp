@@ -7,6 +7,7 @@
 
 #include <nibble/core/config.hpp>
 #include <nibble/core/round.hpp>
+#include <nibble/isa/tags.hpp>
 #include <nibble/kernels/kernels.hpp>
 
 namespace nibble {
@@ -35,6 +36,13 @@ void panel_product(const float* x, std::size_t x_stride, std::size_t M, std::siz
   call.acc = acc;
   kernels::gemm_panel<Isa>::float_block(call, panel);
 }
+
+#if NIBBLE_EXTERN_KERNELS  // see nn/instantiate.hpp
+extern template void panel_product<isa::native>(const float*, std::size_t, std::size_t, std::size_t, const float*,
+                                                float*) noexcept;
+extern template void panel_product<isa::scalar>(const float*, std::size_t, std::size_t, std::size_t, const float*,
+                                                float*) noexcept;
+#endif
 
 }  // namespace nn
 }  // namespace NIBBLE_ABI

@@ -80,11 +80,11 @@ class transformer {
       const linear_format format = options.choose ? options.choose(name) : (head ? options.head : options.blocks);
       return linear<Backend>(name, head ? m.head_matrix() : w.matrix(), w.bias, format, ctx_);
     };
-    blocks_.reserve(m.blocks.size());
+    blocks_ = std::vector<block>(m.blocks.size());
     for (std::size_t i = 0; i < m.blocks.size(); ++i) {
       const block_weights& w = m.blocks[i];
       const std::string name = "blocks." + std::to_string(i);
-      block& b = blocks_.emplace_back();
+      block& b = blocks_[i];
       b.attn_norm = w.attn_norm;
       b.mlp_norm = w.mlp_norm;
       b.q_norm = w.q_norm;

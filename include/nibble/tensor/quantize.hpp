@@ -607,11 +607,14 @@ extern template struct weights<isa::native>;
 
 }  // namespace detail
 
+// Templates without a parameter that anybody would name: a file that calls none of them does not compile the kernels.
+
 /// Quantizes W[N, K] to a format known at run time, rows in parallel (a per_tensor scale is fitted on the calling thread).
 /// `book` describes the table of a codebook format and must outlive the result, which refers to its values. Raises
 /// bad_shape, bad_value (NaN, infinities, options), scale_overflow or unsupported_format.
-inline any_qmatrix quantize(const format_desc& format, const codebook_desc& book, span2d<const float> W,
-                            const quantize_options& options = {}, const context& ctx = {}) {
+template <class = void>
+any_qmatrix quantize(const format_desc& format, const codebook_desc& book, span2d<const float> W,
+                     const quantize_options& options = {}, const context& ctx = {}) {
   detail::check_matrix(W, "quantize");
   detail::check_options(options);
   quant::check_format(format, "quantize");
@@ -625,8 +628,9 @@ inline any_qmatrix quantize(const format_desc& format, const codebook_desc& book
 }
 
 /// Quantizes W[N, K] to an affine format, or to a codebook format with the user's table options.table, which is copied.
-inline any_qmatrix quantize(const format_desc& format, span2d<const float> W, const quantize_options& options = {},
-                            const context& ctx = {}) {
+template <class = void>
+any_qmatrix quantize(const format_desc& format, span2d<const float> W, const quantize_options& options = {},
+                     const context& ctx = {}) {
   if (format.rule != code_rule::codebook) return quantize(format, codebook_desc{}, W, options, ctx);
   detail::check_matrix(W, "quantize");
   detail::check_options(options);
@@ -641,8 +645,8 @@ inline any_qmatrix quantize(const format_desc& format, span2d<const float> W, co
 }
 
 /// Quantizes W[N, K] to a format of the list.
-inline any_qmatrix quantize(qtype type, span2d<const float> W, const quantize_options& options = {},
-                            const context& ctx = {}) {
+template <class = void>
+any_qmatrix quantize(qtype type, span2d<const float> W, const quantize_options& options = {}, const context& ctx = {}) {
   if (static_cast<std::size_t>(type) >= quant::qtype_count)
     core::fail(errc::unsupported_format, "quantize: qtype ", static_cast<std::size_t>(type), " of ",
                quant::qtype_count);
@@ -675,7 +679,8 @@ inline float decode_at(const quantized_view& v, std::size_t n, std::size_t k) {
 
 /// Writes the values of rows [first, first + out.rows) of a quantized matrix, in order, on the calling thread. Raises
 /// bad_shape when there are no such rows or out.cols is not K, and what check_view raises.
-inline void dequantize_rows(const quantized_view& v, std::size_t first, span2d<float> out) {
+template <class = void>
+void dequantize_rows(const quantized_view& v, std::size_t first, span2d<float> out) {
   check_view(v, "dequantize_rows");
   if (out.cols != v.K)
     core::fail(errc::bad_shape, "dequantize_rows: K is ", v.K, ", the output has ", out.cols, " columns");
@@ -688,7 +693,8 @@ inline void dequantize_rows(const quantized_view& v, std::size_t first, span2d<f
 }
 
 /// Writes all values of a quantized matrix to out[N, K], rows in parallel. Raises bad_shape when the extents differ.
-inline void dequantize(const quantized_view& v, span2d<float> out, const context& ctx = {}) {
+template <class = void>
+void dequantize(const quantized_view& v, span2d<float> out, const context& ctx = {}) {
   check_view(v, "dequantize");
   detail::check_matrix(out, "dequantize");
   if (out.rows != v.N || out.cols != v.K)

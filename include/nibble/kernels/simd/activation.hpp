@@ -3,6 +3,7 @@
 /// @file
 /// Elementwise functions on the native register width.
 
+#include <concepts>
 #include <cstring>
 #include <limits>
 
@@ -16,8 +17,8 @@ namespace nibble {
 inline namespace NIBBLE_ABI {
 namespace kernels {
 
-template <>
-struct activation<simd::isa_type> {
+template <std::same_as<simd::isa_type> Isa>
+struct activation<Isa> {
   using isa_type = simd::isa_type;
   using vf = simd::vf;
 

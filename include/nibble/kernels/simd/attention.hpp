@@ -3,6 +3,7 @@
 /// @file
 /// Keys and values on their way to the panel kernels, on the native register width.
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -162,8 +163,8 @@ struct soon {
 
 }  // namespace simd
 
-template <>
-struct load_cached<simd::isa_type> {
+template <std::same_as<simd::isa_type> Isa>
+struct load_cached<Isa> {
   using isa_type = simd::isa_type;
 
   static void halves(const half* h, std::size_t n, float* x) noexcept { move(simd::stored_halves{h}, n, x); }
@@ -180,8 +181,8 @@ struct load_cached<simd::isa_type> {
   }
 };
 
-template <>
-struct rotate_pairs<simd::isa_type> {
+template <std::same_as<simd::isa_type> Isa>
+struct rotate_pairs<Isa> {
   using isa_type = simd::isa_type;
 
   static void run(float* head, std::size_t half, const float* cosines, const float* sines) noexcept {
@@ -197,8 +198,8 @@ struct rotate_pairs<simd::isa_type> {
   }
 };
 
-template <>
-struct store_cached<simd::isa_type> {
+template <std::same_as<simd::isa_type> Isa>
+struct store_cached<Isa> {
   using isa_type = simd::isa_type;
 
   static void halves(const float* x, std::size_t n, half* h) noexcept {
@@ -378,8 +379,8 @@ struct weigh_rows<simd::isa_type> : private gemm_panel<simd::isa_type> {
   }
 };
 
-template <>
-struct scale_weights<simd::isa_type> {
+template <std::same_as<simd::isa_type> Isa>
+struct scale_weights<Isa> {
   using isa_type = simd::isa_type;
 
   static void run(float* w, std::size_t n, const float* scales, const float* zeros, float* lanes) noexcept {

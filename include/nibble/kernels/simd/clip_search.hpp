@@ -4,6 +4,7 @@
 /// The errors of many clips on the native register width. Bounds of them all: one clip a lane, so that nothing is added
 /// across lanes and the parameters of all clips are found side by side. The error of one clip by the law: one value a lane.
 
+#include <concepts>
 #include <cstring>
 #include <limits>
 
@@ -27,8 +28,8 @@ namespace kernels {
 /// - An offset is subtracted, and without FMA the product s t rounded, in float: errors are off by eta = 2^-22 max |x|.
 ///   (e +- eta)^2 lies between (1 - 2^-16) e^2 - 2^16 eta^2 and (1 + 2^-16) e^2 + 2^17 eta^2.
 /// - Each square and addition rounds by 2^-24: additions are made in runs of `run`, then of the runs.
-template <>
-struct clip_search<simd::isa_type> {
+template <std::same_as<simd::isa_type> Isa>
+struct clip_search<Isa> {
   using isa_type = simd::isa_type;
 
   clip_search(const quant::group_codec& codec, const float* clips, std::size_t count) noexcept

@@ -4,6 +4,8 @@
 /// Packing 32 codes at a time: neighbours become pairs of 16 bits, pairs fours of 32, fours the 8 codes of a 64-bit lane,
 /// whose bytes a shuffle brings together; and back. From AVX2 on. `part`: of a row that goes on.
 
+#include <concepts>
+
 #include <nibble/kernels/codes.hpp>
 #include <nibble/kernels/scalar/codes.hpp>
 #include <nibble/kernels/simd/vec.hpp>
@@ -13,8 +15,8 @@ namespace nibble {
 inline namespace NIBBLE_ABI {
 namespace kernels {
 
-template <>
-struct dense_codes<simd::isa_type> {
+template <std::same_as<simd::isa_type> Isa>
+struct dense_codes<Isa> {
   using isa_type = simd::isa_type;
 
   static void pack(const std::uint8_t* codes, std::size_t n, int bits, std::byte* packed) noexcept {

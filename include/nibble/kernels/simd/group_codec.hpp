@@ -4,6 +4,7 @@
 /// Weight quantization on the native register width: parameters of one group a lane, codes of one value a lane.
 
 #include <bit>
+#include <concepts>
 #include <cstring>
 #include <limits>
 
@@ -374,8 +375,8 @@ NIBBLE_ALWAYS_INLINE void with_table(const table_planes& t, F&& f) {
 
 }  // namespace simd
 
-template <>
-struct fit_groups<simd::isa_type> {
+template <std::same_as<simd::isa_type> Isa>
+struct fit_groups<Isa> {
   using isa_type = simd::isa_type;
 
   static void run(const quant::group_codec& c, const float* x, std::size_t group, std::size_t count,
@@ -475,8 +476,8 @@ struct fit_groups<simd::isa_type> {
   }
 };
 
-template <>
-struct encode_groups<simd::isa_type> {
+template <std::same_as<simd::isa_type> Isa>
+struct encode_groups<Isa> {
   using isa_type = simd::isa_type;
 
   static void run(const quant::group_codec& c, const quant::group_params* params, const float* x, std::size_t group,
@@ -621,8 +622,8 @@ struct encode_groups<simd::isa_type> {
   }
 };
 
-template <>
-struct decode_groups<simd::isa_type> {
+template <std::same_as<simd::isa_type> Isa>
+struct decode_groups<Isa> {
   using isa_type = simd::isa_type;
 
   static void run(const quant::group_codec& c, const quant::group_params* params, const std::uint8_t* codes,

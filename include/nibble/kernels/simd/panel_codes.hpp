@@ -7,6 +7,7 @@
 /// fields changed places: a code's place in a canonical word is its k, in a panel's k % 4 chooses the byte and k / 4 the
 /// field. The other widths go through codes of one byte, four of which are a word of a unit.
 
+#include <concepts>
 #include <cstdint>
 #include <cstring>
 
@@ -20,8 +21,8 @@ namespace nibble {
 inline namespace NIBBLE_ABI {
 namespace kernels {
 
-template <>
-struct panel_codes<simd::isa_type> {
+template <std::same_as<simd::isa_type> Isa>
+struct panel_codes<Isa> {
   using isa_type = simd::isa_type;
 
   static void pack(const std::byte* rows, std::size_t row_bytes, std::size_t columns, std::size_t K, int bits,

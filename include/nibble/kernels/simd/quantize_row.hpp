@@ -4,6 +4,7 @@
 /// Activation quantization on the native register width.
 
 #include <bit>
+#include <concepts>
 #include <cstring>
 
 #include <nibble/kernels/quantize_row.hpp>
@@ -16,8 +17,8 @@ namespace nibble {
 inline namespace NIBBLE_ABI {
 namespace kernels {
 
-template <>
-struct quantize_row<simd::isa_type> {
+template <std::same_as<simd::isa_type> Isa>
+struct quantize_row<Isa> {
   using isa_type = simd::isa_type;
   using scalar = quantize_row<isa::scalar>;
 
@@ -94,8 +95,8 @@ struct quantize_row<simd::isa_type> {
   }
 };
 
-template <>
-struct sum_groups<simd::isa_type> {
+template <std::same_as<simd::isa_type> Isa>
+struct sum_groups<Isa> {
   using isa_type = simd::isa_type;
 
   static void run(const std::int8_t* codes, std::size_t K, std::size_t group, std::int32_t* sums) noexcept {
