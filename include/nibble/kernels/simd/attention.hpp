@@ -12,7 +12,7 @@
 #include <nibble/kernels/attention.hpp>
 #include <nibble/kernels/scalar/attention.hpp>
 #include <nibble/kernels/simd/bytes.hpp>
-#include <nibble/kernels/simd/gemm_panel.hpp>
+#include <nibble/kernels/simd/panel_tools.hpp>
 #include <nibble/kernels/simd/vec.hpp>
 
 #if NIBBLE_SIMD_KERNELS
@@ -233,8 +233,8 @@ struct store_cached<Isa> {
 
 /// All sums of a tile of queries and 16 keys stay in registers. A few queries take keys straight from where they are stored,
 /// rotated in registers; for more of them the keys are rotated once, into `work`.
-template <>
-struct score_keys<simd::isa_type> : private gemm_panel<simd::isa_type> {
+template <std::same_as<simd::isa_type> Isa>
+struct score_keys<Isa> : private simd::panel_tools {
   using isa_type = simd::isa_type;
 
   static void floats(const score_call& c, const float* f) noexcept { run(c, simd::stored_floats{f}, f); }
@@ -316,8 +316,8 @@ struct score_keys<simd::isa_type> : private gemm_panel<simd::isa_type> {
 };
 
 /// Tiles of the panel kernels' size: all sums of a tile of rows and 16 columns stay in registers.
-template <>
-struct weigh_rows<simd::isa_type> : private gemm_panel<simd::isa_type> {
+template <std::same_as<simd::isa_type> Isa>
+struct weigh_rows<Isa> : private simd::panel_tools {
   using isa_type = simd::isa_type;
 
   template <class T>

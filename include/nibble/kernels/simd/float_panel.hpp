@@ -25,6 +25,8 @@ namespace nibble {
 inline namespace NIBBLE_ABI {
 namespace kernels::simd {
 
+/// A template so that only the units that call it compile it.
+template <class Isa>
 struct float_panel : panel_tools {
   /// Panels of the float path's single row: each lane adds in one chain, and four registers of them hide the latency of
   /// an FMA (4 cycles on current cores).

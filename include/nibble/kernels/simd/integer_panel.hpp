@@ -25,6 +25,8 @@ namespace nibble {
 inline namespace NIBBLE_ABI {
 namespace kernels::simd {
 
+/// A template so that only the units that call it compile it.
+template <class Isa>
 struct integer_panel : panel_tools {
   /// Panels of the integer path's single row: side by side they are streams side by side. One stream from memory brings 22
   /// GB/s on Zen 3, four 30, and the load of an activation serves them all. Codes of several planes, which take longer to
