@@ -46,6 +46,10 @@ struct clip_bounds {
 /// What mse_search asks about the groups of one format; made once, used for many groups, by several threads at a time.
 ///
 ///   clip_search(codec, clips, count)   the search among clips[0, count), count <= clip_bounds::most; refers to the codec
+///   run(x, group, count, params)       the parameters by mse_search (quant::detail::fit_mse) of `count` whole groups of
+///                                      `group` values that lie one after the other, where the clips are those of
+///                                      quant::detail::clip_at. A group that holds NaN or an infinity gets the scale NaN.
+///                                      The same bits on every ISA
 ///   bound(range, x, n, bounds)         bounds of quant::detail::squared_error of x[0, n), a group of that range, with the
 ///                                      parameters of each clip. They hold on every ISA and for every compiler, but are not
 ///                                      the same there: only what follows from them for certain may decide anything.

@@ -193,9 +193,9 @@ class quantize_job {
       : codec_(codec), W_(W), options_(options), out_(out), view_(out.view()) {
     by_range_ = options.non_finite == non_finite::error && options.fit.method == fitter::min_max &&
                 !(codec.format.rule == code_rule::codebook && codec.book.scaling == codebook_scaling::rms);
-    by_bounds_ = options.non_finite == non_finite::error && options.fit.method == fitter::mse_search &&
-                 options.fit.clips <= static_cast<int>(kernels::clip_bounds::most);
-    if (!by_bounds_) return;
+    if (options.non_finite != non_finite::error || options.fit.method != fitter::mse_search ||
+        options.fit.clips > static_cast<int>(kernels::clip_bounds::most))
+      return;
     float clips[kernels::clip_bounds::most];
     for (int i = 0; i < options.fit.clips; ++i)
       clips[static_cast<std::size_t>(i)] = quant::detail::clip_at(i, options.fit.clips);
@@ -312,10 +312,17 @@ class quantize_job {
     const float* x;
   };
 
-  /// Whether fit_and_encode does the work: groups that are fitted by their range alone and lie whole in a tile.
+  /// Whether the parameters of groups that lie in one run come from a kernel.
+  bool by_kernels() const noexcept { return by_range_ || search_.has_value(); }
+  void fit_groups(const float* x, std::size_t size, std::size_t count, quant::group_params* params) const noexcept {
+    if (search_) return search_->run(x, size, count, params);
+    kernels::fit_groups<Isa>::run(codec_, x, size, count, params);
+  }
+
+  /// Whether fit_and_encode does the work: groups that kernels fit and that lie whole in a tile.
   bool fits_in_tiles() const noexcept {
     const bool flat = codec_.format.granularity == granularity_kind::flat;
-    return by_range_ && (flat ? W_.stride == W_.cols : quant_group_size() <= tile / 2);
+    return by_kernels() && (flat ? W_.stride == W_.cols : quant_group_size() <= tile / 2);
   }
 
   /// Scales and codes a tile at a time: the parameters need not be read back, nor the values a second time from L2.
@@ -340,8 +347,8 @@ class quantize_job {
   void fit_and_encode(const run_of_groups& r, std::size_t n, std::byte* packed) noexcept {
     const std::size_t size = quant_group_size(), whole = n / size;
     quant::group_params params[most_groups];
-    kernels::fit_groups<Isa>::run(codec_, r.x, size, whole, params);
-    if (whole < r.count) kernels::fit_groups<Isa>::run(codec_, r.x + whole * size, n - whole * size, 1, params + whole);
+    fit_groups(r.x, size, whole, params);
+    if (whole < r.count) fit_groups(r.x + whole * size, n - whole * size, 1, params + whole);
     if (const std::size_t bad = first_not_finite(params, r.count); bad < r.count)
       return lower(first_failed_, r.first + bad);
     store_groups(out_, r.first, params, r.count);
@@ -354,8 +361,8 @@ class quantize_job {
     const std::size_t K = W_.cols, size = quant_group_size();
     const bool flat = codec_.format.granularity == granularity_kind::flat;
     std::size_t done = 0;
-    // Whole groups side by side where they are fitted by their range alone.
-    if (by_range_ && (!flat || W_.stride == K))
+    // Whole groups side by side where kernels fit them.
+    if (by_kernels() && (!flat || W_.stride == K))
       done = fit_run(flat ? run_of_groups{c.first_group, whole_groups(c), W_.data + c.first_group * size}
                           : run_of_groups{c.first_group, K / size, row(W_, c.row)});
     if (flat) {
@@ -382,7 +389,7 @@ class quantize_job {
     const std::size_t size = quant_group_size();
     for (std::size_t i = 0; i < r.count; i += at_once) {
       const std::size_t n = r.count - i < at_once ? r.count - i : at_once;
-      kernels::fit_groups<Isa>::run(codec_, r.x + i * size, size, n, params);
+      fit_groups(r.x + i * size, size, n, params);
       store_groups(out_, r.first + i, params, n);
       if (const std::size_t bad = first_not_finite(params, n); bad < n) lower(first_failed_, r.first + i + bad);
       if (fitted_.empty()) continue;
@@ -392,25 +399,11 @@ class quantize_job {
   }
 
   void fit_group(std::size_t g, const quant::group_extent& extent) {
-    // The common case apart, small enough to stay in registers: one run of a row, scaled by its range.
-    if (extent.count <= W_.cols - extent.k && (by_range_ || by_bounds_)) {
-      const float* const x = row(W_, extent.n) + extent.k;
-      quant::range_scan scan;
-      scan.add(x, extent.count);
-      if (!scan.finite()) return lower(first_failed_, g);
-      return keep(
-          g, by_range_ ? quant::detail::params_for_range(codec_, scan.range()) : search(x, extent.count, scan.range()));
-    }
-    fit_any_group(g, extent);
-  }
-
-  /// mse_search, with bounds of the errors first: few clips are left whose error must be known by the law.
-  [[gnu::noinline]] quant::group_params search(const float* x, std::size_t n, quant::value_range range) const {
-    kernels::clip_bounds bounds;
-    search_->bound(range, x, n, bounds);
-    return quant::detail::fit_mse(
-        codec_, quant::contiguous_source{x, n}, range, options_.fit.clips, bounds.open_clips(),
-        [&](quant::group_params p, double limit) { return search_->squared_error(p, x, n, limit); });
+    // The common case apart: one run of a row, for the kernels.
+    if (extent.count > W_.cols - extent.k || !by_kernels()) return fit_any_group(g, extent);
+    quant::group_params p;
+    fit_groups(row(W_, extent.n) + extent.k, extent.count, 1, &p);
+    keep(g, p);
   }
 
   [[gnu::noinline]] void fit_any_group(std::size_t g, const quant::group_extent& extent) {
@@ -526,8 +519,7 @@ class quantize_job {
   any_qmatrix& out_;
   quantized_view view_;                              // of out_
   bool by_range_;                                    // the range of a group alone decides its parameters
-  bool by_bounds_;                                   // mse_search through kernels::clip_search
-  std::optional<kernels::clip_search<Isa>> search_;  // with by_bounds_
+  std::optional<kernels::clip_search<Isa>> search_;  // mse_search of groups that lie in one run
   float tensor_limit_ = 0.0f;                        // of a per_tensor group under `saturate`
   std::vector<float> fitted_;  // double quantization: the scales before they are quantized themselves
   std::atomic<std::size_t> first_failed_{no_group};

@@ -52,7 +52,18 @@ template <>
 struct clip_search<isa::scalar> {
   using isa_type = isa::scalar;
 
-  clip_search(const quant::group_codec& codec, const float*, std::size_t) noexcept : codec_(codec) {}
+  clip_search(const quant::group_codec& codec, const float*, std::size_t count) noexcept
+      : codec_(codec), count_(static_cast<int>(count)) {}
+
+  void run(const float* x, std::size_t group, std::size_t count, quant::group_params* params) const noexcept {
+    for (std::size_t g = 0; g < count; ++g, x += group) {
+      quant::range_scan scan;
+      scan.add(x, group);
+      params[g] = scan.finite()
+                      ? quant::detail::fit_mse(codec_, quant::contiguous_source{x, group}, scan.range(), count_)
+                      : quant::group_params{std::numeric_limits<float>::quiet_NaN(), 0.0f};
+    }
+  }
 
   void bound(quant::value_range, const float*, std::size_t, clip_bounds& bounds) const noexcept {
     bounds.known = false;
@@ -63,6 +74,7 @@ struct clip_search<isa::scalar> {
 
  private:
   const quant::group_codec& codec_;
+  int count_;
 };
 
 }  // namespace kernels
