@@ -17,16 +17,22 @@ namespace nibble {
 inline namespace NIBBLE_ABI {
 namespace kernels {
 
-/// `run(codec, x, group, count, params)`: the parameters by range (quant::detail::params_for_range) of `count` whole groups
+/// `run(codec, x, group, count, params)`: the parameters by the format's own rule (quant::detail::fit_own_rule) of `count` whole groups
 /// of `group` values that lie one after the other. A group that holds NaN or an infinity gets the scale NaN. Every ISA
 /// yields the same bits.
 template <class Isa>
 struct fit_groups : fit_groups<typename Isa::fallback> {};
 
-/// `run(codec, params, x, group, n, codes)`: the codes (quant::encode_group) of x[0, n), one per byte; element i belongs to
-/// params[i / group]. x is finite. Every ISA yields the same codes.
+/// What is asked for the codes of one format; made once, used for many groups, by several threads at a time.
+///
+///   encode_groups(codec)                           refers to the codec
+///   operator()(params, x, group, n, codes)         the codes (quant::encode_group) of x[0, n), one per byte; element i belongs
+///                                                  to params[i / group]. x is finite. Every ISA yields the same codes
+///   run(codec, params, x, group, n, codes)         both, for a single call
 template <class Isa>
-struct encode_groups : encode_groups<typename Isa::fallback> {};
+struct encode_groups : encode_groups<typename Isa::fallback> {
+  using encode_groups<typename Isa::fallback>::encode_groups;
+};
 
 /// `run(codec, params, codes, group, n, y)`: the values (quant::decode_group) of codes[0, n), one per byte; code i belongs to
 /// params[i / group]. Every ISA yields the same bits.

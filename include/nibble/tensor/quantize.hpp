@@ -190,9 +190,8 @@ class quantize_job {
  public:
   quantize_job(const quant::group_codec& codec, span2d<const float> W, const quantize_options& options,
                any_qmatrix& out)
-      : codec_(codec), W_(W), options_(options), out_(out), view_(out.view()) {
-    by_range_ = options.non_finite == non_finite::error && options.fit.method == fitter::min_max &&
-                !(codec.format.rule == code_rule::codebook && codec.book.scaling == codebook_scaling::rms);
+      : codec_(codec), W_(W), options_(options), out_(out), view_(out.view()), encode_(codec) {
+    by_own_rule_ = options.non_finite == non_finite::error && options.fit.method == fitter::min_max;
     if (options.non_finite != non_finite::error || options.fit.method != fitter::mse_search ||
         options.fit.clips > static_cast<int>(kernels::clip_bounds::most))
       return;
@@ -313,7 +312,7 @@ class quantize_job {
   };
 
   /// Whether the parameters of groups that lie in one run come from a kernel.
-  bool by_kernels() const noexcept { return by_range_ || search_.has_value(); }
+  bool by_kernels() const noexcept { return by_own_rule_ || search_.has_value(); }
   void fit_groups(const float* x, std::size_t size, std::size_t count, quant::group_params* params) const noexcept {
     if (search_) return search_->run(x, size, count, params);
     kernels::fit_groups<Isa>::run(codec_, x, size, count, params);
@@ -353,7 +352,7 @@ class quantize_job {
       return lower(first_failed_, r.first + bad);
     store_groups(out_, r.first, params, r.count);
     std::uint8_t codes[tile];
-    kernels::encode_groups<Isa>::run(codec_, params, r.x, size, n, codes);
+    encode_(params, r.x, size, n, codes);
     kernels::dense_codes<Isa>::pack(codes, n, codec_.format.bits, packed);
   }
 
@@ -480,7 +479,7 @@ class quantize_job {
         }
         const std::size_t stop = group_end < end ? group_end : end;
         if (options_.non_finite == non_finite::error) {
-          kernels::encode_groups<Isa>::run(codec_, &p, row(W_, c.row) + k, stop - k, stop - k, codes + (k - first));
+          encode_(&p, row(W_, c.row) + k, stop - k, stop - k, codes + (k - first));
         } else {
           std::uint8_t* at = codes + (k - first);
           source_of({c.row, k, stop - k}, limit).for_each_run([&](const float* x, std::size_t n) {
@@ -500,7 +499,7 @@ class quantize_job {
     if (fitted_.empty()) read_params(view_, r.first, r.count, params);
     else
       for (std::size_t i = 0; i < r.count; ++i) params[i] = params_of(r.first + i);
-    kernels::encode_groups<Isa>::run(codec_, params, r.x, quant_group_size(), n, codes);
+    encode_(params, r.x, quant_group_size(), n, codes);
   }
 
   std::string_view name_of_storage() const noexcept {
@@ -517,8 +516,9 @@ class quantize_job {
   span2d<const float> W_;
   const quantize_options& options_;
   any_qmatrix& out_;
-  quantized_view view_;                              // of out_
-  bool by_range_;                                    // the range of a group alone decides its parameters
+  quantized_view view_;  // of out_
+  kernels::encode_groups<Isa> encode_;
+  bool by_own_rule_;                                 // for kernels::fit_groups
   std::optional<kernels::clip_search<Isa>> search_;  // mse_search of groups that lie in one run
   float tensor_limit_ = 0.0f;                        // of a per_tensor group under `saturate`
   std::vector<float> fitted_;  // double quantization: the scales before they are quantized themselves

@@ -6,13 +6,16 @@
 #include <bit>
 #include <cstring>
 #include <limits>
+#include <optional>
 
 #include <nibble/kernels/group_codec.hpp>
 #include <nibble/kernels/scalar/group_codec.hpp>
 #include <nibble/kernels/simd/bytes.hpp>
+#include <nibble/kernels/simd/lookup.hpp>
 #include <nibble/kernels/simd/params_lanes.hpp>
 #include <nibble/kernels/simd/table_lanes.hpp>
 #include <nibble/kernels/simd/vec.hpp>
+#include <nibble/pack/bits.hpp>
 
 #if NIBBLE_SIMD_KERNELS
 namespace nibble {
@@ -24,6 +27,8 @@ struct fit_groups<simd::isa_type> {
 
   static void run(const quant::group_codec& c, const float* x, std::size_t group, std::size_t count,
                   quant::group_params* params) noexcept {
+    if (c.format.rule == code_rule::codebook && c.book.scaling == codebook_scaling::rms)
+      return by_mean_square(c, x, group, count, params);
     std::size_t g = 0;
     if (group % simd::lanes == 0) {
       const simd::params_lanes fit(c);
@@ -50,6 +55,18 @@ struct fit_groups<simd::isa_type> {
   }
 
  private:
+  static void by_mean_square(const quant::group_codec& c, const float* x, std::size_t group, std::size_t count,
+                             quant::group_params* params) noexcept {
+    if (group % simd::lanes != 0 || group % 8 != 0) return fit_groups<isa::scalar>::run(c, x, group, count, params);
+    for (std::size_t g = 0; g < count; ++g) {
+      const double square = simd::mean_square(x + g * group, group);  // of finite floats it is finite
+      params[g] = {square <= std::numeric_limits<double>::max()
+                       ? quant::as_stored(c.format.scale, static_cast<float>(__builtin_sqrt(square)))
+                       : std::numeric_limits<float>::quiet_NaN(),
+                   0.0f};
+    }
+  }
+
   /// Parameters of `count` groups, at most one a lane. Registers: those of a group, or 0 when known only at run time.
   template <bool BothEnds, std::size_t Registers>
   static void round(const quant::group_codec& codec, const simd::params_lanes& fit, const float* x, std::size_t group,
@@ -123,8 +140,16 @@ template <>
 struct encode_groups<simd::isa_type> {
   using isa_type = simd::isa_type;
 
+  explicit encode_groups(const quant::group_codec& codec) noexcept : codec_(codec) {
+    if (codec.format.rule == code_rule::codebook) planes_.emplace(codec.book);
+  }
   static void run(const quant::group_codec& c, const quant::group_params* params, const float* x, std::size_t group,
                   std::size_t n, std::uint8_t* codes) noexcept {
+    encode_groups{c}(params, x, group, n, codes);
+  }
+  void operator()(const quant::group_params* params, const float* x, std::size_t group, std::size_t n,
+                  std::uint8_t* codes) const noexcept {
+    const quant::group_codec& c = codec_;
     if (group % simd::lanes != 0 && group < n) return encode_groups<isa::scalar>::run(c, params, x, group, n, codes);
     std::size_t done = 0;
     switch (c.format.rule) {
@@ -135,7 +160,7 @@ struct encode_groups<simd::isa_type> {
       case code_rule::asymmetric_offset:
         done = affine<code_rule::asymmetric_offset>(c, params, x, group, n, codes);
         break;
-      case code_rule::codebook: done = table(c.book, params, x, group, n, codes); break;
+      case code_rule::codebook: done = table(*planes_, c.book, params, x, group, n, codes); break;
     }
     while (done < n) {  // less than a block, or a table's tile with a scale that has no reciprocal
       const std::size_t g = done / group, end = n - g * group < group ? n : (g + 1) * group;
@@ -224,8 +249,9 @@ struct encode_groups<simd::isa_type> {
     }
   }
 
-  static std::size_t table(const codebook_desc& book, const quant::group_params* params, const float* x,
-                           std::size_t group, std::size_t n, std::uint8_t* codes) noexcept {
+  static std::size_t table(const simd::table_planes& planes, const codebook_desc& book,
+                           const quant::group_params* params, const float* x, std::size_t group, std::size_t n,
+                           std::uint8_t* codes) noexcept {
     using simd::vf;
     const std::size_t groups = n / group + (n % group != 0 ? 1 : 0);
     const bool reciprocal = book.scaling == codebook_scaling::absmax_reciprocal;
@@ -233,8 +259,7 @@ struct encode_groups<simd::isa_type> {
       for (std::size_t g = 0; g < groups; ++g)
         if (params[g].scale != 0.0f && quant::detail::reciprocal_for(book, params[g].scale) == 0.0f) return 0;
     std::size_t done = 0;
-    const simd::table_planes planes(book);
-    simd::with_table(planes, [&](const auto& lanes) {
+    const auto encode = [&](const auto& lanes) {
       vf factor(0.0f);
       const auto set = [&](std::size_t g) NIBBLE_LAMBDA_INLINE {
         const float s = params[g].scale;
@@ -242,27 +267,45 @@ struct encode_groups<simd::isa_type> {
                     : s == 0.0f ? std::numeric_limits<float>::infinity()
                                 : s);
       };
-      const auto encode = [&](auto code_of) {
-        return reciprocal ? for_each_block(group, n, codes, set,
-                                           [&](std::size_t i) NIBBLE_LAMBDA_INLINE {
-                                             return code_of(lanes.rank(simd::load(x + i) * factor));
-                                           })
-                          : for_each_block(group, n, codes, set, [&](std::size_t i) NIBBLE_LAMBDA_INLINE {
-                              return code_of(lanes.rank(simd::load(x + i) / factor));
-                            });
-      };
-      const bool in_register = book.code_of_rank != nullptr && book.bits <= 4;
-      done = in_register ? encode([&](simd::vi rank) NIBBLE_LAMBDA_INLINE { return lanes.code(rank); })
-                         : encode([](simd::vi rank) NIBBLE_LAMBDA_INLINE { return rank; });
-    });
-    if (book.code_of_rank == nullptr || book.bits <= 4) return done;
-    std::uint8_t code_of[256];
-    const std::size_t ranks = std::size_t{1} << (book.bits - (book.sign_magnitude ? 1 : 0));
-    for (std::size_t r = 0; r < std::size_t{1} << book.bits; ++r)
-      code_of[r] = static_cast<std::uint8_t>(book.code_of_rank[r % ranks] | (r - r % ranks));
-    for (std::size_t i = 0; i < done; ++i) codes[i] = code_of[codes[i]];
+      done = reciprocal ? for_each_block(group, n, codes, set,
+                                         [&](std::size_t i)
+                                             NIBBLE_LAMBDA_INLINE { return lanes.rank(simd::load(x + i) * factor); })
+                        : for_each_block(group, n, codes, set, [&](std::size_t i) NIBBLE_LAMBDA_INLINE {
+                            return lanes.rank(simd::load(x + i) / factor);
+                          });
+    };
+    if (planes.in_buckets) {
+      encode(simd::bucket_lanes(planes));
+    } else if (planes.sign_magnitude) {
+      planes.steps == 3 ? encode(simd::table_lanes<3, true>(planes)) : encode(simd::any_table_lanes(planes));
+    } else {
+      nibble::pack::with_bits(planes.steps, [&]<int Steps>() { encode(simd::table_lanes<Steps, false>(planes)); });
+    }
+    if (book.code_of_rank != nullptr) codes_of_ranks(book, codes, done);
     return done;
   }
+
+  /// Codes in place of ranks, n of them, whole registers.
+  static void codes_of_ranks(const codebook_desc& book, std::uint8_t* codes, std::size_t n) noexcept {
+    std::uint8_t code_of[256];
+    const std::size_t all = std::size_t{1} << book.bits, ranks = book.sign_magnitude ? all / 2 : all;
+    for (std::size_t r = 0; r < all; ++r)
+      code_of[r] = static_cast<std::uint8_t>(book.code_of_rank[r % ranks] | (r - r % ranks));
+    const auto replace = [&]<int Bits>() {
+      const simd::byte_lookup<Bits> table(code_of);
+      for (std::size_t i = 0; i < n; i += block)
+        table(simd::load_lanes(codes + i)).store_unaligned(reinterpret_cast<std::uint32_t*>(codes + i));
+    };
+    switch (book.bits) {
+      case 5: return replace.template operator()<5>();
+      case 6: return replace.template operator()<6>();
+      case 7: return replace.template operator()<7>();
+      case 8: return replace.template operator()<8>();
+      default: return replace.template operator()<4>();
+    }
+  }
+  const quant::group_codec& codec_;
+  std::optional<simd::table_planes> planes_;  // of a codebook
 };
 
 template <>
@@ -295,8 +338,7 @@ struct decode_groups<simd::isa_type> {
   static NIBBLE_ALWAYS_INLINE void for_each_group(const quant::group_codec& c, const quant::group_params* params,
                                                   const std::uint8_t* codes, std::size_t group, std::size_t n, float* y,
                                                   Set set, Value value) noexcept {
-    const auto one = [&](std::size_t i)
-                         NIBBLE_LAMBDA_INLINE { value(simd::load_bytes(codes + i)).store_unaligned(y + i); };
+    const auto one = [&](std::size_t i) NIBBLE_LAMBDA_INLINE { value(codes + i).store_unaligned(y + i); };
     std::size_t g = 0, i = 0;
     for (; n - i >= group && group % simd::lanes == 0; ++g) {
       set(g);
@@ -314,9 +356,9 @@ struct decode_groups<simd::isa_type> {
     if (i < n) quant::decode_group(c, params[g], codes + i, n - i, y + i);
   }
   template <class Set, class Value>
-  static NIBBLE_ALWAYS_INLINE void for_each(const quant::group_codec& c, const quant::group_params* params,
-                                            const std::uint8_t* codes, std::size_t group, std::size_t n, float* y,
-                                            Set set, Value value) noexcept {
+  static NIBBLE_ALWAYS_INLINE void for_each_of(const quant::group_codec& c, const quant::group_params* params,
+                                               const std::uint8_t* codes, std::size_t group, std::size_t n, float* y,
+                                               Set set, Value value) noexcept {
     switch (group / simd::lanes) {  // in short groups the loop over registers would take longer than what is in it
       case 1: return for_each_group<1>(c, params, codes, group, n, y, set, value);
       case 2: return for_each_group<2>(c, params, codes, group, n, y, set, value);
@@ -325,6 +367,13 @@ struct decode_groups<simd::isa_type> {
     }
   }
 
+  template <class Set, class Value>
+  static NIBBLE_ALWAYS_INLINE void for_each(const quant::group_codec& c, const quant::group_params* params,
+                                            const std::uint8_t* codes, std::size_t group, std::size_t n, float* y,
+                                            Set set, Value value) noexcept {
+    for_each_of(c, params, codes, group, n, y, set,
+                [&](const std::uint8_t* u) NIBBLE_LAMBDA_INLINE { return value(simd::load_bytes(u)); });
+  }
   template <code_rule Rule>
   static void affine(const quant::group_codec& c, const quant::group_params* params, const std::uint8_t* codes,
                      std::size_t group, std::size_t n, float* y) noexcept {
@@ -362,7 +411,11 @@ struct decode_groups<simd::isa_type> {
       });
     }
 #endif
-    decode_groups<isa::scalar>::run(c, params, codes, group, n, y);
+    vf scale(1.0f);
+    const auto set = [&](std::size_t g) NIBBLE_LAMBDA_INLINE { scale = vf(params[g].scale); };
+    for_each_of(c, params, codes, group, n, y, set,
+                [&, values = c.book.values](const std::uint8_t* u)
+                    NIBBLE_LAMBDA_INLINE { return scale * simd::look_up_bytes(values, u); });
   }
 };
 

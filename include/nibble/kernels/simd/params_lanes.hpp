@@ -3,7 +3,9 @@
 /// @file
 /// Parameters of groups from their ranges, one group a lane, on the native register width.
 
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 
 #include <nibble/kernels/simd/bytes.hpp>
@@ -356,6 +358,27 @@ class params_lanes {
   const quant::group_codec& codec_;
   storage_lanes storage_;
 };
+
+/// The mean square of n values, a multiple of the lanes and of 8, in the order of quant::lane_sum.
+inline double mean_square(const float* x, std::size_t n) noexcept {
+  constexpr std::size_t chains = 8, of_register = lanes / 2, registers = chains / of_register;
+  doubles::native sum[registers];
+  for (doubles::native& s : sum) s = doubles::each(0.0);
+  constexpr std::size_t step = lanes < chains ? chains : lanes;
+  for (std::size_t i = 0; i < n; i += step) {
+    NIBBLE_UNROLL
+    for (std::size_t j = 0; j < step / lanes; ++j) {
+      const doubles d = doubles::of(load(x + i + j * lanes));
+      doubles::native& low = sum[2 * j % registers];
+      low = low + d.low * d.low;  // the squares are exact: fused or not
+      doubles::native& high = sum[(2 * j + 1) % registers];
+      high = high + d.high * d.high;
+    }
+  }
+  alignas(64) double s[chains];
+  std::memcpy(s, sum, sizeof s);
+  return (((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]))) / static_cast<double>(n);
+}
 
 /// The root of the mean square of n values [value][lane] in each lane, in the order of quant::lane_sum.
 inline vf root_mean_square(const float* x, std::size_t n) noexcept {
