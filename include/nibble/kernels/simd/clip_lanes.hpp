@@ -48,7 +48,8 @@ class clip_lanes {
       const std::size_t last = count / 2;
       const float ratio = last < step ? clips_[0] / clips_[count - 1] : clips_[last - step] / clips_[last];
       const int crossed = most_crossed(codec.book, ratio);
-      if (crossed <= most_levels - 1) together_ = step, levels_ = static_cast<std::size_t>(crossed) + 1;
+      if (crossed <= most_levels - 1)
+        together_ = step, levels_ = static_cast<std::size_t>(crossed) + 1, ratio_ = ratio * 1.001f;
     }
   }
 
@@ -65,7 +66,7 @@ class clip_lanes {
       case code_rule::mid_rise: affine<code_rule::mid_rise>(j); break;
       case code_rule::asymmetric: affine<code_rule::asymmetric>(j); break;
       case code_rule::asymmetric_offset: affine<code_rule::asymmetric_offset>(j); break;
-      case code_rule::codebook: with_table(table_, [&](const auto& table) { tables(j, table); }); break;
+      case code_rule::codebook: with_every_table(table_, [&](const auto& table) { tables(j, table); }); break;
     }
     finish(j, groups, found);
   }
@@ -73,18 +74,18 @@ class clip_lanes {
  private:
   static constexpr std::size_t most_together = 8;
   static constexpr int most_levels = 3;
-  static constexpr std::size_t none_ranked = clip_bounds::most;
   /// The place of the format's own rule where that is no clip.
   static constexpr std::size_t own = clip_bounds::most;
   using mask = vf::batch_bool_type;
 
   struct job {
     explicit job(std::size_t values) noexcept : n(values) {}
-    std::size_t n, tried = 0;          // values; clips
-    std::size_t ranked = none_ranked;  // the clip that `rank` is of
+    std::size_t n, tried = 0;                 // values; clips
+    std::size_t reached = clip_bounds::most;  // a clip, or none
     vf lo, hi, greatest;
     vf alive;                                          // 1 or 0: whether anything is said of the lane
     vf start_lo, per_lo, start_hi, per_hi;             // set_ends
+    doubles middle, reach;                             // of the range, where clips go towards its middle
     vf least = vf(std::numeric_limits<float>::max());  // of all sums, from above
     vf absolute;
     error_margin margin;
@@ -93,7 +94,8 @@ class clip_lanes {
     alignas(64) float scale[(clip_bounds::most + 1) * lanes];
     alignas(64) float zero[(clip_bounds::most + 1) * lanes];
     alignas(64) float level[most_levels][most * lanes];
-    alignas(64) std::int32_t rank[most * lanes];
+    alignas(64) float level_reached[most * lanes];  // with the clip `reached`
+    alignas(64) std::int32_t rank_reached[most * lanes];
   };
 
   /// Values by lanes and their ranges. Lanes past `groups` repeat the last one. A lane with values that are not finite, or
@@ -156,6 +158,10 @@ class clip_lanes {
       j.start_hi = hi - fixed;
       j.per_hi = hi + beyond;
     } else if (codec_.format.rule == code_rule::asymmetric_offset) {
+      const doubles lo = doubles::of(j.lo), hi = doubles::of(j.hi);
+      const doubles::native half = doubles::each(0.5);
+      j.middle = {half * (lo.low + hi.low), half * (lo.high + hi.high)};
+      j.reach = {half * (hi.low - lo.low), half * (hi.high - lo.high)};
       const vf reach = (j.hi - j.lo) * vf(0.5f);
       j.start_lo = j.start_hi = reach - a * vf(2.0f * e) - vf((top + 2.0f) * d);
       j.per_lo = j.per_hi = reach * vf(1.0f + 2.0f * e);
@@ -186,10 +192,10 @@ class clip_lanes {
     vf lo = j.lo * vf(clip), hi = j.hi * vf(clip);
     if constexpr (Rule == code_rule::asymmetric_offset) {  // quant::detail::clipped
       const auto end = [&](double share) NIBBLE_LAMBDA_INLINE {
-        return in_doubles(j.lo, j.hi, [=](doubles::native l, doubles::native h) NIBBLE_LAMBDA_INLINE {
-          const doubles::native half = doubles::each(0.5);
-          return doubles::fused(half * (h - l), doubles::each(share), half * (l + h));
-        });
+        const doubles::native each = doubles::each(share);
+        return doubles{doubles::fused(j.reach.low, each, j.middle.low),
+                       doubles::fused(j.reach.high, each, j.middle.high)}
+            .to_float();
       };
       lo = end(-static_cast<double>(clip));
       hi = end(static_cast<double>(clip));
@@ -297,29 +303,39 @@ class clip_lanes {
     }
   }
 
-  /// The levels that each value can take with clips [first, last], by rank; false where they are more than `levels_`, or
-  /// where clips in between are not between.
+  /// The levels that each value can take with clips [first, last]: those of both ends and, of three, the one between. False
+  /// where they may be more, or where clips in between are not between.
   template <class Table>
   bool find_levels(job& j, std::size_t first, std::size_t last, const Table& table) const noexcept {
-    const vf none(0.0f);
-    mask ordered = none <= none;
-    for (std::size_t i = first; i < last; ++i) ordered = ordered & (scale_of(j, i) >= scale_of(j, i + 1));
     const vf one(1.0f), here = one / scale_of(j, first), there = one / scale_of(j, last);
-    const vi apart_most(static_cast<std::int32_t>(levels_) - 1);
-    vi apart(0);
-    for (std::size_t k = 0; k < j.n; ++k) {
-      const vf v = vf::load_aligned(j.x + k * lanes);
-      const vi a = j.ranked == first ? vi::load_aligned(j.rank + k * lanes) : table.rank(v * here);
-      const vi b = table.rank(v * there);
-      const vi low = simd::min(a, b), high = simd::max(a, b);
-      b.store_aligned(j.rank + k * lanes);
-      apart = simd::max(apart, high - low);
-      table.value(low).store_aligned(j.level[0] + k * lanes);
-      table.value(high).store_aligned(j.level[levels_ - 1] + k * lanes);
-      if (levels_ == 3) table.value(simd::min(low + vi(1), high)).store_aligned(j.level[1] + k * lanes);
-    }
-    j.ranked = last;
-    return simd::all(ordered & (to_float(apart) <= to_float(apart_most)));
+    mask ordered = scale_of(j, first) <= scale_of(j, last) * vf(ratio_);
+    for (std::size_t i = first; i < last; ++i) ordered = ordered & (scale_of(j, i) >= scale_of(j, i + 1));
+    const auto find = [&]<bool Three>() {
+      for (std::size_t k = 0; k < j.n; ++k) {
+        const vf v = vf::load_aligned(j.x + k * lanes);
+        vi a(0);
+        vf from;
+        if (j.reached == first) {
+          from = vf::load_aligned(j.level_reached + k * lanes);
+          if constexpr (Three) a = vi::load_aligned(j.rank_reached + k * lanes);
+        } else {
+          a = table.rank(v * here);
+          from = table.value(a);
+        }
+        const vi b = table.rank(v * there);
+        const vf to = table.value(b);
+        to.store_aligned(j.level_reached + k * lanes);
+        simd::min(from, to).store_aligned(j.level[0] + k * lanes);
+        simd::max(from, to).store_aligned(j.level[1] + k * lanes);
+        if constexpr (Three) {
+          b.store_aligned(j.rank_reached + k * lanes);
+          table.value(simd::min(simd::min(a, b) + vi(1), simd::max(a, b))).store_aligned(j.level[2] + k * lanes);
+        }
+      }
+    };
+    levels_ == 2 ? find.template operator()<false>() : find.template operator()<true>();
+    j.reached = last;
+    return simd::all(ordered);
   }
 
   /// As two_errors, from the levels found: of the lowest l and the highest h the error is x - s l or s h - x, whichever is
@@ -331,12 +347,12 @@ class clip_lanes {
     const vf minus[2] = {none - scale[0], none - scale[1]};
     two_sums(j, i, [&](std::size_t k, vf(&sum)[2]) NIBBLE_LAMBDA_INLINE {
       const vf v = vf::load_aligned(j.x + k * lanes), minus_v = none - v;
-      const vf low = vf::load_aligned(j.level[0] + k * lanes), high = vf::load_aligned(j.level[Levels - 1] + k * lanes);
+      const vf low = vf::load_aligned(j.level[0] + k * lanes), high = vf::load_aligned(j.level[1] + k * lanes);
       NIBBLE_UNROLL
       for (std::size_t c = 0; c < 2; ++c) {
         vf e = simd::min(madd(minus[c], low, v), madd(scale[c], high, minus_v));
         if constexpr (Levels == 3)
-          e = simd::min(e, magnitude(madd(minus[c], vf::load_aligned(j.level[1] + k * lanes), v)));
+          e = simd::min(e, magnitude(madd(minus[c], vf::load_aligned(j.level[2] + k * lanes), v)));
         sum[c] = madd(e, e, sum[c]);
       }
     });
@@ -380,6 +396,7 @@ class clip_lanes {
   std::size_t count_;         // clips
   std::size_t together_ = 1;  // clips whose levels are found together; 1: each value's level is looked up
   std::size_t levels_ = 2;    // of each value, then
+  float ratio_ = 1.0f;        // of the scales of such clips, at most: else values could take more levels
   float slack_ = 0.0f;        // table_slack
   float clips_[clip_bounds::most];
 };

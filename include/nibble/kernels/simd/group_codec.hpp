@@ -15,7 +15,6 @@
 #include <nibble/kernels/simd/params_lanes.hpp>
 #include <nibble/kernels/simd/table_lanes.hpp>
 #include <nibble/kernels/simd/vec.hpp>
-#include <nibble/pack/bits.hpp>
 
 #if NIBBLE_SIMD_KERNELS
 namespace nibble {
@@ -274,13 +273,7 @@ struct encode_groups<simd::isa_type> {
                             return lanes.rank(simd::load(x + i) / factor);
                           });
     };
-    if (planes.in_buckets) {
-      encode(simd::bucket_lanes(planes));
-    } else if (planes.sign_magnitude) {
-      planes.steps == 3 ? encode(simd::table_lanes<3, true>(planes)) : encode(simd::any_table_lanes(planes));
-    } else {
-      nibble::pack::with_bits(planes.steps, [&]<int Steps>() { encode(simd::table_lanes<Steps, false>(planes)); });
-    }
+    simd::with_every_table(planes, encode);
     if (book.code_of_rank != nullptr) codes_of_ranks(book, codes, done);
     return done;
   }

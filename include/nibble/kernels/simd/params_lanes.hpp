@@ -324,8 +324,10 @@ class params_lanes {
     };
     zero = zero_point(scale);
     const auto narrow = below(scale, (vf(top) - zero) + half, hi) | below(scale, zero + half, none - lo);
-    scale = simd::select(narrow, storage_.away(scale), scale);
-    zero = simd::select(narrow, zero_point(scale), zero);
+    if (simd::any(narrow)) {
+      scale = simd::select(narrow, storage_.away(scale), scale);
+      zero = simd::select(narrow, zero_point(scale), zero);
+    }
     return simd::all(storage_.holds(s));
   }
   NIBBLE_ALWAYS_INLINE bool with_offset(vf lo, vf hi, float top, vf& scale, vf& zero) const noexcept {

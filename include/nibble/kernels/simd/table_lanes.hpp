@@ -318,16 +318,26 @@ class bucket_lanes {
   const table_planes& planes_;
 };
 
-/// f(lanes) for the lanes of a table: the common ones in registers.
+/// f(lanes) for the lanes of a table: in registers up to 5 bits, in buckets, or of any.
 template <class F>
-NIBBLE_ALWAYS_INLINE void with_table(const table_planes& t, F&& f) {
+NIBBLE_ALWAYS_INLINE void with_every_table(const table_planes& t, F&& f) {
   if (t.in_buckets) return f(bucket_lanes(t));
   if (t.sign_magnitude) return t.steps == 3 ? f(table_lanes<3, true>(t)) : f(any_table_lanes(t));
   switch (t.steps) {
+    case 2: return f(table_lanes<2, false>(t));
     case 3: return f(table_lanes<3, false>(t));
     case 4: return f(table_lanes<4, false>(t));
+    case 5: return f(table_lanes<5, false>(t));
     default: return f(any_table_lanes(t));
   }
+}
+/// The same for the most common tables alone, and else as for any.
+template <class F>
+NIBBLE_ALWAYS_INLINE void with_table(const table_planes& t, F&& f) {
+  if (t.in_buckets) return f(bucket_lanes(t));
+  if (t.sign_magnitude && t.steps == 3) return f(table_lanes<3, true>(t));
+  if (!t.sign_magnitude && t.steps == 4) return f(table_lanes<4, false>(t));
+  f(any_table_lanes(t));
 }
 
 }  // namespace kernels::simd
