@@ -111,22 +111,16 @@ inline bool levels_ascend(const table_planes& table, const codebook_desc& book) 
   return true;
 }
 
-/// The most thresholds that a value crosses when it is multiplied by up to `ratio` > 1; 0 itself crosses none.
-inline int most_crossed(const codebook_desc& book, float ratio) noexcept {
+/// A value that is multiplied by less than this crosses at most `crossed` thresholds.
+inline float ratio_for(const codebook_desc& book, int crossed) noexcept {
   const int count = quant::detail::threshold_count(book);
-  ratio *= 1.002f;  // stored scales are rounded
-  int most = 1;
-  for (int i = 0; i < count; ++i) {
-    const float from = book.thresholds[i];
-    if (from == 0.0f) continue;
-    int crossed = 0;
-    for (int k = 0; k < count; ++k) {
-      const float t = book.thresholds[k];
-      crossed += from > 0.0f ? t >= from && t <= ratio * from : t <= from && t >= ratio * from;
-    }
-    most = crossed > most ? crossed : most;
+  float least = 0x1p60f;
+  for (int i = 0; i + crossed < count; ++i) {
+    const float low = book.thresholds[i], high = book.thresholds[i + crossed];
+    const float ratio = low > 0.0f ? high / low : (high < 0.0f ? low / high : least);  // nothing crosses 0
+    least = ratio < least ? ratio : least;
   }
-  return most;
+  return least;
 }
 
 }  // namespace kernels::simd

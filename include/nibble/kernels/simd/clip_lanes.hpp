@@ -44,13 +44,13 @@ class clip_lanes {
     if (!levels_ascend(table, codec.book)) return;
     // Clips in a row whose levels are found together: as many as leave at most one level between the outer two. The small
     // clips at the end are further apart, and seldom tried.
-    for (std::size_t step = most_together; step > 1 && together_ == 1; step /= 2) {
-      const std::size_t last = count / 2;
-      const float ratio = last < step ? clips_[0] / clips_[count - 1] : clips_[last - step] / clips_[last];
-      const int crossed = most_crossed(codec.book, ratio);
-      if (crossed <= most_levels - 1)
-        together_ = step, levels_ = static_cast<std::size_t>(crossed) + 1, ratio_ = ratio * 1.001f;
-    }
+    for (std::size_t step = most_together; step > 1 && together_ == 1; step /= 2)
+      for (std::size_t levels = 2; levels <= most_levels && together_ == 1; ++levels) {
+        const std::size_t last = count / 2;
+        const float ratio = last < step ? clips_[0] / clips_[count - 1] : clips_[last - step] / clips_[last];
+        ratio_ = ratio_for(codec.book, static_cast<int>(levels) - 1) * 0.999f;
+        if (ratio * 1.002f < ratio_) together_ = step, levels_ = levels;  // stored scales are rounded
+      }
   }
 
   /// Of `groups` groups, at most one a lane, of n <= most values, one after the other.
@@ -73,7 +73,7 @@ class clip_lanes {
 
  private:
   static constexpr std::size_t most_together = 8;
-  static constexpr int most_levels = 3;
+  static constexpr std::size_t most_levels = 3;
   /// The place of the format's own rule where that is no clip.
   static constexpr std::size_t own = clip_bounds::most;
   using mask = vf::batch_bool_type;

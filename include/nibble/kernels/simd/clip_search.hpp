@@ -385,8 +385,10 @@ struct clip_search<simd::isa_type> {
       const float r = clips_[i] / clips_[i + lanes < padded_ ? i + lanes : padded_ - 1];
       ratio = r > ratio ? r : ratio;
     }
-    const int most = simd::most_crossed(codec_.book, ratio);
-    if (most - 1 <= most_between) between_ = most - 1;
+    ratio *= 1.002f;  // stored scales are rounded
+    int crossed = 1;
+    while (crossed <= most_between && simd::ratio_for(codec_.book, crossed) <= ratio) ++crossed;
+    if (crossed <= most_between) between_ = crossed - 1;
   }
 
   static constexpr int none_between = -1, most_between = 30;
