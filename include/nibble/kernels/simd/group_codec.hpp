@@ -384,28 +384,17 @@ struct decode_groups<simd::isa_type> {
 
   static void table(const quant::group_codec& c, const quant::group_params* params, const std::uint8_t* codes,
                     std::size_t group, std::size_t n, float* y) noexcept {
+    vf scale(1.0f);
+    const auto set = [&](std::size_t g) NIBBLE_LAMBDA_INLINE { scale = vf(params[g].scale); };
 #if NIBBLE_SIMD_WIDTH >= 256 || NIBBLE_SIMD_NEON
     if (c.format.bits <= 4) {
       alignas(64) float values[16] = {};
       std::memcpy(values, c.book.values, sizeof(float) << c.format.bits);
-      vf scale(1.0f);
-      const auto set = [&](std::size_t g) NIBBLE_LAMBDA_INLINE { scale = vf(params[g].scale); };
-      return for_each(c, params, codes, group, n, y, set, [&](simd::vi code) NIBBLE_LAMBDA_INLINE {
-        const auto u = static_cast<simd::vi::register_type>(code);
-#if NIBBLE_SIMD_NEON
-        return scale * simd::look_up_16(values, vreinterpretq_u32_s32(u));
-#elif NIBBLE_SIMD_WIDTH == 512
-        return scale * vf(_mm512_permutexvar_ps(u, _mm512_load_ps(values)));
-#else
-        const __m256 low = _mm256_permutevar8x32_ps(_mm256_load_ps(values), u);
-        const __m256 high = _mm256_permutevar8x32_ps(_mm256_load_ps(values + 8), u);
-        return scale * vf(_mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(u, 28))));
-#endif
-      });
+      const simd::lane_table<4> table(values);
+      return for_each(c, params, codes, group, n, y, set,
+                      [&](simd::vi code) NIBBLE_LAMBDA_INLINE { return scale * table(code); });
     }
 #endif
-    vf scale(1.0f);
-    const auto set = [&](std::size_t g) NIBBLE_LAMBDA_INLINE { scale = vf(params[g].scale); };
     for_each_of(c, params, codes, group, n, y, set,
                 [&, values = c.book.values](const std::uint8_t* u)
                     NIBBLE_LAMBDA_INLINE { return scale * simd::look_up_bytes(values, u); });

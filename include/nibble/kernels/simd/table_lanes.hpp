@@ -38,30 +38,38 @@ struct table_planes {
   /// a value's rank is the number of thresholds in the buckets before its own, and one more where it lies above the one
   /// that its bucket holds.
   void set_buckets(const codebook_desc& book) noexcept {
-    const int count = quant::detail::threshold_count(book);
-    const float first = book.thresholds[0], last = book.thresholds[count - 1];
+    const float first = book.thresholds[0], last = book.thresholds[quant::detail::threshold_count(book) - 1];
     const float reach = -first > last ? -first : last;
     if (sign_magnitude || !(reach > 0x1p-60f && reach < 0x1p60f)) return;
-    per_unit = 1.0f;
-    while (reach * per_unit >= static_cast<float>(most_bucket)) per_unit *= 0.5f;
-    while (reach * per_unit * 2.0f < static_cast<float>(most_bucket)) per_unit *= 2.0f;
+    // As few as will do: they share L1 with a tile of values.
+    for (last_bucket = 127; last_bucket <= most_bucket; last_bucket = 2 * last_bucket + 1) {
+      per_unit = 1.0f;
+      while (reach * per_unit >= static_cast<float>(last_bucket)) per_unit *= 0.5f;
+      while (reach * per_unit * 2.0f < static_cast<float>(last_bucket)) per_unit *= 2.0f;
+      in_buckets = fill_buckets(book);
+      if (in_buckets) return;
+    }
+  }
+  bool fill_buckets(const codebook_desc& book) noexcept {
+    const int count = quant::detail::threshold_count(book);
     std::int32_t bucket = 0;
     for (int i = 0; i < count; ++i) {
       const std::int32_t of = bucket_of(book.thresholds[i]);
-      if (of < bucket) return;  // that of the threshold before
+      if (of < bucket) return false;  // that of the threshold before
       for (; bucket <= of; ++bucket) below[bucket] = i, edge[bucket] = std::numeric_limits<float>::infinity();
       edge[of] = book.thresholds[i];
     }
-    for (; bucket <= 2 * most_bucket; ++bucket)
+    for (; bucket <= 2 * last_bucket; ++bucket)
       below[bucket] = count, edge[bucket] = std::numeric_limits<float>::infinity();
-    in_buckets = true;
+    return true;
   }
   /// As bucket_lanes has it.
   std::int32_t bucket_of(float v) const noexcept {
     float t = v * per_unit;  // exact: fused with the addition or not
-    t = t < -most_bucket ? -most_bucket : t;
-    t = t > most_bucket ? most_bucket : t;
-    return std::bit_cast<std::int32_t>(t + rounding_shift) - rounding_bits + most_bucket;
+    const float most = static_cast<float>(last_bucket);
+    t = t < -most ? -most : t;
+    t = t > most ? most : t;
+    return std::bit_cast<std::int32_t>(t + rounding_shift) - rounding_bits + last_bucket;
   }
 
   // The thresholds of a step begin on a register boundary and are read as whole registers.
@@ -75,6 +83,7 @@ struct table_planes {
   alignas(64) float values[256] = {};  // by rank
   static constexpr std::int32_t most_bucket = 1023;
   bool in_buckets = false;
+  std::int32_t last_bucket = 0;     // on both sides of the one around 0
   float per_unit = 0.0f;            // buckets
   float edge[2 * most_bucket + 1];  // the threshold in a bucket, or infinity
   std::int32_t below[2 * most_bucket + 1];
@@ -296,9 +305,9 @@ class bucket_lanes {
 
   static constexpr bool sign_magnitude() noexcept { return false; }
   NIBBLE_ALWAYS_INLINE vi rank(vf v) const noexcept {
-    const vf most(static_cast<float>(table_planes::most_bucket));
+    const vf most(static_cast<float>(planes_.last_bucket));
     const vf t = simd::min(simd::max(v * vf(planes_.per_unit), vf(0.0f) - most), most);
-    const vi bucket = bits_of(t + vf(rounding_shift)) - vi(rounding_bits - table_planes::most_bucket);
+    const vi bucket = bits_of(t + vf(rounding_shift)) - vi(rounding_bits - planes_.last_bucket);
 #if NIBBLE_SIMD_WIDTH == 512
     const auto at = static_cast<vi::register_type>(bucket);
     const vf edge(_mm512_i32gather_ps(at, planes_.edge, 4));
