@@ -267,6 +267,59 @@ TEST_CASE("clip_search: the search with bounds finds what the search without fin
   });
 }
 
+TEST_CASE("clip_search: native finds the parameters that scalar finds, in every format, group size and magnitude") {
+  if (!test::covers<search_native, search_native::isa_type>()) return;
+  for_each_codec([&](const quant::group_codec& codec) {
+    for (const std::size_t group : {4u, 8u, 20u, 32u, 64u, 128u, 132u}) {
+      for (const int clips : {3, 64}) {
+        CAPTURE(group);
+        CAPTURE(clips);
+        // Two registers of the widest and a part of one; also groups that are dead to float, and near the scale's ends.
+        const std::size_t count = 37;
+        auto x = values(count * group, static_cast<unsigned>(group), 0.02f);
+        const float factors[] = {1e-42f, 1e-9f, 3e-6f, 1e7f, 1e20f};
+        for (std::size_t g = 0; g < 5; ++g)
+          for (std::size_t i = 0; i < group; ++i) x[(7 * g + 2) * group + i] *= factors[g];
+        x[5 * group + 1] = std::numeric_limits<float>::quiet_NaN();
+        x[11 * group + group - 1] = -std::numeric_limits<float>::infinity();
+        float clip[64];
+        for (int i = 0; i < clips; ++i) clip[i] = quant::detail::clip_at(i, clips);
+        std::vector<quant::group_params> got(count), want(count);
+        search_native(codec, clip, static_cast<std::size_t>(clips)).run(x.data(), group, count, got.data());
+        kernels::clip_search<isa::scalar>(codec, clip, static_cast<std::size_t>(clips))
+            .run(x.data(), group, count, want.data());
+        CHECK(bits_of(got) == bits_of(want));
+      }
+    }
+  });
+}
+
+TEST_CASE("clip_search: a search among tables of any shape finds what scalar finds") {
+  if (!test::covers<search_native, search_native::isa_type>()) return;
+  float clip[64];
+  for (int i = 0; i < 64; ++i) clip[i] = quant::detail::clip_at(i, 64);
+  for (int bits = 2; bits <= 8; ++bits) {
+    for (const codebook_scaling scaling :
+         {codebook_scaling::absmax, codebook_scaling::absmax_reciprocal, codebook_scaling::rms}) {
+      CAPTURE(bits);
+      CAPTURE(static_cast<int>(scaling));
+      std::vector<float> levels = test::gaussian(std::size_t{1} << bits, static_cast<unsigned>(bits));
+      levels[1] = levels[0] * 1.001f, levels[2] = levels[0] * 1.0005f;
+      const quant::run_time_table table(levels, bits);
+      const quant::group_codec codec{
+          {code_rule::codebook, static_cast<std::uint8_t>(bits), granularity_kind::grouped, scale_storage::f16, 64},
+          table.desc(scaling)};
+      for (const std::size_t group : {12u, 64u}) {
+        const auto x = values(35 * group, static_cast<unsigned>(bits), 0.3f);
+        std::vector<quant::group_params> got(35), want(35);
+        search_native(codec, clip, 64).run(x.data(), group, 35, got.data());
+        kernels::clip_search<isa::scalar>(codec, clip, 64).run(x.data(), group, 35, want.data());
+        CHECK(bits_of(got) == bits_of(want));
+      }
+    }
+  }
+}
+
 TEST_CASE("clip_search: the bounds hold for tables of any shape, and the squared error is the law's bit for bit") {
   if (!test::covers<search_native, search_native::isa_type>()) return;
   std::size_t known = 0;

@@ -17,16 +17,22 @@ namespace nibble {
 inline namespace NIBBLE_ABI {
 namespace kernels {
 
-/// `run(codec, x, group, count, params)`: the parameters by range (quant::detail::params_for_range) of `count` whole groups
+/// `run(codec, x, group, count, params)`: the parameters by the format's own rule (quant::detail::fit_own_rule) of `count` whole groups
 /// of `group` values that lie one after the other. A group that holds NaN or an infinity gets the scale NaN. Every ISA
 /// yields the same bits.
 template <class Isa>
 struct fit_groups : fit_groups<typename Isa::fallback> {};
 
-/// `run(codec, params, x, group, n, codes)`: the codes (quant::encode_group) of x[0, n), one per byte; element i belongs to
-/// params[i / group]. x is finite. Every ISA yields the same codes.
+/// What is asked for the codes of one format; made once, used for many groups, by several threads at a time.
+///
+///   encode_groups(codec)                           refers to the codec
+///   operator()(params, x, group, n, codes)         the codes (quant::encode_group) of x[0, n), one per byte; element i belongs
+///                                                  to params[i / group]. x is finite. Every ISA yields the same codes
+///   run(codec, params, x, group, n, codes)         both, for a single call
 template <class Isa>
-struct encode_groups : encode_groups<typename Isa::fallback> {};
+struct encode_groups : encode_groups<typename Isa::fallback> {
+  using encode_groups<typename Isa::fallback>::encode_groups;
+};
 
 /// `run(codec, params, codes, group, n, y)`: the values (quant::decode_group) of codes[0, n), one per byte; code i belongs to
 /// params[i / group]. Every ISA yields the same bits.
@@ -46,6 +52,10 @@ struct clip_bounds {
 /// What mse_search asks about the groups of one format; made once, used for many groups, by several threads at a time.
 ///
 ///   clip_search(codec, clips, count)   the search among clips[0, count), count <= clip_bounds::most; refers to the codec
+///   run(x, group, count, params)       the parameters by mse_search (quant::detail::fit_mse) of `count` whole groups of
+///                                      `group` values that lie one after the other, where the clips are those of
+///                                      quant::detail::clip_at. A group that holds NaN or an infinity gets the scale NaN.
+///                                      The same bits on every ISA
 ///   bound(range, x, n, bounds)         bounds of quant::detail::squared_error of x[0, n), a group of that range, with the
 ///                                      parameters of each clip. They hold on every ISA and for every compiler, but are not
 ///                                      the same there: only what follows from them for certain may decide anything.

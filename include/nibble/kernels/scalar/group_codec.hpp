@@ -20,7 +20,8 @@ struct fit_groups<isa::scalar> {
     for (std::size_t g = 0; g < count; ++g) {
       quant::range_scan scan;
       scan.add(x + g * group, group);
-      params[g] = scan.finite() ? quant::detail::params_for_range(c, scan.range())
+      const quant::contiguous_source source{x + g * group, group};
+      params[g] = scan.finite() ? quant::detail::fit_own_rule(c, source, scan.range())
                                 : quant::group_params{std::numeric_limits<float>::quiet_NaN(), 0.0f};
     }
   }
@@ -30,11 +31,20 @@ template <>
 struct encode_groups<isa::scalar> {
   using isa_type = isa::scalar;
 
+  explicit encode_groups(const quant::group_codec& codec) noexcept : codec_(codec) {}
+
+  void operator()(const quant::group_params* params, const float* x, std::size_t group, std::size_t n,
+                  std::uint8_t* codes) const noexcept {
+    for (std::size_t i = 0; i < n; i += group, ++params)
+      quant::encode_group(codec_, *params, x + i, n - i < group ? n - i : group, codes + i);
+  }
   static void run(const quant::group_codec& c, const quant::group_params* params, const float* x, std::size_t group,
                   std::size_t n, std::uint8_t* codes) noexcept {
-    for (std::size_t i = 0; i < n; i += group, ++params)
-      quant::encode_group(c, *params, x + i, n - i < group ? n - i : group, codes + i);
+    encode_groups{c}(params, x, group, n, codes);
   }
+
+ private:
+  const quant::group_codec& codec_;
 };
 
 template <>
@@ -52,7 +62,18 @@ template <>
 struct clip_search<isa::scalar> {
   using isa_type = isa::scalar;
 
-  clip_search(const quant::group_codec& codec, const float*, std::size_t) noexcept : codec_(codec) {}
+  clip_search(const quant::group_codec& codec, const float*, std::size_t count) noexcept
+      : codec_(codec), count_(static_cast<int>(count)) {}
+
+  void run(const float* x, std::size_t group, std::size_t count, quant::group_params* params) const noexcept {
+    for (std::size_t g = 0; g < count; ++g, x += group) {
+      quant::range_scan scan;
+      scan.add(x, group);
+      params[g] = scan.finite()
+                      ? quant::detail::fit_mse(codec_, quant::contiguous_source{x, group}, scan.range(), count_)
+                      : quant::group_params{std::numeric_limits<float>::quiet_NaN(), 0.0f};
+    }
+  }
 
   void bound(quant::value_range, const float*, std::size_t, clip_bounds& bounds) const noexcept {
     bounds.known = false;
@@ -63,6 +84,7 @@ struct clip_search<isa::scalar> {
 
  private:
   const quant::group_codec& codec_;
+  int count_;
 };
 
 }  // namespace kernels

@@ -7,11 +7,15 @@
 #include <concepts>
 #include <cstring>
 #include <limits>
+#include <optional>
 
 #include <nibble/kernels/group_codec.hpp>
 #include <nibble/kernels/scalar/group_codec.hpp>
 #include <nibble/kernels/simd/bytes.hpp>
-#include <nibble/kernels/simd/group_codec.hpp>
+#include <nibble/kernels/simd/clip_error.hpp>
+#include <nibble/kernels/simd/clip_lanes.hpp>
+#include <nibble/kernels/simd/params_lanes.hpp>
+#include <nibble/kernels/simd/table_lanes.hpp>
 #include <nibble/kernels/simd/vec.hpp>
 
 #if NIBBLE_SIMD_KERNELS
@@ -19,15 +23,8 @@ namespace nibble {
 inline namespace NIBBLE_ABI {
 namespace kernels {
 
-/// Bounds. The error of an element is computed in float, with x * (1 / s) in place of x / s. How far its square can be from
-/// the law's, s the scale, E the sum of the squares:
-///
-/// - The quotients differ by less than delta = 2^-22 * |x / s| (four roundings). Where they round to different steps, x lies
-///   within delta of the middle between two levels, and the squares of its distances to both differ by at most
-///   2 delta s^2 times the distance of the levels (for tables: plus the threshold's distance from the middle).
-/// - An offset is subtracted, and without FMA the product s t rounded, in float: errors are off by eta = 2^-22 max |x|.
-///   (e +- eta)^2 lies between (1 - 2^-16) e^2 - 2^16 eta^2 and (1 + 2^-16) e^2 + 2^17 eta^2.
-/// - Each square and addition rounds by 2^-24: additions are made in runs of `run`, then of the runs.
+/// `bound` is what simd::error_margin says, with one clip a lane; additions are made in runs of `run_length`, then of the
+/// runs.
 template <std::same_as<simd::isa_type> Isa>
 struct clip_search<Isa> {
   using isa_type = simd::isa_type;
@@ -36,34 +33,51 @@ struct clip_search<Isa> {
       : codec_(codec), count_(count), padded_(round_up(count, 2 * lanes)), params_(codec_) {
     for (std::size_t i = 0; i < padded_; ++i)
       clips_[i] = clips[i < count ? i : count - 1];  // the last one several times
-    if (codec.format.rule != code_rule::codebook) return;
-    table_ = simd::table_planes(codec.book);
-    slack_ = table_slack(codec.book);
-    set_levels();
+    if (codec.format.rule == code_rule::codebook) {
+      table_ = simd::table_planes(codec.book);
+      slack_ = simd::table_slack(codec.book);
+      set_levels();
+    }
+    lanes_.emplace(codec_, params_, table_, clips, count);
+  }
+  clip_search(const clip_search&) = delete;
+  clip_search& operator=(const clip_search&) = delete;
+
+  void run(const float* x, std::size_t group, std::size_t count, quant::group_params* params) const noexcept {
+    std::size_t g = 0;
+    // Half a register of groups takes as long as a whole one.
+    while (group <= simd::clip_lanes::most && count - g >= lanes / 2) {
+      const std::size_t n = count - g < lanes ? count - g : lanes;
+      simd::clips_of_lanes found;
+      lanes_->search(x + g * group, group, n, found);
+      for (std::size_t i = 0; i < n; ++i) {
+        const float* const at = x + (g + i) * group;
+        if (found.decided[i]) params[g + i] = {found.scale[i], found.zero[i]};
+        else if (found.known[i]) params[g + i] = among(at, group, {true, found.open[i]});
+        else params[g + i] = one(at, group);
+      }
+      g += n;
+    }
+    for (; g < count; ++g) params[g] = one(x + g * group, group);
   }
 
   void bound(quant::value_range range, const float* x, std::size_t n, clip_bounds& bounds) const noexcept {
     bounds.known = false;
     const float greatest = quant::greatest_magnitude(range);
     if (!(greatest >= 0x1p-40f && greatest <= 0x1p40f)) return;  // squares stay far from the ends of float
-    job j{x, n, count_, padded_, bounds, {}, {}, {}};
+    job j{x, n, count_, padded_, bounds, {}, {}};
     fit(range, j);
     const vf none(0.0f), most(0x1p60f);
     for (std::size_t i = 0; i < padded_; i += lanes) {
       const vf s = vf::load_aligned(j.scale + i);
       if (!simd::all((s > none) & (s < most))) return;
-      (vf(1.0f) / s).store_aligned(j.inverse + i);
     }
 
     const code_rule rule = codec_.format.rule;
-    const bool eta = rule == code_rule::asymmetric_offset || NIBBLE_HAS_FMA == 0;
-    const float far = greatest * 0x1p-22f;
-    j.absolute = eta ? static_cast<float>(n) * far * far * 0x1p17f : 0.0f;
-    j.relative = static_cast<float>(run_length + n / run_length + 16) * 0x1p-24f + 0x1p-20f + (eta ? 0x1p-16f : 0.0f);
-    const float steps = static_cast<float>(rule == code_rule::asymmetric || rule == code_rule::asymmetric_offset
-                                               ? 1 << codec_.format.bits
-                                               : quant::code_bias(codec_.format.bits));
-    j.per_step = static_cast<float>(n) * 2.02f * 0x1p-22f * (steps + 2.0f);
+    const simd::error_margin margin = simd::margin_of(codec_, slack_, n, run_length + n / run_length);
+    j.per_step = margin.per_step;
+    j.absolute = margin.absolute * greatest * greatest;
+    j.relative = margin.relative;
     switch (rule) {
       case code_rule::symmetric: return errors<affine<code_rule::symmetric>>(j, codec_);
       case code_rule::symmetric_full: return errors<affine<code_rule::symmetric_full>>(j, codec_);
@@ -88,7 +102,6 @@ struct clip_search<Isa> {
       }
       j.x = sorted;
     }
-    j.per_step = static_cast<float>(n) * slack_;
     simd::with_table(table_, [&]<class Table>(const Table& table) {
       const search_table<Table> format{table, levels_, between_};
       switch (between_) {
@@ -129,7 +142,6 @@ struct clip_search<Isa> {
     clip_bounds& bounds;
     alignas(64) float scale[clip_bounds::most];
     alignas(64) float zero[clip_bounds::most];
-    alignas(64) float inverse[clip_bounds::most];             // 1 / scale
     float per_step = 0.0f, absolute = 0.0f, relative = 0.0f;  // slack in squares of the scale, alone, of the sum
   };
   static_assert(clip_bounds::most % (2 * lanes) == 0);
@@ -152,6 +164,27 @@ struct clip_search<Isa> {
     params_.run(lo, hi, padded_, j.scale, j.zero);
   }
 
+  /// mse_search of one group.
+  quant::group_params one(const float* x, std::size_t n) const noexcept {
+    quant::range_scan scan;
+    scan.add(x, n);
+    if (!scan.finite()) return {std::numeric_limits<float>::quiet_NaN(), 0.0f};
+    clip_bounds bounds;
+    bound(scan.range(), x, n, bounds);
+    return among(x, n, bounds.open_clips(), scan.range());
+  }
+  quant::group_params among(const float* x, std::size_t n, const quant::detail::open_clips& open) const noexcept {
+    quant::range_scan scan;
+    scan.add(x, n);
+    return among(x, n, open, scan.range());
+  }
+  /// Few clips are left whose error must be known by the law.
+  [[gnu::noinline]] quant::group_params among(const float* x, std::size_t n, const quant::detail::open_clips& open,
+                                              quant::value_range range) const noexcept {
+    return quant::detail::fit_mse(codec_, quant::contiguous_source{x, n}, range, static_cast<int>(count_), open,
+                                  [&](quant::group_params p, double limit) { return squared_error(p, x, n, limit); });
+  }
+
   /// The law's errors of x[0, n), x in units of the scale by `normalised`; as squared_error, a piece at a time.
   template <class Table, class Normalised>
   static void add_errors(const Table& table, float scale, Normalised normalised, const float* x, std::size_t n,
@@ -161,8 +194,8 @@ struct clip_search<Isa> {
     const auto one = [&](vf v) NIBBLE_LAMBDA_INLINE {
       const vf level = table.value(table.rank(normalised(v)));
       // The product is exact: fused or not, the difference is rounded once.
-      return simd::in_doubles(v, level, [=](auto of, auto at, auto each) NIBBLE_LAMBDA_INLINE {
-        return of - each(static_cast<double>(scale)) * at;
+      return simd::in_doubles(v, level, [=](simd::doubles::native of, simd::doubles::native at) NIBBLE_LAMBDA_INLINE {
+        return of - simd::doubles::each(static_cast<double>(scale)) * at;
       });
     };
     for (std::size_t first = 0; first < n; first += piece) {
@@ -179,46 +212,10 @@ struct clip_search<Isa> {
     }
   }
 
-  /// As per_step for one element: by how many s^2 the squared distances to two neighbours can differ where a quotient that
-  /// is off by delta takes the wrong one.
-  static float table_slack(const codebook_desc& book) noexcept {
-    const std::size_t count = static_cast<std::size_t>(quant::detail::threshold_count(book));
-    const auto value = [&](std::size_t r) {
-      return book.values[book.code_of_rank == nullptr ? r : book.code_of_rank[r]];
-    };
-    float slack = 0.0f;
-    for (std::size_t i = 0; i < count; ++i) {
-      const float t = book.thresholds[i], low = value(i), high = value(i + 1);
-      const float off = 0.5f * ((t - low) - (high - t)), apart = high - low;
-      const float delta = 0x1p-22f * (t < 0.0f ? -t : t);
-      const float here = 2.02f * (apart < 0.0f ? -apart : apart) * (delta + (off < 0.0f ? -off : off) + 0x1p-24f);
-      slack = here > slack ? here : slack;
-    }
-    return slack;
-  }
-
   template <code_rule Rule>
-  struct affine_error {
-    static constexpr bool has_zero = Rule == code_rule::asymmetric || Rule == code_rule::asymmetric_offset;
+  struct affine_error : simd::affine_error<Rule> {
     affine_error(const job& j, std::size_t first, const quant::group_codec& c) noexcept
-        : minus_scale(vf(0.0f) - vf::load_aligned(j.scale + first)),
-          inverse(vf::load_aligned(j.inverse + first)),
-          zero(vf::load_aligned(j.zero + first)) {
-      const quant::detail::step_bounds b = quant::detail::bounds_of<Rule>(c.format.bits, 0.0f);
-      low = vf(b.lo);
-      high = vf(b.hi);
-      if constexpr (Rule == code_rule::asymmetric) low = low - zero, high = high - zero;
-    }
-    NIBBLE_ALWAYS_INLINE vf operator()(vf x) const noexcept {
-      const vf shift(simd::rounding_shift);
-      if constexpr (Rule == code_rule::asymmetric_offset) x = x - zero;
-      vf t = x * inverse;
-      if constexpr (Rule == code_rule::mid_rise) t = t - vf(0.5f);
-      t = simd::min(simd::max((t + shift) - shift, low), high);
-      if constexpr (Rule == code_rule::mid_rise) t = t + vf(0.5f);
-      return simd::madd(minus_scale, t, x);
-    }
-    vf minus_scale, inverse, zero, low, high;
+        : simd::affine_error<Rule>(c, vf::load_aligned(j.scale + first), vf::load_aligned(j.zero + first)) {}
   };
 
   /// One format's errors for two registers of clips, from x[0, count) added to part.
@@ -253,16 +250,9 @@ struct clip_search<Isa> {
     int between;
   };
   template <class Table>
-  struct looked_up_error {
+  struct looked_up_error : simd::looked_up_error<Table> {
     looked_up_error(const job& j, std::size_t first, const search_table<Table>& t) noexcept
-        : table(t.table),
-          minus_scale(vf(0.0f) - vf::load_aligned(j.scale + first)),
-          inverse(vf::load_aligned(j.inverse + first)) {}
-    NIBBLE_ALWAYS_INLINE vf operator()(vf x) const noexcept {
-      return simd::madd(minus_scale, table.value(table.rank(x * inverse)), x);
-    }
-    const Table& table;
-    vf minus_scale, inverse;
+        : simd::looked_up_error<Table>(t.table, vf::load_aligned(j.scale + first)) {}
   };
   template <class Table>
   using looked_up = both<looked_up_error<Table>>;
@@ -281,12 +271,12 @@ struct clip_search<Isa> {
       for (std::size_t v = 0; v < 2; ++v) {
         scale[v] = vf::load_aligned(j.scale + first + v * lanes);
         minus_scale[v] = vf(0.0f) - scale[v];
-        inverse[v] = vf(j.inverse[first + v * lanes]);
+        inverse[v] = vf(1.0f / j.scale[first + v * lanes]);
       }
       const std::size_t next = first + 2 * lanes;
-      inverse[2] = vf(j.inverse[next < j.padded ? next : j.padded - 1]);
+      inverse[2] = vf(1.0f / j.scale[next < j.padded ? next : j.padded - 1]);
       for (std::size_t v = 0; v < 2; ++v) {
-        const vf each = vf::load_aligned(j.inverse + first + v * lanes);
+        const vf each = vf(1.0f) / scale[v];
         ordered = ordered && simd::all((each >= inverse[v]) & (each <= inverse[v + 1]));
       }
     }
@@ -387,14 +377,9 @@ struct clip_search<Isa> {
   /// For tables whose levels ascend, and their thresholds between them: the levels by rank, the last one repeated, and how
   /// many there are at most between the lowest and the highest that one value takes with the clips of a register.
   void set_levels() noexcept {
+    if (!simd::levels_ascend(table_, codec_.book)) return;
     const std::size_t ranks = std::size_t{1} << table_.steps;
-    for (std::size_t r = 0; r < ranks; ++r) {
-      levels_[r] = table_.values[r];
-      if (table_.sign_magnitude && !(table_.values[ranks + r] == -levels_[r])) return;
-      if (r == 0) continue;
-      const float t = codec_.book.thresholds[r - 1];
-      if (!(levels_[r - 1] <= t && t <= levels_[r])) return;
-    }
+    std::memcpy(levels_, table_.values, ranks * sizeof(float));
     for (std::size_t i = 0; i <= static_cast<std::size_t>(most_between); ++i) levels_[ranks + i] = levels_[ranks - 1];
     float ratio = 1.0f;
     for (std::size_t i = 0; i < padded_; i += lanes) {
@@ -402,17 +387,9 @@ struct clip_search<Isa> {
       ratio = r > ratio ? r : ratio;
     }
     ratio *= 1.002f;  // stored scales are rounded
-    int most = 1;
-    for (std::size_t i = 0; i + 1 < ranks; ++i) {
-      const float from = codec_.book.thresholds[i];
-      int crossed = 0;
-      for (std::size_t k = 0; k + 1 < ranks; ++k) {
-        const float t = codec_.book.thresholds[k];
-        crossed += from > 0.0f ? t >= from && t <= ratio * from : t <= from && t >= ratio * from;
-      }
-      most = from != 0.0f && crossed > most ? crossed : most;
-    }
-    if (most - 1 <= most_between) between_ = most - 1;
+    int crossed = 1;
+    while (crossed <= most_between && simd::ratio_for(codec_.book, crossed) <= ratio) ++crossed;
+    if (crossed <= most_between) between_ = crossed - 1;
   }
 
   static constexpr int none_between = -1, most_between = 30;
@@ -425,6 +402,7 @@ struct clip_search<Isa> {
   alignas(64) float clips_[clip_bounds::most];
   float levels_[256 + most_between + 1] = {};
   simd::table_planes table_;
+  std::optional<simd::clip_lanes> lanes_;  // refers to the members above
 };
 
 }  // namespace kernels

@@ -101,11 +101,16 @@ NIBBLE_ALWAYS_INLINE neon_ints min(neon_ints a, neon_ints b) noexcept {
 }
 
 /// Lane i of the result is the float table[index[i]] for indices below 16: the 64 bytes of the table are one operand of tbl.
-NIBBLE_ALWAYS_INLINE neon_floats look_up_16(const float* table, uint32x4_t index) noexcept {
+NIBBLE_ALWAYS_INLINE uint8x16x4_t bytes_of_16(const float* table) noexcept {
   const std::uint8_t* const bytes = reinterpret_cast<const std::uint8_t*>(table);
-  const uint8x16x4_t all = {{vld1q_u8(bytes), vld1q_u8(bytes + 16), vld1q_u8(bytes + 32), vld1q_u8(bytes + 48)}};
+  return {{vld1q_u8(bytes), vld1q_u8(bytes + 16), vld1q_u8(bytes + 32), vld1q_u8(bytes + 48)}};
+}
+NIBBLE_ALWAYS_INLINE neon_floats look_up_16(const uint8x16x4_t& table, uint32x4_t index) noexcept {
   const uint32x4_t at = vmlaq_n_u32(vdupq_n_u32(0x03020100u), index, 0x04040404u);
-  return neon_floats(vreinterpretq_f32_u8(vqtbl4q_u8(all, vreinterpretq_u8_u32(at))));
+  return neon_floats(vreinterpretq_f32_u8(vqtbl4q_u8(table, vreinterpretq_u8_u32(at))));
+}
+NIBBLE_ALWAYS_INLINE neon_floats look_up_16(const float* table, uint32x4_t index) noexcept {
+  return look_up_16(bytes_of_16(table), index);
 }
 
 }  // namespace kernels::simd
