@@ -59,8 +59,8 @@ struct integer_panel : panel_tools {
     (std::integer_sequence<int, 2, 3, 4, 5, 6, 7, 8>{});
   }
 
-  /// Tiles of few rows unpack codes in their registers: three times that costs less than the way through memory once, whose
-  /// 16 stores for a block take a cycle each. Codes of several planes, and int16 sums of less than a block, go that way.
+  /// Tiles of few rows unpack codes in their registers: up to three times that takes fewer instructions than the way through
+  /// memory once. Codes of several planes, and int16 sums of less than a block, go that way.
   static constexpr std::size_t packed_rows(int bits) noexcept {
     return bits == 4 || bits == 2 ? 3 * static_cast<std::size_t>(tallest(simd::dot_of(bits))) : 0;
   }
