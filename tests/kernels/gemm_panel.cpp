@@ -124,40 +124,88 @@ constexpr shape integer_row_shapes[] = {{1, 32, 32}, {1, 77, 80}, {1, 160, 64}, 
 constexpr shape shapes[] = {{1, 32, 32}, {1, 77, 80},  {2, 64, 8},    {3, 100, 12},
                             {5, 33, 36}, {13, 96, 32}, {25, 130, 64}, {33, 200, 128}};
 
-/// Several panels at once against the scalar kernel, one after the other.
-template <class Kernel>
+/// Several panels at once against the scalar kernel, one after the other. Exact: on operands whose zero points are taken off.
+template <class Kernel, bool Exact>
 void check_panels_at_once() {
   constexpr std::size_t K = 448, cuts[] = {0, 128, 352, K};
+  typename Kernel::block_scope scope;
   for (const std::size_t group : {std::size_t{32}, std::size_t{96}, std::size_t{128}, K}) {
-    for (const std::size_t M : {1u, 5u, 16u, 17u, 31u, 32u, 33u, 47u, 48u, 64u, 79u}) {
+    for (const std::size_t M : {5u, 15u, 16u, 17u, 31u, 32u, 33u, 47u, 48u, 64u, 79u}) {
       CAPTURE(group);
       CAPTURE(M);
+      REQUIRE(Kernel::in_blocks(M, group, K));
       std::vector<std::vector<std::uint8_t>> units;
+      std::vector<std::unique_ptr<test::guarded<std::uint8_t>>> operands;
       std::vector<std::unique_ptr<integer_data>> got, want;
       kernels::integer_call calls[Kernel::block_panels];
-      const std::uint8_t* at[Kernel::block_panels];
+      const std::byte* at[Kernel::block_panels];
       for (std::size_t i = 0; i < Kernel::block_panels; ++i) {
-        units.push_back(test::codes(K * 16, 6 + i, 8));
+        units.push_back(test::codes(K * 16, 6 + i, Exact ? 7 : 8));
         for (auto* all : {&got, &want}) {
-          all->push_back(std::make_unique<integer_data>(M, K, group, i % 2 == 0, 9));
-          all->back()->scales = test::gaussian(all->back()->scales.size(), 90 + static_cast<unsigned>(i));
-          all->back()->call.params.scales = all->back()->scales.data();
+          all->push_back(std::make_unique<integer_data>(M, K, group, !Exact && i % 2 == 0, 9));
+          integer_data& d = *all->back();
+          d.scales = test::gaussian(d.scales.size(), 90 + static_cast<unsigned>(i));
+          d.call.params.scales = d.scales.data();
+          if (Exact)
+            for (std::int32_t& z : d.zeros) z &= 127;
         }
         calls[i] = got[i]->call;
         calls[i].x = got[0]->x.data();
+        operands.push_back(std::make_unique<test::guarded<std::uint8_t>>(K * 16));
+        for (std::size_t at_unit = 0; at_unit < K * 16; ++at_unit) {
+          const std::size_t k = at_unit / 64 * 4, column = at_unit % 64 / 4;
+          const std::int32_t zero = Exact ? want[i]->zeros[k / group * 16 + column] : 0;
+          (*operands[i])[at_unit] = static_cast<std::uint8_t>(units[i][at_unit] - zero);
+        }
+        if (!Exact) continue;
+        calls[i].params.zeros = nullptr;
+        calls[i].x_sums = nullptr;
       }
       for (std::size_t cut = 0; cuts[cut] < K; ++cut) {
         for (std::size_t i = 0; i < Kernel::block_panels; ++i) {
           calls[i].k0 = cuts[cut];
           calls[i].k1 = cuts[cut + 1];
-          at[i] = units[i].data() + cuts[cut] * 16;
+          at[i] = reinterpret_cast<const std::byte*>(operands[i]->data() + cuts[cut] * 16);
         }
-        Kernel::integer_blocks(calls, Kernel::block_panels, 8, at);
+        Kernel::integer_blocks(calls, Kernel::block_panels, Exact, at, {}, scope);
       }
       for (std::size_t i = 0; i < Kernel::block_panels; ++i) {
-        scalar::integer_block(want[i]->call, 8, units[i].data());
+        scalar::integer_block(want[i]->call, Exact ? 7 : 8, units[i].data());
         CHECK(same(got[i]->acc, want[i]->acc));
       }
+    }
+  }
+}
+
+/// What `centred` makes of packed blocks against the codes, or their image, minus the origin of their group and column.
+template <class Kernel, int Bits>
+void check_centred(bool image) {
+  constexpr std::size_t blocks = 5, k0 = 64, K = k0 + blocks * 32;
+  const random_blocks b = make_blocks<Bits>(blocks, 70 + Bits);
+  const test::guarded<std::byte> packed(b.packed.size());
+  std::copy(b.packed.begin(), b.packed.end(), packed.begin());
+  const std::vector<std::uint8_t> table = test::codes(256, 71);
+  for (const std::size_t group : {std::size_t{32}, std::size_t{96}, K}) {
+    for (const bool shared : {false, true}) {
+      CAPTURE(group);
+      CAPTURE(shared);
+      std::vector<std::int32_t> origin;
+      for (const std::uint8_t z : test::codes(ceil_div(K, group) * 16, 72, Bits)) origin.push_back(z);
+      const kernels::centred_codes c{.k0 = k0,
+                                     .k1 = K,
+                                     .group = group,
+                                     .origin = origin.data(),
+                                     .origin_stride = shared ? std::size_t{0} : std::size_t{16},
+                                     .image = image ? table.data() : nullptr};
+      const test::guarded<std::int8_t> values(blocks * 512);
+      Kernel::template centred<Bits>(c, packed.data(), values.data());
+      bool equal = true;
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        const std::size_t g = shared ? 0 : (k0 + i / 64 * 4) / group, column = i % 64 / 4;
+        const std::int32_t u = image ? table[b.units[i]] : b.units[i];
+        equal = equal && values[i] == static_cast<std::int8_t>(u - origin[g * 16 + column]);
+      }
+      CHECK(equal);
     }
   }
 }
@@ -301,7 +349,22 @@ TEST_CASE("gemm_panel: tiles that unpack on their way equal the scalar kernel, e
 TEST_CASE("gemm_panel: several panels at once equal one after the other, in blocks that cut groups") {
   if (!test::covers<native, native::isa_type>()) return;
   []<class Kernel>(Kernel) {
-    if constexpr (Kernel::block_panels > 1) check_panels_at_once<Kernel>();
+    if constexpr (Kernel::block_panels > 1) {
+      check_panels_at_once<Kernel, false>();
+      check_panels_at_once<Kernel, true>();
+    }
+  }(native{});
+}
+
+TEST_CASE("gemm_panel: operands with their zero points taken off are code minus zero point, at every width") {
+  if (!test::covers<native, native::isa_type>()) return;
+  []<class Kernel>(Kernel) {
+    if constexpr (Kernel::block_panels > 1)
+      for_each_width([]<int Bits>() {
+        CAPTURE(Bits);
+        check_centred<Kernel, Bits>(false);
+        check_centred<Kernel, Bits>(true);
+      });
   }(native{});
 }
 

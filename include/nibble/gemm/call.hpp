@@ -196,8 +196,14 @@ inline std::int8_t output_code(float v, float scale) noexcept {
 /// y[i] = v[i] + beta * y[i] in Y's type; with beta 0, y is not read.
 inline void write(const output_ref& y, std::size_t at, std::size_t count, const float* v, float beta) noexcept {
   const auto floats = [&]<class T>(T* out) {
-    for (std::size_t i = 0; i < count; ++i)
-      out[i] = round_to<T>(beta == 0.0f ? v[i] : fused_multiply_add(beta, to_float(out[i]), v[i]));
+    const auto all = [&](std::size_t n) NIBBLE_LAMBDA_INLINE {
+      if (beta == 0.0f)
+        for (std::size_t i = 0; i < n; ++i) out[i] = round_to<T>(v[i]);
+      else
+        for (std::size_t i = 0; i < n; ++i) out[i] = round_to<T>(fused_multiply_add(beta, to_float(out[i]), v[i]));
+    };
+    if (count == 16) all(16);  // a number that the compiler knows
+    else all(count);
   };
   switch (y.type) {
     case element::f32: return floats(static_cast<float*>(y.data) + at);
@@ -212,22 +218,36 @@ inline void write(const output_ref& y, std::size_t at, std::size_t count, const 
   }
 }
 
-/// Token scale, bias, epilogue and beta: one pass over the tile while it is in L1.
+/// Token scale, bias, epilogue and beta for `panels` panels from `first` on, rows [m0, m0 + M): one pass over the
+/// accumulators, row by row, so that what neighbours write of a row is one run. acc[i]: those of panel first + i.
 template <class Epilogue>
-void store(const call& c, std::size_t index, std::size_t m0, std::size_t M, const float* acc, const float* row_scales,
-           const Epilogue& epilogue) noexcept {
-  const std::size_t n0 = index * 16, count = c.w.matrix.N - n0 < 16 ? c.w.matrix.N - n0 : 16;
-  float bias[16] = {};
-  if (c.bias != nullptr)
-    for (std::size_t n = 0; n < count; ++n) bias[n] = c.bias[n0 + n];
+void store(const call& c, std::size_t first, std::size_t panels, std::size_t m0, std::size_t M, const float* const* acc,
+           const float* row_scales, const Epilogue& epilogue) noexcept {
+  const std::size_t n0 = first * 16, N = c.w.matrix.N, all = N - n0 < panels * 16 ? N - n0 : panels * 16;
+  const std::size_t element = element_bytes(c.y.type);
+  std::byte* const y = static_cast<std::byte*>(c.y.data) + n0 * element;
   for (std::size_t m = 0; m < M; ++m) {
-    float v[16];
-    for (std::size_t n = 0; n < 16; ++n)
-      v[n] = scaled(acc[m * 16 + n], row_scales == nullptr ? nullptr : row_scales + m,
-                    c.bias == nullptr ? nullptr : bias + n);
-    if constexpr (!std::is_same_v<Epilogue, no_epilogue>) keep_rounding(v);
-    epilogue(output_row{c.number, m0 + m, n0, count}, v);
-    write(c.y, (m0 + m) * c.y.stride + n0, count, v, c.o.beta);
+    // Rows of Y are far apart: the core's own prefetchers do not see them coming.
+    constexpr std::size_t ahead = 16;
+    if (m + ahead < M)
+      for (std::size_t at = 0; at < all * element; at += 64)
+        __builtin_prefetch(y + (m0 + m + ahead) * c.y.stride * element + at, 1);
+    for (std::size_t i = 0; i < panels; ++i) {
+      const std::size_t n = n0 + i * 16, count = N - n < 16 ? N - n : 16;
+      float v[16];
+      if (c.bias == nullptr) {
+        for (std::size_t j = 0; j < 16; ++j)
+          v[j] = scaled(acc[i][m * 16 + j], row_scales == nullptr ? nullptr : row_scales + m, nullptr);
+      } else {
+        float bias[16] = {};
+        for (std::size_t j = 0; j < count; ++j) bias[j] = c.bias[n + j];
+        for (std::size_t j = 0; j < 16; ++j)
+          v[j] = scaled(acc[i][m * 16 + j], row_scales == nullptr ? nullptr : row_scales + m, bias + j);
+      }
+      if constexpr (!std::is_same_v<Epilogue, no_epilogue>) keep_rounding(v);
+      epilogue(output_row{c.number, m0 + m, n, count}, v);
+      write(c.y, (m0 + m) * c.y.stride + n, count, v, c.o.beta);
+    }
   }
 }
 

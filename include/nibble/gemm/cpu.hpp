@@ -149,8 +149,9 @@ struct cpu {
     products<Isa>::accumulate(c, first, count, m0, M, area);
     const bool token_scales = c.o.computation == computation::integer && !c.group_scales();
     const float* row_scales = token_scales ? c.shared<float>(c.plan.x_scales) + m0 : nullptr;
-    for (std::size_t i = 0; i < count; ++i)
-      detail::store(c, first + i, m0, M, c.own<float>(area + i, c.plan.acc), row_scales, epilogue);
+    const float* acc[products<Isa>::most_panels];
+    for (std::size_t i = 0; i < count; ++i) acc[i] = c.own<float>(area + i, c.plan.acc);
+    detail::store(c, first, count, m0, M, acc, row_scales, epilogue);
   }
 };
 

@@ -40,6 +40,15 @@ struct products {
     return M > 1 && integer && w.layout == layout_id::panel16 ? panel::block_panels : 1;
   }
 
+  /// The most that panels_at_once says.
+  static constexpr std::size_t most_panels = [] {
+    std::size_t most = panel::row_panels > panel::block_panels ? panel::row_panels : panel::block_panels;
+    most = most > panel::bfloat16_panels ? most : panel::bfloat16_panels;
+    for (int bits = 2; bits <= 8; ++bits)
+      most = most > panel::integer_row_panels(bits) ? most : panel::integer_row_panels(bits);
+    return most;
+  }();
+
   /// Bytes of an activation and of a weight in the scratch memory of float computations.
   static constexpr std::size_t operand_bytes(const gemm_options& o) noexcept {
     return o.computation == computation::bfloat16 ? sizeof(typename panel::bfloat16_operand) : sizeof(float);
@@ -233,33 +242,66 @@ struct products {
   static void integer_panels(const call& c, std::size_t first, std::size_t count, std::size_t m0, std::size_t M,
                              std::size_t slot) noexcept requires(panel::block_panels > 1) {
     const quantized_view& w = c.w.matrix;
-    if (c.long_sums()) {
+    const int bits = w.format.bits;
+    if (c.long_sums() || !panel::in_blocks(M, panel_group(w.format, w.K), w.K)) {
       for (std::size_t i = 0; i < count; ++i) one_panel(c, first + i, m0, M, slot + i);
       return;
     }
+    // Zero points are taken off the codes where signed bytes hold the differences: then nothing is left to do for the sums.
+    // Bytes are multiplied where they lie when that costs less than a way through memory: for few rows, or sums that are
+    // folded once.
+    const std::size_t group = panel_group(w.format, w.K);
+    const bool own_zeros = w.format.rule == code_rule::asymmetric && bits < 8 && !c.group_scales();
+    const bool bytes = bits == 8 && c.image == nullptr && pack::panel16::blocks(w.K) % 2 == 0;
+    const bool exact = (c.sums_started() && !(bytes && (M <= 32 || group >= w.K))) || own_zeros;
+    std::int32_t origin[16];
+    for (std::int32_t& o : origin) o = static_cast<std::int32_t>(c.code_zero());
+    const std::size_t panel_bytes = pack::panel16::panel_bytes(w.K, bits);
+    const std::byte* const end = w.codes + pack::panel16::panels(w.N) * panel_bytes;
+    typename panel::block_scope scope;
     kernels::integer_call calls[panel::block_panels];
-    const std::byte* codes[panel::block_panels];
-    const std::uint8_t* units[panel::block_panels];
+    kernels::centred_codes centres[panel::block_panels];
+    const std::byte *codes[panel::block_panels], *operands[panel::block_panels];
     for (std::size_t plane = 0; plane < planes_of(c); ++plane) {
       for (std::size_t i = 0; i < count; ++i) {
-        codes[i] = w.codes + (first + i) * pack::panel16::panel_bytes(w.K, w.format.bits);
+        codes[i] = w.codes + (first + i) * panel_bytes;
         const float* zero_values = nullptr;
         std::size_t zero_value_stride = 0;
         const auto params = detail::decode_params(c, first + i, slot + i, zero_values, zero_value_stride, false, plane);
+        centres[i] = {.group = group,
+                      .origin = own_zeros ? params.zeros : origin,
+                      .origin_stride = own_zeros ? params.zero_stride : 0,
+                      .image = c.image == nullptr ? nullptr : c.image->codes[plane]};
         calls[i] = integer_call_of(c, m0, M, params, slot + i);
         for (std::size_t j = 0; j < M * 16 && plane == 0; ++j) calls[i].acc[j] = 0.0f;
       }
+      constexpr std::size_t kc = panel::block_k;
       for (std::size_t k0 = 0, k1; k0 < w.K; k0 = k1) {
-        k1 = w.K - k0 < kc_integer ? w.K : k0 + kc_integer;
+        k1 = w.K - k0 < kc ? w.K : k0 + kc;
         const std::size_t blocks = pack::panel16::blocks(k1 - k0);
         for (std::size_t i = 0; i < count; ++i) {
-          calls[i].k0 = k0;
-          calls[i].k1 = k1;
-          units[i] = units_of(c, codes[i], blocks, plane, c.own<std::uint8_t>(slot + i, c.plan.units));
-          codes[i] += blocks * pack::panel16::block_bytes(w.format.bits);
+          calls[i].k0 = centres[i].k0 = k0;
+          calls[i].k1 = centres[i].k1 = k1;
+          std::uint8_t* const units = c.own<std::uint8_t>(slot + i, c.plan.units);
+          if (exact) {
+            pack::with_bits(
+                bits, [&]<int Bits, class Panel = panel>() {
+                  if constexpr (Panel::block_panels > 1)  // else nobody calls this
+                    Panel::template centred<Bits>(centres[i], codes[i], reinterpret_cast<std::int8_t*>(units));
+                });
+            operands[i] = reinterpret_cast<const std::byte*>(units);
+          } else {
+            operands[i] = reinterpret_cast<const std::byte*>(units_of(c, codes[i], blocks, plane, units));
+          }
+          codes[i] += blocks * pack::panel16::block_bytes(bits);
         }
-        if constexpr (panel::block_panels > 1)  // else nobody calls this
-          panel::integer_blocks(calls, count, c.code_bits(), units);
+        // The next blocks of these panels, or the first ones of those behind them.
+        kernels::next_blocks ahead;
+        const std::size_t skipped = k1 < w.K ? 0 : (count - 1) * panel_bytes, next = k1 < w.K ? w.K - k1 : w.K;
+        for (std::size_t i = 0; i < 2; ++i) ahead.at[i] = codes[i < count ? i : 0] + skipped;
+        if (ahead.at[1] < end)
+          ahead.lines = pack::panel16::blocks(next < kc ? next : kc) * static_cast<std::size_t>(bits);
+        if constexpr (panel::block_panels > 1) panel::integer_blocks(calls, count, exact, operands, ahead, scope);
       }
     }
   }

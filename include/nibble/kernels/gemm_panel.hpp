@@ -121,6 +121,35 @@ struct bfloat16_codes {
   panel_params params;  ///< scales and offsets
 };
 
+/// Which codes of a panel integer_blocks multiplies: those of k in [k0, k1) with the origin of their group taken off, which
+/// makes them s8.
+struct centred_codes {
+  std::size_t k0 = 0, k1 = 0;  ///< as in panel_call
+  std::size_t group = 0;
+  const std::int32_t* origin = nullptr;  ///< [groups][16]; a stride of 0 shares one set
+  std::size_t origin_stride = 0;
+  const std::uint8_t* image = nullptr;  ///< 256 bytes that take the place of codes first, or nullptr
+};
+
+/// What a later call reads, asked for among the steps of this one: packed blocks of up to two panels.
+struct next_blocks {
+  const std::byte* at[2] = {};
+  std::size_t lines = 0;  ///< of 64 bytes, from each
+  std::size_t each = 0;   ///< of them in a step
+
+  NIBBLE_ALWAYS_INLINE void spread_over(std::size_t steps) noexcept { each = (lines + steps - 1) / steps; }
+  NIBBLE_ALWAYS_INLINE void step() noexcept {
+    const std::size_t now = each < lines ? each : lines;
+    lines -= now;
+    for (std::size_t i = 0; i < now; ++i) {
+      __builtin_prefetch(at[0] + i * 64, 0, 2);
+      __builtin_prefetch(at[1] + i * 64, 0, 2);
+    }
+    at[0] += now * 64;
+    at[1] += now * 64;
+  }
+};
+
 /// The kernels of one ISA. Primary template: those of the fallback.
 ///
 /// `isa_type`                            who does the work
@@ -134,8 +163,14 @@ struct bfloat16_codes {
 /// `packed_block<Bits>(call, blocks)`    integer_block for M <= packed_rows without a detour over unpacked memory: the law on
 ///                                       packed blocks, which begin at k0; group a multiple of 32 or >= K
 /// `block_panels`                        how many panels the next one takes at once; not there when 1
-/// `integer_blocks(calls, count, bits, units)`  integer_block for 1 <= count <= block_panels panels; calls differ in params,
-///                                       state and acc only
+/// `block_k`                             k of a block, whose operands stay in L1; divides tiling.hpp's kc_integer
+/// `in_blocks(M, group, K)`              whether they are the faster way; those below are there only where block_panels > 1
+/// `centred<Bits>(codes, blocks, values)`  packed blocks, which begin at k0, to units of s8
+/// `block_scope`                         what integer_blocks changes of the core's state, to be kept for many calls
+/// `integer_blocks(calls, count, exact, operands, ahead, scope)`  the law for 1 <= count <= block_panels panels; calls differ in params,
+///                                       state and acc only. exact: operands are what `centred` made, I is the sum of v x, and
+///                                       neither x_sums nor zeros are read; else units as in integer_block. They begin at k0
+///                                       and are readable to a multiple of 64 k
 /// `float_block(call, values)`           the law on values; values begins at k0
 /// `reads_halves`                        whether the one-row kernels take panel_params::halves
 /// `bfloat16_operand`                    how the kernel takes numbers rounded to bfloat16: float, or bfloat16 itself

@@ -82,16 +82,16 @@ struct gemm_panel<isa::amx_bf16> : gemm_panel<isa::amx_int8> {
 
   template <int Panels>
   static void all_rows(const bfloat16_call<bfloat16>* calls, const bfloat16* const* weights) noexcept {
-    const amx::tile_scope scope;
+    amx::tile_scope scope;
     const std::size_t M = calls[0].M;
     std::size_t m = 0;
     if (M >= 32) {
-      shape_tiles(32, 2 * depth);
+      scope.shape(32, 2 * depth);
       for (; M - m >= 32; m += 32) tiles<2, Panels>(calls, m, weights);
     }
     const std::size_t left = M - m;
     if (left == 0) return;
-    shape_tiles(left, 2 * depth);
+    scope.shape(left, 2 * depth);
     if (left > 16) tiles<2, Panels>(calls, m, weights);
     else tiles<1, Panels>(calls, m, weights);
   }
