@@ -93,8 +93,10 @@ struct cpu {
     batch_plan b;
     std::size_t items = 0, chunks = 0, longest = 0;
     for (const gemm_task& t : tasks) {
-      const std::size_t at_once = products<Isa>::panels_at_once(t.W, t.X.rows, o);
-      b.panels_at_once = at_once > b.panels_at_once ? at_once : b.panels_at_once;
+      // Fewer threads may take more panels at once: room is made for the most.
+      const std::size_t most = products<Isa>::panels_at_once(t.W, t.X.rows, o, 0);
+      const std::size_t at_once = products<Isa>::panels_at_once(t.W, t.X.rows, o, concurrency);
+      b.panels_at_once = most > b.panels_at_once ? most : b.panels_at_once;
       std::size_t ignored = 0;
       const std::size_t area = plan_task(t, o, nullptr, ignored, products<Isa>::operand_bytes(o)).area_bytes;
       b.area_bytes = area > b.area_bytes ? area : b.area_bytes;
@@ -169,7 +171,7 @@ void cpu<Isa>::multiply(std::span<const gemm_task> tasks, const gemm_options& o,
     const scratch_plan plan =
         plan_task(t, o, shares ? &calls[leader].plan : nullptr, at, products<Isa>::operand_bytes(o));
     if (!shares) leader = i;
-    const std::size_t at_once = products<Isa>::panels_at_once(t.W, t.X.rows, o);
+    const std::size_t at_once = products<Isa>::panels_at_once(t.W, t.X.rows, o, ctx.concurrency);
     std::construct_at(calls + i, call{t.X, t.W, t.Y, t.bias, o, plan, ctx.scratch, nullptr, b.area_bytes, i, leader,
                                       at_once, items, chunks});
     if (uses_image(t.W, o)) {

@@ -32,20 +32,30 @@ struct products {
   using panel = kernels::gemm_panel<Isa>;
   using call = detail::call;
 
-  /// How many panels a work item takes.
-  static constexpr std::size_t panels_at_once(const packed_view& w, std::size_t M, const gemm_options& o) noexcept {
-    const bool integer = o.computation == computation::integer;
-    if (one_row(w, M, o)) return integer ? panel::integer_row_panels(w.matrix.format.bits) : panel::row_panels;
-    if (o.computation == computation::bfloat16) return w.layout == layout_id::panel16 ? panel::bfloat16_panels : 1;
-    return M > 1 && integer && w.layout == layout_id::panel16 ? panel::block_panels : 1;
+  /// How many panels a work item takes on `concurrency` threads. Kernels that take several panels of a block of k give a work
+  /// item of many rows up to wide_panels of them, one group of panels after the other: they share a block of activations
+  /// while it is in L2, and write runs of Y. All threads still get several items.
+  static constexpr std::size_t panels_at_once(const packed_view& w, std::size_t M, const gemm_options& o,
+                                              std::size_t concurrency) noexcept {
+    if (one_row(w, M, o))
+      return o.computation == computation::integer ? panel::integer_row_panels(w.matrix.format.bits)
+                                                   : panel::row_panels;
+    const std::size_t step = panels_of_block(w, M, o), panels = pack::panel16::panels(w.matrix.N);
+    if (step == 1 || M <= 32) return step;
+    std::size_t most = wide_panels;
+    while (most > step && (most / 2 >= panels || work_items(w, M, most) / 4 < concurrency)) most /= 2;
+    return most;
   }
 
   /// The most that panels_at_once says.
+  static constexpr std::size_t wide_panels = 8;
   static constexpr std::size_t most_panels = [] {
-    std::size_t most = panel::row_panels > panel::block_panels ? panel::row_panels : panel::block_panels;
-    most = most > panel::bfloat16_panels ? most : panel::bfloat16_panels;
-    for (int bits = 2; bits <= 8; ++bits)
-      most = most > panel::integer_row_panels(bits) ? most : panel::integer_row_panels(bits);
+    std::size_t most = panel::row_panels;
+    if (panel::block_panels > 1 || panel::bfloat16_panels > 1) most = most > wide_panels ? most : wide_panels;
+    for (int bits = 2; bits <= 8; ++bits) {
+      const std::size_t row = panel::integer_row_panels(bits);
+      most = most > row ? most : row;
+    }
     return most;
   }();
 
@@ -64,6 +74,13 @@ struct products {
                          std::size_t slot) noexcept;
 
  private:
+  /// How many panels the kernels of several rows take at once.
+  static constexpr std::size_t panels_of_block(const packed_view& w, std::size_t M, const gemm_options& o) noexcept {
+    if (w.layout != layout_id::panel16) return 1;
+    if (o.computation == computation::bfloat16) return panel::bfloat16_panels;
+    return M > 1 && o.computation == computation::integer ? panel::block_panels : 1;
+  }
+
   /// Row m of X as floats: in place or in `buffer`.
   static const float* floats_of(const input_ref& x, std::size_t m, float* buffer) noexcept {
     if (x.type == element::f32) return static_cast<const float*>(x.data) + m * x.stride;
@@ -167,6 +184,12 @@ struct products {
     c.shared<float>(c.plan.x_scales)[m] = start_of(x, c.x.cols);
   }
 
+  /// Where the codes of k >= k0 of a panel begin.
+  static const std::byte* codes_of(const quantized_view& w, std::size_t index, std::size_t k0) noexcept {
+    return w.codes + index * pack::panel16::panel_bytes(w.K, w.format.bits) +
+           k0 / pack::panel16::block_k * pack::panel16::block_bytes(w.format.bits);
+  }
+
   static kernels::integer_call integer_call_of(const call& c, std::size_t m0, std::size_t M,
                                                const kernels::panel_params& params, std::size_t slot) noexcept {
     const quantized_view& w = c.w.matrix;
@@ -256,15 +279,11 @@ struct products {
     const bool exact = (c.sums_started() && !(bytes && (M <= 32 || group >= w.K))) || own_zeros;
     std::int32_t origin[16];
     for (std::int32_t& o : origin) o = static_cast<std::int32_t>(c.code_zero());
-    const std::size_t panel_bytes = pack::panel16::panel_bytes(w.K, bits);
-    const std::byte* const end = w.codes + pack::panel16::panels(w.N) * panel_bytes;
     typename panel::block_scope scope;
-    kernels::integer_call calls[panel::block_panels];
-    kernels::centred_codes centres[panel::block_panels];
-    const std::byte *codes[panel::block_panels], *operands[panel::block_panels];
+    kernels::integer_call calls[most_panels];
+    kernels::centred_codes centres[most_panels];
     for (std::size_t plane = 0; plane < planes_of(c); ++plane) {
       for (std::size_t i = 0; i < count; ++i) {
-        codes[i] = w.codes + (first + i) * panel_bytes;
         const float* zero_values = nullptr;
         std::size_t zero_value_stride = 0;
         const auto params = detail::decode_params(c, first + i, slot + i, zero_values, zero_value_stride, false, plane);
@@ -275,53 +294,57 @@ struct products {
         calls[i] = integer_call_of(c, m0, M, params, slot + i);
         for (std::size_t j = 0; j < M * 16 && plane == 0; ++j) calls[i].acc[j] = 0.0f;
       }
-      constexpr std::size_t kc = panel::block_k;
       for (std::size_t k0 = 0, k1; k0 < w.K; k0 = k1) {
-        k1 = w.K - k0 < kc ? w.K : k0 + kc;
+        k1 = w.K - k0 < panel::block_k ? w.K : k0 + panel::block_k;
         const std::size_t blocks = pack::panel16::blocks(k1 - k0);
-        for (std::size_t i = 0; i < count; ++i) {
-          calls[i].k0 = centres[i].k0 = k0;
-          calls[i].k1 = centres[i].k1 = k1;
-          std::uint8_t* const units = c.own<std::uint8_t>(slot + i, c.plan.units);
-          if (exact) {
-            pack::with_bits(
-                bits, [&]<int Bits, class Panel = panel>() {
-                  if constexpr (Panel::block_panels > 1)  // else nobody calls this
-                    Panel::template centred<Bits>(centres[i], codes[i], reinterpret_cast<std::int8_t*>(units));
-                });
+        for (std::size_t from = 0; from < count; from += panel::block_panels) {
+          const std::size_t now = count - from < panel::block_panels ? count - from : panel::block_panels;
+          const std::byte* operands[panel::block_panels];
+          for (std::size_t i = 0; i < now; ++i) {
+            calls[from + i].k0 = centres[from + i].k0 = k0;
+            calls[from + i].k1 = centres[from + i].k1 = k1;
+            const std::byte* const codes = codes_of(w, first + from + i, k0);
+            std::uint8_t* const units = c.own<std::uint8_t>(slot + i, c.plan.units);
             operands[i] = reinterpret_cast<const std::byte*>(units);
-          } else {
-            operands[i] = reinterpret_cast<const std::byte*>(units_of(c, codes[i], blocks, plane, units));
+            if (exact) {
+              pack::with_bits(
+                  bits, [&]<int Bits, class Panel = panel>() {
+                    if constexpr (Panel::block_panels > 1)  // else nobody calls this
+                      Panel::template centred<Bits>(centres[from + i], codes, reinterpret_cast<std::int8_t*>(units));
+                  });
+            } else {
+              operands[i] = reinterpret_cast<const std::byte*>(units_of(c, codes, blocks, plane, units));
+            }
           }
-          codes[i] += blocks * pack::panel16::block_bytes(bits);
+          // What comes next: the panels beside these, the first ones of the next block, or those of the next work item.
+          std::size_t next = first + from + now, next_k = k0;
+          if (from + now == count && k1 < w.K) next = first, next_k = k1;
+          else if (from + now == count) next_k = 0;
+          kernels::next_blocks ahead;
+          if (next + now <= pack::panel16::panels(w.N)) {
+            const std::size_t left = w.K - next_k, k = left < panel::block_k ? left : panel::block_k;
+            for (std::size_t i = 0; i < 2; ++i) ahead.at[i] = codes_of(w, next + (i < now ? i : 0), next_k);
+            ahead.lines = pack::panel16::blocks(k) * static_cast<std::size_t>(bits);
+          }
+          if constexpr (panel::block_panels > 1)
+            panel::integer_blocks(calls + from, now, exact, operands, ahead, scope);
         }
-        // The next blocks of these panels, or the first ones of those behind them.
-        kernels::next_blocks ahead;
-        const std::size_t skipped = k1 < w.K ? 0 : (count - 1) * panel_bytes, next = k1 < w.K ? w.K - k1 : w.K;
-        for (std::size_t i = 0; i < 2; ++i) ahead.at[i] = codes[i < count ? i : 0] + skipped;
-        if (ahead.at[1] < end)
-          ahead.lines = pack::panel16::blocks(next < kc ? next : kc) * static_cast<std::size_t>(bits);
-        if constexpr (panel::block_panels > 1) panel::integer_blocks(calls, count, exact, operands, ahead, scope);
       }
     }
   }
 
-  /// A block of rows against 1 <= count <= bfloat16_panels panels. Panel i has the area of slot `slot` + i.
+  /// A block of rows against `count` panels, of whose k blocks the kernel takes bfloat16_panels at once. Panel i has the area
+  /// of slot `slot` + i.
   static void bfloat16_panels(const call& c, std::size_t first, std::size_t count, std::size_t m0, std::size_t M,
                               std::size_t slot) noexcept {
     using operand = typename panel::bfloat16_operand;
     static constexpr float ones[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
     const quantized_view& w = c.w.matrix;
     const int bits = w.format.bits;
-    kernels::bfloat16_call<operand> calls[panel::bfloat16_panels];
-    kernels::bfloat16_codes codes[panel::bfloat16_panels];
-    const std::byte* packed[panel::bfloat16_panels] = {};
-    const operand* weights[panel::bfloat16_panels] = {};
+    kernels::bfloat16_call<operand> calls[most_panels];
+    kernels::bfloat16_codes codes[most_panels];
     for (std::size_t i = 0; i < count; ++i) {
-      packed[i] = w.codes + (first + i) * pack::panel16::panel_bytes(w.K, bits);
-      weights[i] = c.own<operand>(slot + i, c.plan.values);
       kernels::bfloat16_codes& from = codes[i];
-      from.units = c.own<std::uint8_t>(slot + i, c.plan.units);
       from.group = panel_group(w.format, w.K);
       from.params = detail::decode_params(c, first + i, slot + i, from.zeros, from.zero_stride, false);
       from.table = w.format.rule == code_rule::codebook ? w.table : nullptr;
@@ -338,20 +361,27 @@ struct products {
       const float* const starts = c.shared<float>(c.plan.x_scales) + m0;
       for (std::size_t j = 0; j < M * 16; ++j) calls[i].acc[j] = starts[j / 16];
     }
-    constexpr std::size_t kc = kc_of(sizeof(operand));
     for (std::size_t k0 = 0, k1; k0 < w.K; k0 = k1) {
-      k1 = w.K - k0 < kc ? w.K : k0 + kc;
+      k1 = w.K - k0 < kc_float ? w.K : k0 + kc_float;
       const std::size_t blocks = pack::panel16::blocks(k1 - k0);
-      for (std::size_t i = 0; i < count; ++i) {
-        calls[i].k0 = codes[i].k0 = k0;
-        calls[i].k1 = codes[i].k1 = k1;
-        pack::with_bits(bits, [&]<int Bits>() {
-          panel::template unpack<Bits>(packed[i], blocks, c.own<std::uint8_t>(slot + i, c.plan.units));
-        });
-        packed[i] += blocks * pack::panel16::block_bytes(bits);
-        panel::bfloat16_weights(codes[i], c.own<operand>(slot + i, c.plan.values));
+      for (std::size_t from = 0; from < count; from += panel::bfloat16_panels) {
+        const std::size_t now = count - from < panel::bfloat16_panels ? count - from : panel::bfloat16_panels;
+        const operand* weights[panel::bfloat16_panels] = {};
+        for (std::size_t i = 0; i < now; ++i) {
+          kernels::bfloat16_codes& own = codes[from + i];
+          calls[from + i].k0 = own.k0 = k0;
+          calls[from + i].k1 = own.k1 = k1;
+          std::uint8_t* const units = c.own<std::uint8_t>(slot + i, c.plan.units);
+          operand* const values = c.own<operand>(slot + i, c.plan.values);
+          pack::with_bits(bits, [&]<int Bits>() {
+            panel::template unpack<Bits>(codes_of(w, first + from + i, k0), blocks, units);
+          });
+          own.units = units;
+          panel::bfloat16_weights(own, values);
+          weights[i] = values;
+        }
+        panel::bfloat16_blocks(calls + from, now, weights);
       }
-      panel::bfloat16_blocks(calls, count, weights);
     }
   }
 

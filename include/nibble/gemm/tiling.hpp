@@ -117,12 +117,12 @@ constexpr scratch_plan plan_task(const gemm_task& t, const gemm_options& o, cons
   scratch_plan p;
   p.groups = panel ? ceil_div(K, panel_group(f, K)) : 0;
   // A tile register is 16 rows: with a power of two from row to row they would all want one set of the L1 cache.
-  p.x_stride = bfloat16 ? padded + plane_alignment / 2 : padded;
+  p.x_stride = padded + (bfloat16 ? plane_alignment / 2 : (integer && M > 1 ? plane_alignment : 0));
   if (same_x != nullptr) {
     p.x = same_x->x;
     p.x_scales = same_x->x_scales;
   } else {
-    if (integer) p.x = place(at, M, padded);
+    if (integer) p.x = place(at, M, p.x_stride);
     else if (!reads_in_place(w, t.X.type, o)) p.x = place(at, M, p.x_stride * operand_bytes);
     const bool each_group = o.activations == activation_scales::per_token_and_group;
     p.x_scales = place(at, M, (each_group ? p.groups : 1) * sizeof(float));
