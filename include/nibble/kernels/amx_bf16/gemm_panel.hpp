@@ -55,18 +55,23 @@ struct gemm_panel<isa::amx_bf16> : gemm_panel<isa::amx_int8> {
     for (std::size_t k = K; k < padded; ++k) out[k] = bfloat16{};
   }
 
-  /// [pairs of k][16][2].
+  /// [pairs of k][16][2]. Weights below 2^-126, which the product takes for 0, may already be 0 here.
   static void bfloat16_weights(const bfloat16_codes& c, bfloat16* out) noexcept {
-    const __m512i upper = _mm512_set1_epi32(-0x10000);
-    for_each_weight(c, [&](std::size_t u, std::size_t, const vi(&w)[4]) NIBBLE_LAMBDA_INLINE {
-      NIBBLE_UNROLL
-      for (std::size_t j = 0; j < 2; ++j) {
-        constexpr int a_or_b_and_c = 0xf8;
-        const __m512i even = _mm512_srli_epi32(bits(w[2 * j]), 16), odd = bits(w[2 * j + 1]);
-        const __m512i pair = _mm512_ternarylogic_epi32(even, odd, upper, a_or_b_and_c);
-        _mm512_storeu_si512(out + u * 64 + j * 32, pair);
-      }
-    });
+    for_each_weight<!rounds_pairs>(
+        c, [&](std::size_t u, std::size_t, const vi(&w)[4], auto rounded) NIBBLE_LAMBDA_INLINE {
+          NIBBLE_UNROLL
+          for (std::size_t j = 0; j < 2; ++j) {
+            __m512i pair;
+            if constexpr (decltype(rounded)::value) {
+              constexpr int a_or_b_and_c = 0xf8;
+              pair = _mm512_ternarylogic_epi32(_mm512_srli_epi32(bits(w[2 * j]), 16), bits(w[2 * j + 1]),
+                                               _mm512_set1_epi32(-0x10000), a_or_b_and_c);
+            } else {
+              pair = rounded_pair(bits(w[2 * j]), bits(w[2 * j + 1]));
+            }
+            _mm512_storeu_si512(out + u * 64 + j * 32, pair);
+          }
+        });
     const std::size_t units = (c.k1 - c.k0 + 3) / 4, all = pack::panel16::blocks(c.k1 - c.k0) * 8;
     for (std::size_t i = units * 64; i < all * 64; ++i) out[i] = bfloat16{};
   }
@@ -79,6 +84,22 @@ struct gemm_panel<isa::amx_bf16> : gemm_panel<isa::amx_int8> {
 
  private:
   static NIBBLE_ALWAYS_INLINE __m512i bits(vi v) noexcept { return static_cast<vi::register_type>(v); }
+
+  // vcvtne2ps2bf16 rounds two registers (Intel SDM vol. 2: to nearest even, what lies below 2^-126 becomes 0); vpermw then
+  // puts the columns of odd k beside those of even k.
+#if defined(__AVX512BF16__)
+  static constexpr bool rounds_pairs = true;
+  static NIBBLE_ALWAYS_INLINE __m512i rounded_pair(__m512i even, __m512i odd) noexcept {
+    alignas(64) static constexpr std::uint16_t order[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
+                                                            21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
+                                                            11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    const __m512bh both = _mm512_cvtne2ps_pbh(_mm512_castsi512_ps(odd), _mm512_castsi512_ps(even));
+    return _mm512_permutexvar_epi16(_mm512_load_si512(order), reinterpret_cast<__m512i>(both));
+  }
+#else
+  static constexpr bool rounds_pairs = false;
+  static __m512i rounded_pair(__m512i even, __m512i odd) noexcept;
+#endif
 
   template <int Panels>
   static void all_rows(const bfloat16_call<bfloat16>* calls, const bfloat16* const* weights) noexcept {
@@ -109,12 +130,11 @@ struct gemm_panel<isa::amx_bf16> : gemm_panel<isa::amx_int8> {
     });
     for (std::size_t k = k0; k < k1; k += depth) {
       const std::size_t at = (k - k0) * nr;
-      amx::load<6>(weights[0] + at, row_bytes);
-      amx::load<4>(upper + k, x_bytes);
-      if constexpr (Panels > 1) amx::load<7>(weights[1] + at, row_bytes);
-      if constexpr (RowTiles > 1) amx::load<5>(lower + k, x_bytes);
-      each_sum<RowTiles, Panels>([&]<int I, int J>()
-                                     NIBBLE_LAMBDA_INLINE { amx::multiply_bfloat16<2 * I + J, 4 + I, 6 + J>(); });
+      each_sum<RowTiles, Panels>([&]<int I, int J>() NIBBLE_LAMBDA_INLINE {
+        if constexpr (I == 0) amx::load<6 + J>(weights[J] + at, row_bytes);
+        if constexpr (J == 0) amx::load<4 + I>((I == 0 ? upper : lower) + k, x_bytes);
+        amx::multiply_bfloat16<2 * I + J, 4 + I, 6 + J>();
+      });
     }
     each_sum<RowTiles, Panels>([&]<int I, int J>() NIBBLE_LAMBDA_INLINE {
       amx::store<2 * I + J>(calls[J].acc + (m + 16 * I) * nr, row_bytes);

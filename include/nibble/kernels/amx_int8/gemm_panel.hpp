@@ -101,7 +101,7 @@ NIBBLE_ALWAYS_INLINE void store(void* p, std::size_t stride) noexcept {
                    : "memory");
 }
 /// Sum += X * V: signed bytes by signed ones, or by unsigned ones, four at a time.
-template <int Sum, int X, int V, bool SignedV>
+template <int Sum, int X, int V, bool SignedV = false>
 NIBBLE_ALWAYS_INLINE void multiply() noexcept {
   if constexpr (SignedV) {
     __asm__ volatile("{tdpbssd\t%%tmm%c2, %%tmm%c1, %%tmm%c0|tdpbssd\ttmm%c0, tmm%c1, tmm%c2}"

@@ -66,7 +66,7 @@ struct float_panel : panel_tools {
   }
 
   static void bfloat16_weights(const bfloat16_codes& c, float* out) noexcept {
-    for_each_weight(c, [&](std::size_t u, std::size_t r, const vi(&w)[4]) NIBBLE_LAMBDA_INLINE {
+    for_each_weight<true>(c, [&](std::size_t u, std::size_t r, const vi(&w)[4], auto) NIBBLE_LAMBDA_INLINE {
       NIBBLE_UNROLL
       for (std::size_t k = 0; k < 4; ++k) upper_halves(w[k]).store_unaligned(out + u * 64 + k * nr + r * lanes);
     });
@@ -141,28 +141,34 @@ struct float_panel : panel_tools {
   /// What round_bfloat16 left, as floats.
   static NIBBLE_ALWAYS_INLINE vf upper_halves(vi v) noexcept { return simd::float_of_bits(v & vi(-0x10000)); }
 
-  /// store(unit, register, weights) for the weights of a block as round_bfloat16 leaves them: those of four k in each lane.
-  template <class Store>
+  /// store(unit, register, weights, rounded) for the weights of a block, those of four k in each lane: as round_bfloat16 leaves
+  /// them, or, unless Rounds, where all of a group lie within the range of bfloat16, as floats (`rounded` false_type).
+  template <bool Rounds, class Store>
   static NIBBLE_ALWAYS_INLINE void for_each_weight(const bfloat16_codes& c, Store&& store) noexcept {
-    if (c.table == nullptr) {
-      // Codes and zero points are at most 255, halves included.
-      decoded_groups(c, 256.0f, store, [&](std::size_t g) NIBBLE_LAMBDA_INLINE {
-        return [z = load_columns(c.zeros + g * c.zero_stride)](vu four, std::size_t r, vf(&q)[4])
-                   NIBBLE_LAMBDA_INLINE { affine_values(four, z[r], q); };
-      });
-      return;
-    }
-    const std::uint32_t reach = greatest_magnitude_bits(c.table, std::size_t{1} << c.bits);
-    const auto with = [&](const auto lookup) NIBBLE_LAMBDA_INLINE {
-      decoded_groups(c, std::bit_cast<float>(reach), store, [&](std::size_t) NIBBLE_LAMBDA_INLINE {
+    const auto with = [&](const auto& lookup, float reach) NIBBLE_LAMBDA_INLINE {
+      decoded_groups<Rounds>(c, reach, store, [&](std::size_t) NIBBLE_LAMBDA_INLINE {
         return [&lookup](vu four, std::size_t, vf(&q)[4]) NIBBLE_LAMBDA_INLINE { lookup(four, q); };
       });
     };
-    with_table(c.table, c.bits, with);
+    constexpr float affine_reach = 256.0f;  // codes and zero points are at most 255, halves included
+    if (c.table != nullptr) {
+      const std::uint32_t reach = greatest_magnitude_bits(c.table, std::size_t{1} << c.bits);
+      with_table(c.table, c.bits,
+                 [&](const auto& lookup) NIBBLE_LAMBDA_INLINE { with(lookup, std::bit_cast<float>(reach)); });
+    } else if (simd::looks_up && c.zero_stride == 0 && c.bits <= 4) {
+      float values[16] = {};
+      for (std::size_t u = 0; u < std::size_t{1} << c.bits; ++u) values[u] = static_cast<float>(u) - c.zeros[0];
+      with(simd::table_lookup<4, true>(values, c.bits), affine_reach);
+    } else {
+      decoded_groups<Rounds>(c, affine_reach, store, [&](std::size_t g) NIBBLE_LAMBDA_INLINE {
+        return [z = load_columns(c.zeros + g * c.zero_stride)](vu four, std::size_t r, vf(&q)[4])
+                   NIBBLE_LAMBDA_INLINE { affine_values(four, z[r], q); };
+      });
+    }
   }
 
   /// The same with decoder_of(g), as `row` has it, whose values are at most `reach` in magnitude.
-  template <class Store, class DecoderOf>
+  template <bool Rounds, class Store, class DecoderOf>
   static NIBBLE_ALWAYS_INLINE void decoded_groups(const bfloat16_codes& c, float reach, Store&& store,
                                                   DecoderOf&& decoder_of) noexcept {
     for_each_group(c, [&](std::size_t first, std::size_t count, std::size_t g) NIBBLE_LAMBDA_INLINE {
@@ -173,6 +179,7 @@ struct float_panel : panel_tools {
       offset.fill(vf(-0.0f));
       if (has_offset) offset = load_columns(c.params.offsets + g * c.params.offset_stride);
       const auto units = [&](auto in_range) NIBBLE_LAMBDA_INLINE {
+        constexpr bool rounds = Rounds || !decltype(in_range)::value;
         for (std::size_t u = first; u < first + count; ++u) {
           NIBBLE_UNROLL
           for (std::size_t r = 0; r < regs; ++r) {
@@ -182,10 +189,11 @@ struct float_panel : panel_tools {
             NIBBLE_UNROLL
             for (std::size_t k = 0; k < 4; ++k) {
               const bool fuse = NIBBLE_HAS_FMA || has_offset;  // q * scale + -0 is q * scale, and costs as much
-              w[k] = round_bfloat16<decltype(in_range)::value>(fuse ? simd::fused(q[k], scale[r], offset[r])
-                                                                    : q[k] * scale[r]);
+              const vf v = fuse ? simd::fused(q[k], scale[r], offset[r]) : q[k] * scale[r];
+              if constexpr (rounds) w[k] = round_bfloat16<decltype(in_range)::value>(v);
+              else w[k] = simd::bits_of(v);
             }
-            store(u, r, w);
+            store(u, r, w, std::bool_constant<rounds>{});
           }
         }
       };
