@@ -33,16 +33,18 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set(NIBBLE_ISA_NEEDS_avx512_vnni ${NIBBLE_ISA_NEEDS_avx512bw} avx512vnni)
   set(NIBBLE_ISA_FLAGS_amx_int8 -march=x86-64-v4 -mavx512vnni -mamx-tile -mamx-int8 ${NIBBLE_AVX512_FLAGS})
   set(NIBBLE_ISA_NEEDS_amx_int8 ${NIBBLE_ISA_NEEDS_avx512_vnni} amx-int8)
-  set(NIBBLE_ISA_FLAGS_amx_bf16 ${NIBBLE_ISA_FLAGS_amx_int8} -mamx-bf16)
-  set(NIBBLE_ISA_NEEDS_amx_bf16 ${NIBBLE_ISA_NEEDS_amx_int8} amx-bf16)
-  # These are avx2 and avx512_vnni but for the dot product of bytes.
+  set(NIBBLE_ISA_FLAGS_amx_bf16 ${NIBBLE_ISA_FLAGS_amx_int8} -mamx-bf16 -mavx512bf16)
+  set(NIBBLE_ISA_NEEDS_amx_bf16 ${NIBBLE_ISA_NEEDS_amx_int8} amx-bf16 avx512bf16)
+  # These are avx2 and avx512_vnni but for the panels' products.
   set(NIBBLE_ISA_OWN_avx_vnni gemm_panel)
   set(NIBBLE_ISA_OWN_avx512bw gemm_panel)
+  set(NIBBLE_ISA_OWN_amx_int8 gemm_panel)
+  set(NIBBLE_ISA_OWN_amx_bf16 gemm_panel)
   # What lies above the kernels differs by register width and FMA alone: for these sets only the kernels are compiled.
   set(NIBBLE_ISA_LAYERS_avx_vnni kernels)
   set(NIBBLE_ISA_LAYERS_avx512bw kernels)
-  set(NIBBLE_ISA_LAYERS_amx_int8 kernels gemm)  # its driver takes two panels at once
-  set(NIBBLE_ISA_LAYERS_amx_bf16 kernels gemm)
+  set(NIBBLE_ISA_LAYERS_amx_int8 kernels)
+  set(NIBBLE_ISA_LAYERS_amx_bf16 kernels gemm)  # its driver takes several panels at once, in integers that of amx_int8
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
   set(NIBBLE_ISAS neon neon_dotprod neon_i8mm)
   set(NIBBLE_ISA_TIERS ${NIBBLE_ISAS})

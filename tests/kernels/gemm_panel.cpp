@@ -457,8 +457,10 @@ TEST_CASE("gemm_panel: bfloat16 weights equal the scalar ones in the kernel's ow
           const std::size_t end = pairs ? round_up(k1, std::size_t{32}) : round_up(k1, std::size_t{4});
           for (std::size_t k = 0; k < end - k0; ++k)
             for (std::size_t n = 0; n < 16; ++n) {
-              const float w = k < round_up(k1, std::size_t{4}) - k0 ? want[k * 16 + n] : 0.0f;
-              const float v = to_float(got[pairs ? k / 2 * 32 + 2 * n + k % 2 : k * 16 + n]);
+              // bfloat16 operands below 2^-126 are 0 to the instruction that takes them, and may already be.
+              const auto seen = [](float value) { return pairs && std::fabs(value) < 0x1p-126f ? 0.0f : value; };
+              const float w = seen(k < round_up(k1, std::size_t{4}) - k0 ? want[k * 16 + n] : 0.0f);
+              const float v = seen(to_float(got[pairs ? k / 2 * 32 + 2 * n + k % 2 : k * 16 + n]));
               wrong += std::isnan(w) ? !std::isnan(v) : std::memcmp(&w, &v, sizeof w) != 0;
             }
           CAPTURE(bits);

@@ -31,6 +31,8 @@ inline bool cpu_has(std::string_view feature) {
   // clang 14 has no name for it: leaf 7, subleaf 1, EAX bit 4.
   if (unsigned a = 0, b = 0, c = 0, d = 0; feature == "avxvnni")
     return cpu_has("avx2") && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 4 & 1u) != 0;
+  if (unsigned a = 0, b = 0, c = 0, d = 0; feature == "avx512bf16")
+    return cpu_has("avx512bw") && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 5 & 1u) != 0;
   // Nor for AMX: leaf 7, EDX bits 24 (tiles) and 25 (int8). Whether the system lends the tiles is what the tests find out.
   if (unsigned a = 0, b = 0, c = 0, d = 0; feature == "amx-int8")
     return cpu_has("avx512vnni") && __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d >> 24 & 3u) == 3u;

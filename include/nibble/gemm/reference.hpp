@@ -41,22 +41,37 @@ struct reference {
                        const context&) noexcept {
     quant::integer_image image;
     if (has_image(w, o)) image = quant::make_integer_image(w.matrix.table, w.matrix.format.bits, o.image);
-    for (std::size_t m = 0; m < x.rows; ++m) {
-      const float* row = x.data + m * x.stride;
-      const double token_scale = o.computation == computation::integer ? scale_of(row, x.cols) : 0.0;
-      const bool poisoned = !all_finite(row, x.cols);
+    const quant::integer_image* const of = has_image(w, o) ? &image : nullptr;
+    // Some rows at a time share the values of W; those of short rows of X are kept for all columns.
+    constexpr std::size_t most = 8, kept_k = 512;
+    double kept[most][kept_k];
+    for (std::size_t m0 = 0; m0 < x.rows; m0 += most) {
+      const std::size_t rows = x.rows - m0 < most ? x.rows - m0 : most;
+      double scales[most] = {};
+      bool poisoned[most];
+      for (std::size_t i = 0; i < rows; ++i) {
+        const float* row = x.data + (m0 + i) * x.stride;
+        if (o.computation == computation::integer) scales[i] = scale_of(row, x.cols);
+        poisoned[i] = !all_finite(row, x.cols);
+        for (std::size_t k = 0; k < x.cols && x.cols <= kept_k; ++k) kept[i][k] = activation(row[k], o, scales[i]);
+      }
       for (std::size_t n = 0; n < w.matrix.N; ++n) {
-        double sum = 0.0;
+        double sums[most] = {};
         for (std::size_t k = 0; k < x.cols; ++k) {
-          double a = row[k], b = weight(w, n, k, has_image(w, o) ? &image : nullptr);
-          if (o.computation == computation::integer) a = code_of(row[k], token_scale) * token_scale;
-          if (o.computation == computation::bfloat16) a = as_bfloat16(row[k]), b = as_bfloat16(static_cast<float>(b));
-          sum = std::fma(a, b, sum);
+          double b = weight(w, n, k, of);
+          if (o.computation == computation::bfloat16) b = as_bfloat16(static_cast<float>(b));
+          for (std::size_t i = 0; i < rows; ++i) {
+            const double a = x.cols <= kept_k ? kept[i][k] : activation(x.data[(m0 + i) * x.stride + k], o, scales[i]);
+            sums[i] = std::fma(a, b, sums[i]);
+          }
         }
-        if (o.bias != nullptr) sum += o.bias[n];
-        float& out = y.data[m * y.stride + n];
-        if (o.beta != 0.0f) sum = std::fma(static_cast<double>(o.beta), static_cast<double>(out), sum);
-        out = static_cast<float>(poisoned ? std::nan("") : sum);
+        for (std::size_t i = 0; i < rows; ++i) {
+          double sum = sums[i];
+          if (o.bias != nullptr) sum += o.bias[n];
+          float& out = y.data[(m0 + i) * y.stride + n];
+          if (o.beta != 0.0f) sum = std::fma(static_cast<double>(o.beta), static_cast<double>(out), sum);
+          out = static_cast<float>(poisoned[i] ? std::nan("") : sum);
+        }
       }
     }
   }
@@ -119,6 +134,12 @@ struct reference {
       return pack::get_panel16(m.codes + n / 16 * pack::panel16::panel_bytes(m.K, bits), bits, n % 16, k);
     if (m.format.granularity == granularity_kind::flat) return pack::get(m.codes, n * m.K + k, bits);
     return pack::get(m.codes + n * m.row_stride_bytes, k, bits);
+  }
+
+  /// What stands for x in a product whose token scale is `scale`.
+  static double activation(float x, const gemm_options& o, double scale) noexcept {
+    if (o.computation == computation::integer) return code_of(x, scale) * scale;
+    return o.computation == computation::bfloat16 ? as_bfloat16(x) : static_cast<double>(x);
   }
 
   static bool all_finite(const float* x, std::size_t K) noexcept {

@@ -155,7 +155,7 @@ struct float_panel : panel_tools {
       const std::uint32_t reach = greatest_magnitude_bits(c.table, std::size_t{1} << c.bits);
       with_table(c.table, c.bits,
                  [&](const auto& lookup) NIBBLE_LAMBDA_INLINE { with(lookup, std::bit_cast<float>(reach)); });
-    } else if (simd::looks_up && c.zero_stride == 0 && c.bits <= 4) {
+    } else if (simd::looks_up && c.bits <= 4 && one_zero(c)) {
       float values[16] = {};
       for (std::size_t u = 0; u < std::size_t{1} << c.bits; ++u) values[u] = static_cast<float>(u) - c.zeros[0];
       with(simd::table_lookup<4, true>(values, c.bits), affine_reach);
@@ -165,6 +165,13 @@ struct float_panel : panel_tools {
                    NIBBLE_LAMBDA_INLINE { affine_values(four, z[r], q); };
       });
     }
+  }
+
+  /// Whether one zero point serves all groups and columns.
+  static NIBBLE_ALWAYS_INLINE bool one_zero(const bfloat16_codes& c) noexcept {
+    bool one = c.zero_stride == 0;
+    for (std::size_t n = 1; n < nr && one; ++n) one = c.zeros[n] == c.zeros[0];
+    return one;
   }
 
   /// The same with decoder_of(g), as `row` has it, whose values are at most `reach` in magnitude.
