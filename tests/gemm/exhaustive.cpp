@@ -134,7 +134,7 @@ class sweep {
         const double error = std::abs(static_cast<double>(y_[m * N + n]) - static_cast<double>(reference_[at]));
         if (!(error <= bounds_[at])) note(beyond_bound, M, N, K, m, n);
         if (bits_ && y_[m * N + n] != law_[at]) note(other_bits, M, N, K, m, n);
-        worst = std::max(worst, bounds_[at] > 0.0 ? error / bounds_[at] : 0.0);
+        if (error > worst * bounds_[at] && bounds_[at] > 0.0) worst = error / bounds_[at];
       }
   }
 

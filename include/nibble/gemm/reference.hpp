@@ -158,13 +158,13 @@ struct reference {
   }
   static double scale_of(const float* x, std::size_t K) noexcept {
     float largest = 0.0f;
-    for (std::size_t k = 0; k < K; ++k) largest = std::fmax(largest, std::fabs(x[k]));
+    for (std::size_t k = 0; k < K; ++k) largest = std::fabs(x[k]) > largest ? std::fabs(x[k]) : largest;
     return static_cast<double>(largest / 127.0f);
   }
   static double code_of(float x, double scale) noexcept {
     if (!(scale > 0.0) || !std::isfinite(x)) return 0.0;
     const float q = x / static_cast<float>(scale);
-    return std::nearbyint(static_cast<double>(std::fmin(std::fmax(q, -127.0f), 127.0f)));
+    return std::nearbyint(static_cast<double>(q < -127.0f ? -127.0f : (q > 127.0f ? 127.0f : q)));
   }
 };
 static_assert(backend<reference>);
