@@ -262,11 +262,12 @@ struct products {
 
   /// A block of rows against `count` panels, of whose k blocks the kernel takes block_panels at once. Panel i has the area
   /// of slot `slot` + i.
+  template <class Panel = panel>  // a name that clang looks up only where there are such kernels
   static void integer_panels(const call& c, std::size_t first, std::size_t count, std::size_t m0, std::size_t M,
-                             std::size_t slot) noexcept requires(panel::block_panels > 1) {
+                             std::size_t slot) noexcept requires(Panel::block_panels > 1) {
     const quantized_view& w = c.w.matrix;
     const int bits = w.format.bits;
-    if (c.long_sums() || !panel::in_blocks(M, panel_group(w.format, w.K), w.K)) {
+    if (c.long_sums() || !Panel::in_blocks(M, panel_group(w.format, w.K), w.K)) {
       for (std::size_t i = 0; i < count; ++i) one_panel(c, first + i, m0, M, slot + i);
       return;
     }
@@ -279,7 +280,7 @@ struct products {
     const bool exact = (c.sums_started() && !(bytes && (M <= 32 || group >= w.K))) || own_zeros;
     std::int32_t origin[16];
     for (std::int32_t& o : origin) o = static_cast<std::int32_t>(c.code_zero());
-    typename panel::block_scope scope;
+    typename Panel::block_scope scope;
     kernels::integer_call calls[most_panels];
     kernels::centred_codes centres[most_panels];
     for (std::size_t plane = 0; plane < planes_of(c); ++plane) {
@@ -295,11 +296,11 @@ struct products {
         if (plane == 0) std::memset(calls[i].acc, 0, M * 16 * sizeof(float));  // of a loop here gcc makes scatters
       }
       for (std::size_t k0 = 0, k1; k0 < w.K; k0 = k1) {
-        k1 = w.K - k0 < panel::block_k ? w.K : k0 + panel::block_k;
+        k1 = w.K - k0 < Panel::block_k ? w.K : k0 + Panel::block_k;
         const std::size_t blocks = pack::panel16::blocks(k1 - k0);
-        for (std::size_t from = 0; from < count; from += panel::block_panels) {
-          const std::size_t now = count - from < panel::block_panels ? count - from : panel::block_panels;
-          const std::byte* operands[panel::block_panels];
+        for (std::size_t from = 0; from < count; from += Panel::block_panels) {
+          const std::size_t now = count - from < Panel::block_panels ? count - from : Panel::block_panels;
+          const std::byte* operands[Panel::block_panels];
           for (std::size_t i = 0; i < now; ++i) {
             calls[from + i].k0 = centres[from + i].k0 = k0;
             calls[from + i].k1 = centres[from + i].k1 = k1;
@@ -307,11 +308,9 @@ struct products {
             std::uint8_t* const units = c.own<std::uint8_t>(slot + i, c.plan.units);
             operands[i] = reinterpret_cast<const std::byte*>(units);
             if (exact) {
-              pack::with_bits(
-                  bits, [&]<int Bits, class Panel = panel>() {
-                    if constexpr (Panel::block_panels > 1)  // else nobody calls this
-                      Panel::template centred<Bits>(centres[from + i], codes, reinterpret_cast<std::int8_t*>(units));
-                  });
+              pack::with_bits(bits, [&]<int Bits>() {
+                Panel::template centred<Bits>(centres[from + i], codes, reinterpret_cast<std::int8_t*>(units));
+              });
             } else {
               operands[i] = reinterpret_cast<const std::byte*>(units_of(c, codes, blocks, plane, units));
             }
@@ -322,12 +321,11 @@ struct products {
           else if (from + now == count) next_k = 0;
           kernels::next_blocks ahead;
           if (next + now <= pack::panel16::panels(w.N)) {
-            const std::size_t left = w.K - next_k, k = left < panel::block_k ? left : panel::block_k;
+            const std::size_t left = w.K - next_k, k = left < Panel::block_k ? left : Panel::block_k;
             for (std::size_t i = 0; i < 2; ++i) ahead.at[i] = codes_of(w, next + (i < now ? i : 0), next_k);
             ahead.lines = pack::panel16::blocks(k) * static_cast<std::size_t>(bits);
           }
-          if constexpr (panel::block_panels > 1)
-            panel::integer_blocks(calls + from, now, exact, operands, ahead, scope);
+          Panel::integer_blocks(calls + from, now, exact, operands, ahead, scope);
         }
       }
     }

@@ -205,15 +205,17 @@ struct gemm_panel<isa::amx_int8> : gemm_panel<simd::isa_type> {
   template <int RowTiles, int Panels, bool Exact>
   static void tiles(const integer_call* calls, std::size_t m, std::size_t rows, std::size_t depth,
                     const std::byte* const* operands, next_blocks& ahead) noexcept {
-    constexpr int sums = RowTiles * Panels;
+    constexpr auto sums = static_cast<std::size_t>(RowTiles * Panels);
     constexpr std::size_t sum_bytes = nr * sizeof(std::int32_t);
     const integer_call c = calls[0];  // a copy, which no store can change
     const std::int8_t *const upper = c.x + m * c.x_stride, *const lower = upper + (RowTiles > 1 ? 16 : 0) * c.x_stride;
     alignas(64) std::int32_t finished[sums][16 * nr];
-    const auto state = [&](int i, int j) NIBBLE_LAMBDA_INLINE { return calls[j].state + (m + 16 * i) * nr; };
+    const auto sum_of = [](int i, int j) NIBBLE_LAMBDA_INLINE { return static_cast<std::size_t>(i * Panels + j); };
+    const auto state = [&](std::size_t i, std::size_t j)
+                           NIBBLE_LAMBDA_INLINE { return calls[j].state + (m + 16 * i) * nr; };
     const auto fold = [&]<int I, int J>(std::size_t g) NIBBLE_LAMBDA_INLINE {
       const std::size_t first = m + 16 * I, count = I == 0 && rows > 16 ? 16 : rows - 16 * I;
-      const std::int32_t* const own = finished[I * Panels + J];
+      const std::int32_t* const own = finished[sum_of(I, J)];
       float* const acc = calls[J].acc + first * nr;
       if constexpr (Exact) fold_exact(calls[J].params, count, g, own, acc);
       else fold_kept<0>(calls[J], first, count, g, own, acc);
@@ -228,7 +230,7 @@ struct gemm_panel<isa::amx_int8> : gemm_panel<simd::isa_type> {
           if constexpr (I == 0) amx::load<6 + J>(operands[J] + at, pack::panel16::unit_bytes);
           if constexpr (J == 0) amx::load<4 + I>((I == 0 ? upper : lower) + k, c.x_stride);
           if (first) {
-            if (waiting) amx::store<2 * I + J>(finished[I * Panels + J], sum_bytes);
+            if (waiting) amx::store<2 * I + J>(finished[sum_of(I, J)], sum_bytes);
             if (group.begins) amx::zero<2 * I + J>();
             else amx::load<2 * I + J>(state(I, J), sum_bytes);
           }
@@ -249,8 +251,8 @@ struct gemm_panel<isa::amx_int8> : gemm_panel<simd::isa_type> {
     }
     if (!waiting) return;
     const std::size_t last = (c.k1 < c.K ? c.k1 : c.K) - 1;
-    each_sum<RowTiles, Panels>(
-        [&]<int I, int J>() NIBBLE_LAMBDA_INLINE { amx::store<2 * I + J>(finished[I * Panels + J], sum_bytes); });
+    each_sum<RowTiles, Panels>([&]<int I, int J>()
+                                   NIBBLE_LAMBDA_INLINE { amx::store<2 * I + J>(finished[sum_of(I, J)], sum_bytes); });
     each_sum<RowTiles, Panels>([&]<int I, int J>()
                                    NIBBLE_LAMBDA_INLINE { fold.template operator()<I, J>(last / c.group); });
   }
