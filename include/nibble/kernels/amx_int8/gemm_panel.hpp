@@ -4,16 +4,18 @@
 /// The integer product of several rows on AMX tiles; all else is AVX-512 with VNNI (kernels/simd/).
 ///
 /// An unpacked panel is in tile order as it stands: 16 units are a tile of 64 k x 16 columns. Two panels and 32 rows make
-/// four sums in four tiles, so that each tile of codes and of activations is used twice:
+/// four sums in four tiles, so that each tile of operands and of activations is used twice:
 ///
 ///              panel 0   panel 1           tile registers
 ///              tmm6      tmm7               0 to 3  sums, int32[16 rows][16 columns]
 ///   rows 0-15  tmm4 x -> tmm0   tmm1         4, 5    activations, s8[16 rows][64 k]
-///   rows 16-31 tmm5 x -> tmm2   tmm3         6, 7    codes, u8[16 units][16 columns x 4 k]
+///   rows 16-31 tmm5 x -> tmm2   tmm3         6, 7    operands, s8 or u8[16 units][16 columns x 4 k]
 ///
-/// Groups of 32 k fill half a tile: 32 k, 8 units. Sums pass through `state`, where AVX-512 scales them (fold).
+/// Groups of 32 k fill half a tile: 32 k, 8 units. The sums of a finished group leave their tiles one by one while the next
+/// group's first products take them over; AVX-512 scales each (fold) during the products of the next.
 ///
-/// Instructions: Intel SDM vol. 2, TDPBSUD (signed x by unsigned u, exact in int32), TILELOADD, TILESTORED, LDTILECFG.
+/// Instructions: Intel SDM vol. 2, TDPBSSD and TDPBSUD (signed x by signed or unsigned bytes, exact in int32), TILELOADD,
+/// TILESTORED, LDTILECFG.
 /// They are written as assembly: gcc 12's intrinsics do not tell the compiler what memory they read.
 
 #include <cstddef>
@@ -121,8 +123,7 @@ struct gemm_panel<isa::amx_int8> : gemm_panel<simd::isa_type> {
   using isa_type = isa::amx_int8;
   static constexpr std::size_t block_panels = 2;
   using block_scope = amx::tile_scope;
-  /// Operands of two panels take a third of L1, which leaves room for rows that pass through: those come from L2 at the speed
-  /// of the multiplier then (measured: 0.99 of its peak, and 0.75 with 1024 k).
+  /// Operands of two panels take a third of L1, which leaves room for the rows that pass through.
   static constexpr std::size_t block_k = 512;
 
   /// Fewer rows leave most of a tile empty: vpdpbusd needs no more steps for them and no detour over memory.
