@@ -62,9 +62,9 @@ any_qmatrix weights<Isa>::quantize(const quant::group_codec& codec, any_qmatrix 
 
 template <class Isa>
 void weights<Isa>::dequantize(const quantized_view& v, std::size_t first, span2d<float> out) noexcept {
-  constexpr std::size_t tile = 1024;
+  constexpr std::size_t tile = 1024, most_groups = 64;  // few: params is set before it is filled
   std::uint8_t codes[tile];
-  quant::group_params params[tile / 4];
+  quant::group_params params[most_groups];
   const quant::group_codec codec{v.format, {.bits = v.format.bits, .values = v.table}};
   const bool flat = v.format.granularity == granularity_kind::flat;
   const std::size_t size = flat || v.format.granularity == granularity_kind::grouped ? v.format.group_size : v.K;
@@ -75,7 +75,8 @@ void weights<Isa>::dequantize(const quantized_view& v, std::size_t first, span2d
     std::size_t left = size - base % size;  // values left of group g
     for (std::size_t k = 0; k < v.K;) {
       // Whole groups as many as a tile holds, or what is left of one.
-      const std::size_t rest = v.K - k, whole = left == size ? tile / size * size : 0;
+      const std::size_t fit = tile / size < most_groups ? tile / size : most_groups;
+      const std::size_t rest = v.K - k, whole = left == size ? fit * size : 0;
       const std::size_t most = whole != 0 ? whole : left < tile ? left : tile, count = rest < most ? rest : most;
       const std::size_t at = base + k, bits = v.format.bits;
       if (at % 8 == 0) kernels::dense_codes<Isa>::unpack(packed + at / 8 * bits, count, v.format.bits, codes);

@@ -261,17 +261,23 @@ class quantize_job {
   };
 
   // 8 codes are a whole number of bytes, so tiles of a multiple of 8 elements are packed independently.
-  static constexpr std::size_t tile = quant::max_flat_block, most_groups = tile / 4;
-  static_assert(tile % 8 == 0);
+  static constexpr std::size_t tile = quant::max_flat_block;
+  static constexpr std::size_t most_groups =
+      128;  // of a tile; few: arrays of parameters are set before they are filled
+  static_assert(tile % 8 == 0 && most_groups % 2 == 0);
   /// Whole groups of a row in a tile, for groups of at most half a tile: an even number, because sizes are multiples of 4.
-  std::size_t groups_in_tile() const noexcept { return tile / quant_group_size() & ~std::size_t{1}; }
+  std::size_t groups_in_tile() const noexcept {
+    const std::size_t most = tile / quant_group_size() & ~std::size_t{1};
+    return most < most_groups ? most : most_groups;
+  }
 
   template <class F>
   void for_each_chunk(const context& ctx, F&& f) {
     const format_desc& format = codec_.format;
     if (format.granularity == granularity_kind::flat) {
       const std::size_t groups = quant::scale_count(format, W_.rows, W_.cols);
-      const std::size_t per_chunk = quant::max_flat_block / format.group_size;
+      const std::size_t most = quant::max_flat_block / format.group_size,
+                        per_chunk = most < most_groups ? most : most_groups;
       core::for_each_item(ctx, ceil_div(groups, per_chunk), [&](std::size_t i, std::size_t) {
         const std::size_t first = i * per_chunk, end = first + per_chunk;
         f(chunk{first, end < groups ? end : groups, 0});
@@ -379,11 +385,10 @@ class quantize_job {
   }
 
   std::size_t fit_run(const run_of_groups& r) noexcept {
-    constexpr std::size_t at_once = 256;
-    quant::group_params params[at_once];
+    quant::group_params params[most_groups];
     const std::size_t size = quant_group_size();
-    for (std::size_t i = 0; i < r.count; i += at_once) {
-      const std::size_t n = r.count - i < at_once ? r.count - i : at_once;
+    for (std::size_t i = 0; i < r.count; i += most_groups) {
+      const std::size_t n = r.count - i < most_groups ? r.count - i : most_groups;
       fit_groups(r.x + i * size, size, n, params);
       store_groups(out_, r.first + i, params, n);
       if (const std::size_t bad = first_not_finite(params, n); bad < n) lower(first_failed_, r.first + i + bad);

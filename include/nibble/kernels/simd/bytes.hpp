@@ -60,16 +60,16 @@ NIBBLE_ALWAYS_INLINE void store_bytes(const vi (&v)[4], void* to) noexcept {
   };
   vst1q_s8(static_cast<std::int8_t*>(to),
            vuzp1q_s8(vreinterpretq_s8_s16(halves(v[0], v[1])), vreinterpretq_s8_s16(halves(v[2], v[3]))));
-#elif NIBBLE_SIMD_WIDTH == 512
-  for (std::size_t i = 0; i < 4; ++i)
-    _mm_storeu_si128(static_cast<__m128i*>(to) + i, _mm512_cvtepi32_epi8(static_cast<__m512i>(v[i])));
 #else
   using native = vi::register_type;
   const native low = NIBBLE_SIMD_OP(packs_epi32)(static_cast<native>(v[0]), static_cast<native>(v[1]));
   const native high = NIBBLE_SIMD_OP(packs_epi32)(static_cast<native>(v[2]), static_cast<native>(v[3]));
   const native bytes = Signed ? NIBBLE_SIMD_OP(packs_epi16)(low, high) : NIBBLE_SIMD_OP(packus_epi16)(low, high);
-#if NIBBLE_SIMD_WIDTH == 256
-  // Both packs work inside the 128-bit halves: the fours of bytes come out in turns.
+  // All packs work inside 128 bits: the fours of bytes come out in turns.
+#if NIBBLE_SIMD_WIDTH == 512
+  const native order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  _mm512_storeu_si512(to, _mm512_permutexvar_epi32(order, bytes));
+#elif NIBBLE_SIMD_WIDTH == 256
   const native order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
   _mm256_storeu_si256(static_cast<__m256i*>(to), _mm256_permutevar8x32_epi32(bytes, order));
 #else

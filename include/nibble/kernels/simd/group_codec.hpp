@@ -30,22 +30,24 @@ struct fit_groups<Isa> {
     if (c.format.rule == code_rule::codebook && c.book.scaling == codebook_scaling::rms)
       return by_mean_square(c, x, group, count, params);
     std::size_t g = 0;
-    if (group % simd::lanes == 0) {
+    if (group % simd::lanes == 0 || simd::is_half(group)) {
       const simd::params_lanes fit(c);
-      const auto rounds = [&]<bool BothEnds, std::size_t Registers>() {
+      const auto rounds = [&]<bool BothEnds, std::size_t Halves>() {
         for (; g + simd::lanes <= count; g += simd::lanes)
-          round<BothEnds, Registers>(c, fit, x + g * group, group, simd::lanes, params + g);
+          round<BothEnds, Halves>(c, fit, x + g * group, group, simd::lanes, params + g);
         // A last round that is at least half full takes its last group several times.
         if (g + simd::lanes / 2 <= count) {
-          round<BothEnds, Registers>(c, fit, x + g * group, group, count - g, params + g);
+          round<BothEnds, Halves>(c, fit, x + g * group, group, count - g, params + g);
           g = count;
         }
       };
       const auto of_size = [&]<bool BothEnds>() {
-        switch (group / simd::lanes) {  // in short groups the loop over registers would take longer than what is in it
+        switch (2 * group /
+                simd::lanes) {  // in short groups the loop over registers would take longer than what is in it
           case 1: return rounds.template operator()<BothEnds, 1>();
           case 2: return rounds.template operator()<BothEnds, 2>();
           case 4: return rounds.template operator()<BothEnds, 4>();
+          case 8: return rounds.template operator()<BothEnds, 8>();
           default: return rounds.template operator()<BothEnds, 0>();
         }
       };
@@ -67,8 +69,8 @@ struct fit_groups<Isa> {
     }
   }
 
-  /// Parameters of `count` groups, at most one a lane. Registers: those of a group, or 0 when known only at run time.
-  template <bool BothEnds, std::size_t Registers>
+  /// Parameters of `count` groups, at most one a lane. Halves: half registers of a group, or 0 when known only at run time.
+  template <bool BothEnds, std::size_t Halves>
   static void round(const quant::group_codec& codec, const simd::params_lanes& fit, const float* x, std::size_t group,
                     std::size_t count, quant::group_params* params) noexcept {
     using simd::lanes;
@@ -76,28 +78,29 @@ struct fit_groups<Isa> {
     using simd::vi;
     vi least[lanes], greatest[lanes];
     const auto scan = [&](std::size_t i, const float* from) NIBBLE_LAMBDA_INLINE {
-      vi low = order<BothEnds>(from), high = low;
+      // A group of half a register comes twice, which changes no extreme.
+      vi low = order<BothEnds>(Halves == 1 ? simd::load_half_twice(from) : simd::load(from)), high = low;
       const auto more = [&](std::size_t k) NIBBLE_LAMBDA_INLINE {
-        const vi v = order<BothEnds>(from + k);
+        const vi v = order<BothEnds>(simd::load(from + k));
         high = simd::max(high, v);
         if constexpr (BothEnds) low = simd::min(low, v);
       };
-      if constexpr (Registers == 0) {
+      if constexpr (Halves == 0) {
         for (std::size_t k = lanes; k < group; k += lanes) more(k);
       } else {
         NIBBLE_UNROLL
-        for (std::size_t k = 1; k < Registers; ++k) more(k * lanes);
+        for (std::size_t k = 1; k < Halves / 2; ++k) more(k * lanes);
       }
       greatest[i] = high;
       if constexpr (BothEnds) least[i] = low;
     };
-    if constexpr (Registers == 0) {
+    if constexpr (Halves == 0) {
       for (std::size_t i = 0; i < lanes; ++i) scan(i, x + (i < count ? i : count - 1) * group);
     } else if (count == lanes) {
       NIBBLE_UNROLL
-      for (std::size_t i = 0; i < lanes; ++i) scan(i, x + i * Registers * lanes);
+      for (std::size_t i = 0; i < lanes; ++i) scan(i, x + i * Halves * lanes / 2);
     } else {
-      for (std::size_t i = 0; i < lanes; ++i) scan(i, x + (i < count ? i : count - 1) * Registers * lanes);
+      for (std::size_t i = 0; i < lanes; ++i) scan(i, x + (i < count ? i : count - 1) * Halves * lanes / 2);
     }
     const vf high = simd::float_of_bits(turn<BothEnds>(simd::reduce_each(greatest, simd::greater_lane{})));
     vf low = high;
@@ -129,8 +132,8 @@ struct fit_groups<Isa> {
     return v;
   }
   template <bool BothEnds>
-  static NIBBLE_ALWAYS_INLINE simd::vi order(const float* x) noexcept {
-    const simd::vi v = simd::bits_of(simd::load(x));
+  static NIBBLE_ALWAYS_INLINE simd::vi order(simd::vf x) noexcept {
+    const simd::vi v = simd::bits_of(x);
     if constexpr (BothEnds) return turn<true>(v);
     return v & simd::vi(0x7fffffff);
   }
@@ -150,7 +153,8 @@ struct encode_groups<Isa> {
   void operator()(const quant::group_params* params, const float* x, std::size_t group, std::size_t n,
                   std::uint8_t* codes) const noexcept {
     const quant::group_codec& c = codec_;
-    if (group % simd::lanes != 0 && group < n) return encode_groups<isa::scalar>::run(c, params, x, group, n, codes);
+    if (group % simd::lanes != 0 && group < n && !simd::is_half(group))
+      return encode_groups<isa::scalar>::run(c, params, x, group, n, codes);
     std::size_t done = 0;
     switch (c.format.rule) {
       case code_rule::symmetric: done = affine<code_rule::symmetric>(c, params, x, group, n, codes); break;
@@ -172,7 +176,19 @@ struct encode_groups<Isa> {
  private:
   static constexpr std::size_t block = 4 * simd::lanes;
 
-  /// Calls set(group) before a register that begins a group, code(register) for each register of whole blocks.
+  /// For whole blocks: set<false>(group) before a register that begins a group, or set<true>(group) before one that holds
+  /// this group and the next, and code(register). Returns how many values they hold.
+  template <class Set, class Code>
+  static NIBBLE_ALWAYS_INLINE std::size_t for_each(std::size_t group, std::size_t n, std::uint8_t* codes, Set set,
+                                                   Code code) noexcept {
+    switch (2 * group / simd::lanes) {  // groups that a block holds whole: what belongs to them stays in registers
+      case 1: return for_each_short<1>(n, codes, set, code);
+      case 2: return for_each_short<2>(n, codes, set, code);
+      case 4: return for_each_short<4>(n, codes, set, code);
+      case 8: return for_each_short<8>(n, codes, set, code);
+      default: return for_each_block(group, n, codes, set, code);
+    }
+  }
   template <class Set, class Code>
   static NIBBLE_ALWAYS_INLINE std::size_t for_each_block(std::size_t group, std::size_t n, std::uint8_t* codes, Set set,
                                                          Code code) noexcept {
@@ -186,7 +202,7 @@ struct encode_groups<Isa> {
         left -= block;
       } else {
         for (std::size_t j = 0; j < 4; ++j) {
-          if (left == 0) set(g++), left = group;
+          if (left == 0) set.template operator()<false>(g++), left = group;
           u[j] = code(i + j * simd::lanes);
           left -= simd::lanes;
         }
@@ -195,9 +211,8 @@ struct encode_groups<Isa> {
     }
     return whole;
   }
-
-  /// The same for groups of so many registers.
-  template <std::size_t Registers, class Set, class Code>
+  /// Halves: half registers of a group.
+  template <std::size_t Halves, class Set, class Code>
   static NIBBLE_ALWAYS_INLINE std::size_t for_each_short(std::size_t n, std::uint8_t* codes, Set set,
                                                          Code code) noexcept {
     const std::size_t whole = n - n % block;
@@ -206,47 +221,102 @@ struct encode_groups<Isa> {
       simd::vi u[4];
       NIBBLE_UNROLL
       for (std::size_t j = 0; j < 4; ++j) {
-        if (j % Registers == 0) set(g++);
+        if (2 * j % Halves == 0) {
+          set.template operator()<Halves == 1>(g);
+          g += Halves == 1 ? 2 : 1;
+        }
         u[j] = code(i + j * simd::lanes);
       }
       simd::store_bytes<false>(u, codes + i);
     }
     return whole;
   }
+  /// Asks for the value n after x: the next run, as a rule, which would else arrive after this one's work is done.
+  static NIBBLE_ALWAYS_INLINE void ahead(const float* x, std::size_t n) noexcept {
+    __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(x) + n * sizeof(float)));
+  }
+  /// value(g) in each lane, or that of the next group in the upper half of them.
+  template <bool Pair, class Value>
+  static NIBBLE_ALWAYS_INLINE simd::vf spread(std::size_t g, Value value) noexcept {
+    if constexpr (Pair) return simd::in_halves(value(g), value(g + 1));
+    else return simd::vf(value(g));
+  }
+
+  /// 1 / scale for each of n groups, 0 for scale 0, whose values are all at step 0. False where one is subnormal or infinite.
+  static bool reciprocals(const quant::group_params* params, std::size_t n, float* out) noexcept {
+    using simd::vf;
+    for (std::size_t g = 0; g < n; ++g) out[g] = params[g].scale;
+    for (std::size_t g = n; g % simd::lanes != 0; ++g) out[g] = 1.0f;
+    const vf none(0.0f);
+    bool ordinary = true;
+    for (std::size_t g = 0; g < n; g += simd::lanes) {
+      const vf s = vf::load_aligned(out + g);
+      ordinary = ordinary && simd::all((s == none) | ((s >= vf(0x1p-125f)) & (s <= vf(0x1p125f))));
+      simd::select(s == none, none, vf(1.0f) / s).store_aligned(out + g);
+    }
+    return ordinary;
+  }
 
   template <code_rule Rule>
   static std::size_t affine(const quant::group_codec& c, const quant::group_params* params, const float* x,
                             std::size_t group, std::size_t n, std::uint8_t* codes) noexcept {
+    constexpr std::size_t at_once = 128;  // groups, a multiple of those in a block
+    std::size_t done = 0;
+    for (; done < n / block * block; params += at_once) {
+      const std::size_t most = group < n ? at_once * group : n, count = n - done < most ? n - done : most;
+      done += affine_run<Rule, at_once>(c, params, x + done, group, count, codes + done);
+    }
+    return done;
+  }
+  template <code_rule Rule, std::size_t Most>
+  static std::size_t affine_run(const quant::group_codec& c, const quant::group_params* params, const float* x,
+                                std::size_t group, std::size_t n, std::uint8_t* codes) noexcept {
     using simd::vf;
     using simd::vi;
     const quant::detail::step_bounds b = quant::detail::bounds_of<Rule>(c.format.bits, 0.0f);
-    const vf none(0.0f), shift(simd::rounding_shift), infinite(std::numeric_limits<float>::infinity());
-    vf scale(1.0f), zero(0.0f), low(b.lo), high(b.hi);
+    const vf none(0.0f), shift(simd::rounding_shift);
+    vf factor(0.0f), zero(0.0f), low(b.lo), high(b.hi);
     vi bias(b.bias - simd::rounding_bits);
-    const auto set = [&](std::size_t g) NIBBLE_LAMBDA_INLINE {
-      scale = vf(params[g].scale);
-      scale = simd::select(scale == none, infinite, scale);  // with scale 0 every value is at step 0
-      if constexpr (Rule == code_rule::asymmetric_offset) zero = vf(params[g].zero);
+    alignas(64) float factors[Most];
+    const bool multiply = reciprocals(params, ceil_div(n, group), factors);
+    const auto factor_of = [&](std::size_t g) NIBBLE_LAMBDA_INLINE { return factors[g]; };
+    const auto scale_of = [&](std::size_t g) NIBBLE_LAMBDA_INLINE { return params[g].scale; };
+    const auto zero_of = [&](std::size_t g) NIBBLE_LAMBDA_INLINE { return params[g].zero; };
+    const auto set = [&]<bool Pair>(std::size_t g) NIBBLE_LAMBDA_INLINE {
+      factor = spread<Pair>(g, factor_of);
+      if constexpr (Rule == code_rule::asymmetric_offset) zero = spread<Pair>(g, zero_of);
       if constexpr (Rule == code_rule::asymmetric) {  // zero is an integer, which its sum with the shift ends in
-        zero = vf(params[g].zero);
+        zero = spread<Pair>(g, zero_of);
         low = vf(b.lo) - zero;
         high = vf(b.hi) - zero;
         bias = simd::bits_of(zero + shift) - vi(simd::rounding_bits) - vi(simd::rounding_bits);
       }
     };
-    const auto code = [&](std::size_t i) NIBBLE_LAMBDA_INLINE {
-      vf t = simd::load(x + i);
-      if constexpr (Rule == code_rule::asymmetric_offset) t = t - zero;
-      t = t / scale;
-      if constexpr (Rule == code_rule::mid_rise) t = t - vf(0.5f);
-      return simd::bits_of(simd::min(simd::max(t, low), high) + shift) + bias;
+    const auto value = [&](std::size_t i) NIBBLE_LAMBDA_INLINE {
+      ahead(x + i, n);
+      if constexpr (Rule == code_rule::asymmetric_offset) return simd::load(x + i) - zero;
+      else return simd::load(x + i);
     };
-    switch (group / simd::lanes) {  // groups that a block holds whole: what belongs to them stays in registers
-      case 1: return for_each_short<1>(n, codes, set, code);
-      case 2: return for_each_short<2>(n, codes, set, code);
-      case 4: return for_each_short<4>(n, codes, set, code);
-      default: return for_each_block(group, n, codes, set, code);
-    }
+    const auto step = [&](vf t) NIBBLE_LAMBDA_INLINE {
+      if constexpr (Rule == code_rule::mid_rise) t = t - vf(0.5f);
+      return simd::min(simd::max(t, low), high);
+    };
+    const auto divided = [&](std::size_t i) NIBBLE_LAMBDA_INLINE {
+      const std::size_t g = i / group;
+      const vf scale = simd::is_half(group) ? spread<true>(g, scale_of) : spread<false>(g, scale_of);
+      const vf t = value(i) / simd::select(scale == none, vf(std::numeric_limits<float>::infinity()), scale);
+      return simd::bits_of(step(t) + shift) + bias;
+    };
+    if (!multiply) return for_each(group, n, codes, set, divided);
+    // x * (1 / scale) is cheaper than the quotient that the law rounds, and within 3 * 2^-24 * 256 + 2^-16 < 2^-13 of it where
+    // that counts, |q| <= 256: steps that are not as close as this to the middle between two integers round to the same one.
+    // Others, one register in 250 of 16 lanes, are divided.
+    const vf near(0.5f - 0x1p-13f);
+    return for_each(group, n, codes, set, [&](std::size_t i) NIBBLE_LAMBDA_INLINE {
+      const vf q = step(value(i) * factor), shifted = q + shift;
+      if (simd::any(simd::magnitude(q - (shifted - shift)) > near)) return divided(i);
+      return simd::bits_of(shifted) + bias;
+    });
   }
 
   static std::size_t table(const simd::table_planes& planes, const codebook_desc& book,
@@ -261,18 +331,21 @@ struct encode_groups<Isa> {
     std::size_t done = 0;
     const auto encode = [&](const auto& lanes) {
       vf factor(0.0f);
-      const auto set = [&](std::size_t g) NIBBLE_LAMBDA_INLINE {
+      const auto factor_of = [&](std::size_t g) NIBBLE_LAMBDA_INLINE {
         const float s = params[g].scale;
-        factor = vf(reciprocal  ? quant::detail::reciprocal_for(book, s)
-                    : s == 0.0f ? std::numeric_limits<float>::infinity()
-                                : s);
+        return reciprocal  ? quant::detail::reciprocal_for(book, s)
+               : s == 0.0f ? std::numeric_limits<float>::infinity()
+                           : s;
       };
-      done = reciprocal ? for_each_block(group, n, codes, set,
-                                         [&](std::size_t i)
-                                             NIBBLE_LAMBDA_INLINE { return lanes.rank(simd::load(x + i) * factor); })
-                        : for_each_block(group, n, codes, set, [&](std::size_t i) NIBBLE_LAMBDA_INLINE {
-                            return lanes.rank(simd::load(x + i) / factor);
-                          });
+      const auto set = [&]<bool Pair>(std::size_t g) NIBBLE_LAMBDA_INLINE { factor = spread<Pair>(g, factor_of); };
+      const auto value = [&](std::size_t i) NIBBLE_LAMBDA_INLINE {
+        ahead(x + i, n);
+        return simd::load(x + i);
+      };
+      done = reciprocal ? for_each(group, n, codes, set,
+                                   [&](std::size_t i) NIBBLE_LAMBDA_INLINE { return lanes.rank(value(i) * factor); })
+                        : for_each(group, n, codes, set,
+                                   [&](std::size_t i) NIBBLE_LAMBDA_INLINE { return lanes.rank(value(i) / factor); });
     };
     simd::with_every_table(planes, encode);
     if (book.code_of_rank != nullptr) codes_of_ranks(book, codes, done);
@@ -308,7 +381,7 @@ struct decode_groups<Isa> {
 
   static void run(const quant::group_codec& c, const quant::group_params* params, const std::uint8_t* codes,
                   std::size_t group, std::size_t n, float* y) noexcept {
-    if (group % simd::lanes != 0 && group < n) {
+    if (group % simd::lanes != 0 && group < n && !simd::is_half(group)) {
       if (group < 2 * simd::lanes) return decode_groups<isa::scalar>::run(c, params, codes, group, n, y);
       for (std::size_t i = 0; i < n; i += group, ++params) {
         const std::size_t count = n - i < group ? n - i : group;
@@ -327,36 +400,53 @@ struct decode_groups<Isa> {
  private:
   using vf = simd::vf;
 
-  /// Calls set(group) before each group, value(codes) for each register; values that fill none go through the scalar law.
-  template <std::size_t Registers, class Set, class Value>
+  /// Calls set<false>(group) before each group, or set<true>(group) for two that fill a register, and value(codes) for each
+  /// register; values that fill none go through the scalar law. Halves: half registers of a group, or 0.
+  template <std::size_t Halves, class Set, class Value>
   static NIBBLE_ALWAYS_INLINE void for_each_group(const quant::group_codec& c, const quant::group_params* params,
                                                   const std::uint8_t* codes, std::size_t group, std::size_t n, float* y,
                                                   Set set, Value value) noexcept {
-    const auto one = [&](std::size_t i) NIBBLE_LAMBDA_INLINE { value(codes + i).store_unaligned(y + i); };
+    const auto one = [&](std::size_t i) NIBBLE_LAMBDA_INLINE {
+      // The lines that are written soon: a store that misses would wait for them one after the other.
+      __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(y + i) + 2048), 1);
+      value(codes + i).store_unaligned(y + i);
+    };
     std::size_t g = 0, i = 0;
-    for (; n - i >= group && group % simd::lanes == 0; ++g) {
-      set(g);
-      if constexpr (Registers != 0) {
-        NIBBLE_UNROLL
-        for (std::size_t r = 0; r < Registers; ++r) one(i + r * simd::lanes);
-        i += Registers * simd::lanes;
-      } else {
-        for (const std::size_t end = i + group; i < end; i += simd::lanes) one(i);
+    if constexpr (Halves == 1) {
+      for (; n - i >= simd::lanes; i += simd::lanes, g += 2) {
+        set.template operator()<true>(g);
+        one(i);
       }
+    } else {
+      for (; n - i >= group && group % simd::lanes == 0; ++g) {
+        set.template operator()<false>(g);
+        if constexpr (Halves != 0) {
+          NIBBLE_UNROLL
+          for (std::size_t r = 0; r < Halves / 2; ++r) one(i + r * simd::lanes);
+          i += Halves / 2 * simd::lanes;
+        } else {
+          for (const std::size_t end = i + group; i < end; i += simd::lanes) one(i);
+        }
+      }
+      if (i == n) return;
+      set.template operator()<false>(g);
+      for (; n - i >= simd::lanes; i += simd::lanes) one(i);
     }
-    if (i == n) return;
-    set(g);
-    for (; n - i >= simd::lanes; i += simd::lanes) one(i);
-    if (i < n) quant::decode_group(c, params[g], codes + i, n - i, y + i);
+    for (; i < n; ++g) {
+      const std::size_t count = Halves == 1 && n - i > group ? group : n - i;
+      quant::decode_group(c, params[g], codes + i, count, y + i);
+      i += count;
+    }
   }
   template <class Set, class Value>
   static NIBBLE_ALWAYS_INLINE void for_each_of(const quant::group_codec& c, const quant::group_params* params,
                                                const std::uint8_t* codes, std::size_t group, std::size_t n, float* y,
                                                Set set, Value value) noexcept {
-    switch (group / simd::lanes) {  // in short groups the loop over registers would take longer than what is in it
+    switch (group < n ? 2 * group / simd::lanes : 0) {  // in short groups the loop over registers would take the time
       case 1: return for_each_group<1>(c, params, codes, group, n, y, set, value);
       case 2: return for_each_group<2>(c, params, codes, group, n, y, set, value);
       case 4: return for_each_group<4>(c, params, codes, group, n, y, set, value);
+      case 8: return for_each_group<8>(c, params, codes, group, n, y, set, value);
       default: return for_each_group<0>(c, params, codes, group, n, y, set, value);
     }
   }
@@ -368,14 +458,21 @@ struct decode_groups<Isa> {
     for_each_of(c, params, codes, group, n, y, set,
                 [&](const std::uint8_t* u) NIBBLE_LAMBDA_INLINE { return value(simd::load_bytes(u)); });
   }
+  /// A parameter in each lane, or that of the next group in the upper half of them.
+  template <bool Pair>
+  static NIBBLE_ALWAYS_INLINE vf spread(const quant::group_params* p, float quant::group_params::*member) noexcept {
+    if constexpr (Pair) return simd::in_halves(p[0].*member, p[1].*member);
+    else return vf(p->*member);
+  }
   template <code_rule Rule>
   static void affine(const quant::group_codec& c, const quant::group_params* params, const std::uint8_t* codes,
                      std::size_t group, std::size_t n, float* y) noexcept {
     vf scale(1.0f), zero(0.0f), shift(Rule == code_rule::symmetric ? quant::detail::level_shift(c.format, {}) : 0.0f);
-    const auto set = [&](std::size_t g) NIBBLE_LAMBDA_INLINE {
-      scale = vf(params[g].scale);
-      if constexpr (Rule == code_rule::asymmetric) shift = vf(0.0f) - vf(params[g].zero);
-      if constexpr (Rule == code_rule::asymmetric_offset) zero = vf(params[g].zero);
+    const auto set = [&]<bool Pair>(std::size_t g) NIBBLE_LAMBDA_INLINE {
+      scale = spread<Pair>(params + g, &quant::group_params::scale);
+      if constexpr (Rule == code_rule::asymmetric)
+        shift = vf(0.0f) - spread<Pair>(params + g, &quant::group_params::zero);
+      if constexpr (Rule == code_rule::asymmetric_offset) zero = spread<Pair>(params + g, &quant::group_params::zero);
     };
     for_each(c, params, codes, group, n, y, set, [&](simd::vi u) NIBBLE_LAMBDA_INLINE {
       if constexpr (Rule == code_rule::asymmetric_offset) return simd::fused(scale, simd::to_float(u), zero);
@@ -386,15 +483,22 @@ struct decode_groups<Isa> {
   static void table(const quant::group_codec& c, const quant::group_params* params, const std::uint8_t* codes,
                     std::size_t group, std::size_t n, float* y) noexcept {
     vf scale(1.0f);
-    const auto set = [&](std::size_t g) NIBBLE_LAMBDA_INLINE { scale = vf(params[g].scale); };
+    const auto set = [&]<bool Pair>(std::size_t g)
+                         NIBBLE_LAMBDA_INLINE { scale = spread<Pair>(params + g, &quant::group_params::scale); };
 #if NIBBLE_SIMD_WIDTH >= 256 || NIBBLE_SIMD_NEON
-    if (c.format.bits <= 4) {
-      alignas(64) float values[16] = {};
+    const auto permuted = [&]<int Bits>() {
+      alignas(64) float values[std::size_t{1} << Bits] = {};
       std::memcpy(values, c.book.values, sizeof(float) << c.format.bits);
-      const simd::lane_table<4> table(values);
-      return for_each(c, params, codes, group, n, y, set,
-                      [&](simd::vi code) NIBBLE_LAMBDA_INLINE { return scale * table(code); });
-    }
+      const simd::lane_table<Bits> table(values);
+      for_each(c, params, codes, group, n, y, set,
+               [&](simd::vi code) NIBBLE_LAMBDA_INLINE { return scale * table(code); });
+    };
+    if (c.format.bits <= 4) return permuted.template operator()<4>();
+#if NIBBLE_SIMD_WIDTH == 512
+    if (c.format.bits == 5) return permuted.template operator()<5>();
+    if (c.format.bits == 6) return permuted.template operator()<6>();
+    if (c.format.bits == 7) return permuted.template operator()<7>();
+#endif
 #endif
     for_each_of(c, params, codes, group, n, y, set,
                 [&, values = c.book.values](const std::uint8_t* u)

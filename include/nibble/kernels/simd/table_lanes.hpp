@@ -31,10 +31,13 @@ struct table_planes {
       const std::size_t code = (book.code_of_rank == nullptr ? place : book.code_of_rank[place]) | (r - place);
       values[r] = book.values[code];
     }
-    if (steps >= 6) set_buckets(book);
+    if (steps > in_registers) set_buckets(book);
   }
 
-  /// For six bits and more: the numbers cut into buckets as wide as a power of two, none of which holds two thresholds. Then
+  /// The greatest tables whose thresholds permutations search: more of them than a search in buckets takes.
+  static constexpr int in_registers = NIBBLE_SIMD_WIDTH == 512 ? 8 : 5;
+
+  /// For tables above that: the numbers cut into buckets as wide as a power of two, none of which holds two thresholds. Then
   /// a value's rank is the number of thresholds in the buckets before its own, and one more where it lies above the one
   /// that its bucket holds.
   void set_buckets(const codebook_desc& book) noexcept {
@@ -203,13 +206,23 @@ NIBBLE_ALWAYS_INLINE vi minus_one_where(vf::batch_bool_type b) noexcept {
 #endif
 }
 
+/// r, and one more in lanes where b is true.
+NIBBLE_ALWAYS_INLINE vi one_more_where(vf::batch_bool_type b, vi r) noexcept {
+#if NIBBLE_SIMD_WIDTH == 512
+  const auto v = static_cast<vi::register_type>(r);
+  return vi(_mm512_mask_add_epi32(v, static_cast<__mmask16>(b), v, _mm512_set1_epi32(1)));
+#else
+  return r - minus_one_where(b);
+#endif
+}
+
 #if NIBBLE_SIMD_WIDTH == 128 && !NIBBLE_SIMD_NEON
 /// Thresholds below v, one after the other: SSE2 has no permutation by a register.
 NIBBLE_ALWAYS_INLINE vi count_below(const table_planes& t, int steps, vf v) noexcept {
   vi rank(0);
   for (std::size_t step = 0; step < static_cast<std::size_t>(steps); ++step)
     for (std::size_t i = 0; i < std::size_t{1} << step; ++i)
-      rank = rank - minus_one_where(vf(t.thresholds[table_planes::first_of(step) + i]) < v);
+      rank = one_more_where(vf(t.thresholds[table_planes::first_of(step) + i]) < v, rank);
   return rank;
 }
 #endif
@@ -222,7 +235,7 @@ class threshold_steps {
       : before_(thresholds), here_(thresholds + table_planes::first_of(Step)) {}
   NIBBLE_ALWAYS_INLINE vi rank(vf v) const noexcept {
     const vi r = before_.rank(v);
-    return (r + r) - minus_one_where(here_(r) < v);
+    return one_more_where(here_(r) < v, r + r);
   }
 
  private:
@@ -233,7 +246,7 @@ template <>
 class threshold_steps<0> {
  public:
   NIBBLE_ALWAYS_INLINE explicit threshold_steps(const float* thresholds) noexcept : middle_(*thresholds) {}
-  NIBBLE_ALWAYS_INLINE vi rank(vf v) const noexcept { return vi(0) - minus_one_where(middle_ < v); }
+  NIBBLE_ALWAYS_INLINE vi rank(vf v) const noexcept { return one_more_where(middle_ < v, vi(0)); }
 
  private:
   vf middle_;
@@ -283,8 +296,14 @@ class any_table_lanes {
       const vf middle = step == 2   ? lane_table<2>(table)(rank)
                         : step == 3 ? lane_table<3>(table)(rank)
                         : step == 4 ? lane_table<4>(table)(rank)
+#if NIBBLE_SIMD_WIDTH == 512
+                        : step == 5 ? lane_table<5>(table)(rank)
+                        : step == 6 ? lane_table<6>(table)(rank)
+                                    : lane_table<7>(table)(rank);
+#else
                                     : look_up_lanes(table, rank);
-      rank = (rank + rank) - minus_one_where(middle < counted);
+#endif
+      rank = one_more_where(middle < counted, rank + rank);
     }
 #else
     vi rank = count_below(planes_, planes_.steps, counted);
@@ -298,6 +317,7 @@ class any_table_lanes {
   const table_planes& planes_;
 };
 
+#if NIBBLE_SIMD_WIDTH < 512
 /// The same for table_planes::in_buckets.
 class bucket_lanes {
  public:
@@ -308,18 +328,12 @@ class bucket_lanes {
     const vf most(static_cast<float>(planes_.last_bucket));
     const vf t = simd::min(simd::max(v * vf(planes_.per_unit), vf(0.0f) - most), most);
     const vi bucket = bits_of(t + vf(rounding_shift)) - vi(rounding_bits - planes_.last_bucket);
-#if NIBBLE_SIMD_WIDTH == 512
-    const auto at = static_cast<vi::register_type>(bucket);
-    const vf edge(_mm512_i32gather_ps(at, planes_.edge, 4));
-    const vi below(_mm512_i32gather_epi32(at, planes_.below, 4));
-#else
     alignas(64) std::int32_t at[lanes];
     bucket.store_aligned(at);
     const vf edge = from_each([&](std::size_t j) NIBBLE_LAMBDA_INLINE { return planes_.edge[at[j]]; });
     const vi below = bits_of(
         from_each([&](std::size_t j) NIBBLE_LAMBDA_INLINE { return std::bit_cast<float>(planes_.below[at[j]]); }));
-#endif
-    return below - minus_one_where(edge < v);
+    return one_more_where(edge < v, below);
   }
   NIBBLE_ALWAYS_INLINE vf value(vi rank) const noexcept { return look_up_lanes(planes_.values, rank); }
 
@@ -327,23 +341,34 @@ class bucket_lanes {
   const table_planes& planes_;
 };
 
-/// f(lanes) for the lanes of a table: in registers up to 5 bits, in buckets, or of any.
+#endif
+
+/// f(lanes) for the lanes of a table: in registers as far as they go, in buckets, or of any.
 template <class F>
 NIBBLE_ALWAYS_INLINE void with_every_table(const table_planes& t, F&& f) {
+#if NIBBLE_SIMD_WIDTH < 512
   if (t.in_buckets) return f(bucket_lanes(t));
+#endif
   if (t.sign_magnitude) return t.steps == 3 ? f(table_lanes<3, true>(t)) : f(any_table_lanes(t));
   switch (t.steps) {
     case 2: return f(table_lanes<2, false>(t));
     case 3: return f(table_lanes<3, false>(t));
     case 4: return f(table_lanes<4, false>(t));
     case 5: return f(table_lanes<5, false>(t));
+#if NIBBLE_SIMD_WIDTH == 512
+    case 6: return f(table_lanes<6, false>(t));
+    case 7: return f(table_lanes<7, false>(t));
+    case 8: return f(table_lanes<8, false>(t));
+#endif
     default: return f(any_table_lanes(t));
   }
 }
 /// The same for the most common tables alone, and else as for any.
 template <class F>
 NIBBLE_ALWAYS_INLINE void with_table(const table_planes& t, F&& f) {
+#if NIBBLE_SIMD_WIDTH < 512
   if (t.in_buckets) return f(bucket_lanes(t));
+#endif
   if (t.sign_magnitude && t.steps == 3) return f(table_lanes<3, true>(t));
   if (!t.sign_magnitude && t.steps == 4) return f(table_lanes<4, false>(t));
   f(any_table_lanes(t));

@@ -118,6 +118,34 @@ NIBBLE_ALWAYS_INLINE vf load(const half* p) noexcept {
 #else
 #define NIBBLE_SIMD_HALVES 0
 #endif
+/// Whether a group of so many values fills half a register.
+constexpr bool is_half(std::size_t group) noexcept { return group == lanes / 2; }
+/// Half a register of values, twice.
+NIBBLE_ALWAYS_INLINE vf load_half_twice(const float* p) noexcept {
+#if NIBBLE_SIMD_NEON
+  const float32x2_t v = vld1_f32(p);
+  return vf(vcombine_f32(v, v));
+#elif NIBBLE_SIMD_WIDTH == 512
+  return vf(_mm512_broadcast_f32x8(_mm256_loadu_ps(p)));
+#elif NIBBLE_SIMD_WIDTH == 256
+  return vf(_mm256_broadcast_ps(reinterpret_cast<const __m128*>(p)));
+#else
+  const __m128 v = _mm_loadl_pi(_mm_setzero_ps(), reinterpret_cast<const __m64*>(p));
+  return vf(_mm_movelh_ps(v, v));
+#endif
+}
+/// a in the lower half of the lanes, b in the upper one.
+NIBBLE_ALWAYS_INLINE vf in_halves(float a, float b) noexcept {
+#if NIBBLE_SIMD_NEON
+  return vf(vcombine_f32(vdup_n_f32(a), vdup_n_f32(b)));
+#elif NIBBLE_SIMD_WIDTH == 512
+  return vf(_mm512_mask_mov_ps(_mm512_set1_ps(a), 0xff00, _mm512_set1_ps(b)));
+#elif NIBBLE_SIMD_WIDTH == 256
+  return vf(_mm256_blend_ps(_mm256_set1_ps(a), _mm256_set1_ps(b), 0xf0));
+#else
+  return vf(_mm_setr_ps(a, a, b, b));
+#endif
+}
 /// `lanes` 32-bit lanes from bytes.
 NIBBLE_ALWAYS_INLINE vu load_lanes(const void* p) noexcept {
   return vu::load_unaligned(static_cast<const std::uint32_t*>(p));
