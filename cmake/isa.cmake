@@ -31,14 +31,14 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set(NIBBLE_ISA_NEEDS_avx512bw ${NIBBLE_ISA_NEEDS_avx2} bmi2 avx512f avx512cd avx512dq avx512bw avx512vl)
   set(NIBBLE_ISA_FLAGS_avx512_vnni -march=x86-64-v4 -mavx512vnni ${NIBBLE_AVX512_FLAGS})
   set(NIBBLE_ISA_NEEDS_avx512_vnni ${NIBBLE_ISA_NEEDS_avx512bw} avx512vnni)
-  set(NIBBLE_ISA_FLAGS_amx_int8 -march=x86-64-v4 -mavx512vnni -mamx-tile -mamx-int8 ${NIBBLE_AVX512_FLAGS})
-  set(NIBBLE_ISA_NEEDS_amx_int8 ${NIBBLE_ISA_NEEDS_avx512_vnni} amx-int8)
+  set(NIBBLE_ISA_FLAGS_amx_int8 -march=x86-64-v4 -mavx512vnni -mavx512vbmi -mamx-tile -mamx-int8 ${NIBBLE_AVX512_FLAGS})
+  set(NIBBLE_ISA_NEEDS_amx_int8 ${NIBBLE_ISA_NEEDS_avx512_vnni} avx512vbmi amx-int8)
   set(NIBBLE_ISA_FLAGS_amx_bf16 ${NIBBLE_ISA_FLAGS_amx_int8} -mamx-bf16 -mavx512bf16)
   set(NIBBLE_ISA_NEEDS_amx_bf16 ${NIBBLE_ISA_NEEDS_amx_int8} amx-bf16 avx512bf16)
-  # These are avx2 and avx512_vnni but for the panels' products.
+  # These are avx2 and avx512_vnni but for the panels' products, and what VBMI unpacks.
   set(NIBBLE_ISA_OWN_avx_vnni gemm_panel)
   set(NIBBLE_ISA_OWN_avx512bw gemm_panel)
-  set(NIBBLE_ISA_OWN_amx_int8 gemm_panel)
+  set(NIBBLE_ISA_OWN_amx_int8 "gemm_panel|codes|panel_codes")
   set(NIBBLE_ISA_OWN_amx_bf16 gemm_panel)
   # What lies above the kernels differs by register width and FMA alone: for these sets only the kernels are compiled.
   set(NIBBLE_ISA_LAYERS_avx_vnni kernels)

@@ -52,10 +52,16 @@ TEST_CASE("detect: a CPU without a feature of a tier does not run that tier") {
   f.f16c = false;
   CHECK_FALSE(isa::runs_on<isa::avx2>(f));
   f.f16c = f.avx512f = f.avx512cd = f.avx512dq = f.avx512bw = f.avx512vl = f.avx512vnni = f.amx_tile = f.amx_bf16 =
-      f.avx512bf16 = true;
+      f.avx512bf16 = f.avx512vbmi = true;
   CHECK_FALSE(isa::runs_on<isa::amx_bf16>(f));
   f.amx_int8 = true;
   CHECK(isa::runs_on<isa::amx_bf16>(f));
+  f.avx512vbmi = false;
+  CHECK_FALSE(isa::runs_on<isa::amx_int8>(f));
+  f.avx512vbmi = true;
+  f.avx512bf16 = false;
+  CHECK_FALSE(isa::runs_on<isa::amx_bf16>(f));
+  f.avx512bf16 = true;
   f.amx_bf16 = false;
   CHECK_FALSE(isa::runs_on<isa::amx_bf16>(f));
   CHECK(isa::runs_on<isa::amx_int8>(f));

@@ -28,6 +28,7 @@ inline bool cpu_has(std::string_view feature) {
   NIBBLE_TEST_FEATURE("avx512bw");
   NIBBLE_TEST_FEATURE("avx512vl");
   NIBBLE_TEST_FEATURE("avx512vnni");
+  NIBBLE_TEST_FEATURE("avx512vbmi");
   // clang 14 has no name for it: leaf 7, subleaf 1, EAX bit 4.
   if (unsigned a = 0, b = 0, c = 0, d = 0; feature == "avxvnni")
     return cpu_has("avx2") && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 4 & 1u) != 0;

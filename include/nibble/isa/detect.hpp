@@ -95,7 +95,8 @@ bool runs_on(const cpu_features& f) noexcept {
   else if constexpr (std::is_same_v<Isa, avx512bw>)
     return runs_on<avx2>(f) && f.avx512f && f.avx512cd && f.avx512dq && f.avx512bw && f.avx512vl;
   else if constexpr (std::is_same_v<Isa, avx512_vnni>) return runs_on<avx512bw>(f) && f.avx512vnni;
-  else if constexpr (std::is_same_v<Isa, amx_int8>) return runs_on<avx512_vnni>(f) && f.amx_tile && f.amx_int8;
+  else if constexpr (std::is_same_v<Isa, amx_int8>)
+    return runs_on<avx512_vnni>(f) && f.avx512vbmi && f.amx_tile && f.amx_int8;
   else if constexpr (std::is_same_v<Isa, amx_bf16>) return runs_on<amx_int8>(f) && f.amx_bf16 && f.avx512bf16;
   else if constexpr (std::is_same_v<Isa, neon_dotprod>) return f.neon && f.neon_dotprod;
   else if constexpr (std::is_same_v<Isa, neon_i8mm>) return runs_on<neon_dotprod>(f) && f.neon_i8mm;

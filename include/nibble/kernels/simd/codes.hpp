@@ -41,10 +41,15 @@ struct dense_codes<Isa> {
   static NIBBLE_ALWAYS_INLINE void unpack_part(const std::byte* packed, std::size_t n, std::size_t left,
                                                std::uint8_t* codes) noexcept {
     std::size_t done = 0;
+#if defined(__AVX512VBMI__)
+    static_cast<void>(left);
+    if constexpr (Bits < 8) done = unpack_lanes<Bits>(packed, n, codes);
+#else
     if constexpr (Bits < 8) {
       done = whole_blocks<Bits>(left) < n ? whole_blocks<Bits>(left) : n;
       unpack_blocks<Bits>(packed, done, codes);
     }
+#endif
     nibble::pack::unpack_row<Bits>(packed + done / 8 * Bits, n - done, codes + done);
   }
 
@@ -97,6 +102,34 @@ struct dense_codes<Isa> {
     }
   }
 
+#if defined(__AVX512VBMI__)
+  /// 64 codes at a time: vpermb gives each 64-bit lane the bytes of its 8 codes, of which vpmultishiftqb takes 8 bits each.
+  template <int Bits>
+  static std::size_t unpack_lanes(const std::byte* packed, std::size_t n, std::uint8_t* codes) noexcept {
+    struct alignas(64) bytes {
+      std::uint8_t at[64];
+    };
+    static constexpr bytes lanes = [] {
+      bytes to{};
+      for (std::size_t i = 0; i < 64; ++i) to.at[i] = static_cast<std::uint8_t>(i / 8 * Bits + i % 8 % Bits);
+      return to;
+    }();
+    static constexpr bytes shifts = [] {
+      bytes to{};
+      for (std::size_t i = 0; i < 64; ++i) to.at[i] = static_cast<std::uint8_t>(i % 8 * Bits);
+      return to;
+    }();
+    const __m512i from = _mm512_load_si512(lanes.at), by = _mm512_load_si512(shifts.at);
+    const __m512i field = _mm512_set1_epi8((1 << Bits) - 1);
+    const __mmask64 read = (std::uint64_t{1} << (8 * Bits)) - 1;
+    std::size_t done = 0;
+    for (; n - done >= 64; done += 64, packed += 8 * Bits) {
+      const __m512i v = _mm512_permutexvar_epi8(from, _mm512_maskz_loadu_epi8(read, packed));
+      _mm512_storeu_si512(codes + done, _mm512_and_si512(_mm512_multishift_epi64_epi8(by, v), field));
+    }
+    return done;
+  }
+#else
   template <int Bits>
   static void unpack_blocks(const std::byte* packed, std::size_t end, std::uint8_t* codes) noexcept {
     constexpr int one = (1 << Bits) - 1, two = (1 << 2 * Bits) - 1, four = (1 << 4 * Bits) - 1;
@@ -117,6 +150,7 @@ struct dense_codes<Isa> {
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + i), v);
     }
   }
+#endif
 };
 
 }  // namespace kernels

@@ -81,8 +81,14 @@ struct panel_codes<Isa> {
   template <int Write>
   static NIBBLE_ALWAYS_INLINE void ask_for(const std::byte* rows, std::size_t row_bytes, std::size_t at,
                                            std::size_t bytes) noexcept {
+    ask_for_part<Write>(rows, row_bytes, at, bytes * layout::nr, 0);
+  }
+  /// One of the 16 parts of that: all at once they would wait for each other.
+  template <int Write>
+  static NIBBLE_ALWAYS_INLINE void ask_for_part(const std::byte* rows, std::size_t row_bytes, std::size_t at,
+                                                std::size_t bytes, std::size_t part) noexcept {
     const auto from = reinterpret_cast<std::uintptr_t>(rows) + (row_bytes + at) * layout::nr;  // nothing may lie there
-    for (std::size_t i = 0; i < bytes * layout::nr; i += 64)
+    for (std::size_t i = part * bytes; i < (part + 1) * bytes; i += 64)
       __builtin_prefetch(reinterpret_cast<const void*>(from + i), Write, 2);
   }
 
@@ -211,10 +217,11 @@ struct panel_codes<Isa> {
     for (std::size_t k = 0; k < K; k += chunk) {
       const std::size_t count = K - k < chunk ? K - k : chunk, blocks = layout::blocks(count);
       if (k == 0 || count < chunk) std::memset(codes, 0, sizeof codes);
-      ask_for<0>(rows, row_bytes, k / 8 * Bits, nibble::pack::packed_bytes(count, Bits));
-      for (std::size_t n = 0; n < columns; ++n)
+      for (std::size_t n = 0; n < columns; ++n) {
+        ask_for_part<0>(rows, row_bytes, k / 8 * Bits, nibble::pack::packed_bytes(count, Bits), n);
         dense_codes<isa_type>::template unpack_part<Bits>(rows + n * row_bytes + k / 8 * Bits, count, K - k,
                                                           codes + n * chunk_stride);
+      }
       for (std::size_t b = 0; b < blocks; ++b, panel += layout::block_bytes(Bits)) {
         for (std::size_t half = 0; half < 2; ++half) {
           __m256i unit[tile];
