@@ -55,6 +55,11 @@ endif()
 add_library(nibble_own_flags INTERFACE)
 target_compile_options(nibble_own_flags INTERFACE
   -Wall -Wextra -Wpedantic -Wconversion -Wshadow $<$<BOOL:${NIBBLE_WERROR}>:-Werror>)
+# Below -O2 GCC 12 calls libm with the upper halves of registers in use, which Intel's CPUs pay for: with this flag it clears
+# them, and references in double take a fraction of the time. All units: what is inline is taken from any of them.
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  target_compile_options(nibble_own_flags INTERFACE $<$<CONFIG:Debug>:-fexpensive-optimizations>)
+endif()
 if(NIBBLE_SANITIZE)
   target_compile_options(nibble_own_flags INTERFACE
     -fsanitize=${NIBBLE_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
