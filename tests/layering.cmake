@@ -30,7 +30,8 @@ set(layer_eigen.hpp 6.5)
 set(layer_cuda.hpp 6.5)
 set(umbrella_layers core isa quant pack kernels tensor gemm)
 # Headers of these layers that are asked for by name all the same.
-set(by_name core/concurrency core/process_mark core/scratch core/thread_pool core/openmp core/tbb gemm/instantiate)
+set(by_name core/concurrency core/process_mark core/scratch core/thread_pool core/openmp core/tbb gemm/instantiate
+  quant/ggml_type)
 list(TRANSFORM by_name REPLACE "(.+)" "nibble/\\1.hpp")
 # What a layer may include beside nibble and the standard library.
 set(third_party_core "^((sched|pthread|omp)\\.h$|tbb/)")

@@ -12,12 +12,16 @@
 
 #include <doctest/doctest.h>
 
+#include "support/temporary_file.hpp"
+
 namespace {
 
 using nibble::errc;
 using nibble::io::dtype;
 using nibble::io::safetensors_reader;
 using nibble::io::safetensors_writer;
+using nibble::test::bytes_of;
+using nibble::test::temporary_file;
 
 /// A file's bytes: length, header and `data_bytes` bytes 0, 1, 2, ...
 std::vector<std::byte> file_of(const std::string& header, std::size_t data_bytes) {
@@ -42,22 +46,6 @@ std::string refusal(const std::vector<std::byte>& bytes) {
 std::string refusal(const std::string& header, std::size_t data_bytes) { return refusal(file_of(header, data_bytes)); }
 
 bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
-
-/// A path in the system's folder for temporary files; the file is removed at the end of the test.
-struct temporary_file {
-  std::string path;
-  explicit temporary_file(const std::string& name)
-      : path((std::filesystem::temp_directory_path() / ("nibble_test_" + std::to_string(::getpid()) + "_" + name))
-                 .string()) {}
-  ~temporary_file() { std::filesystem::remove(path); }
-};
-
-std::vector<std::byte> bytes_of(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  const std::string s{std::istreambuf_iterator<char>(in), {}};
-  const auto* const p = reinterpret_cast<const std::byte*>(s.data());
-  return {p, p + s.size()};
-}
 
 /// A valid file with three types, a scalar, an empty tensor and metadata.
 std::vector<std::byte> small_file() {

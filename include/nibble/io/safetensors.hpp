@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
-#include <cstdio>
 #include <cstring>
 #include <map>
 #include <optional>
@@ -25,6 +24,8 @@
 #include <nibble/core/config.hpp>
 #include <nibble/core/error.hpp>
 #include <nibble/core/half.hpp>
+#include <nibble/io/atomic_file.hpp>
+#include <nibble/io/file_text.hpp>
 #include <nibble/io/mapped_file.hpp>
 
 namespace nibble {
@@ -64,39 +65,9 @@ struct tensor_info {
   std::size_t end = 0;       ///< one past the last byte
 };
 
-/// "[2, 3]"
-inline std::string shape_text(std::span<const std::size_t> shape) {
-  std::string s = "[";
-  for (std::size_t i = 0; i < shape.size(); ++i) s += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
-  return s + "]";
-}
-
-/// A name from a file, fit for a message: control and non-ASCII bytes as \xNN, cut after 120 characters.
-inline std::string printable(std::string_view name) {
-  std::string s;
-  for (const char c : name) {
-    if (s.size() >= 120) return s + "...";
-    if (c >= 0x20 && c < 0x7f) {
-      s.push_back(c);
-    } else {
-      char text[8];
-      std::snprintf(text, sizeof text, "\\x%02x", static_cast<unsigned>(static_cast<unsigned char>(c)));
-      s += text;
-    }
-  }
-  return s;
-}
-
 namespace detail {
 
 inline constexpr std::size_t max_header_bytes = 100'000'000;  // limit of the reference implementation
-
-/// a * b, or false when it does not fit.
-constexpr bool checked_multiply(std::size_t a, std::size_t b, std::size_t& product) noexcept {
-  if (b != 0 && a > static_cast<std::size_t>(-1) / b) return false;
-  product = a * b;
-  return true;
-}
 
 /// Receives the header's JSON events. Only the three levels of the format exist, so nesting never grows a stack; a
 /// callback that returns false stops the parser at once, with the reason in `problem`.
@@ -440,29 +411,12 @@ class safetensors_writer {
     });
     const std::string header = make_header(order);
 
-    const std::string temporary = core::message(path, ".", ::getpid(), ".tmp");
-    std::FILE* const file = std::fopen(temporary.c_str(), "wbx");
-    const auto refuse = [&](const char* what) {
-      const int reason = errno;
-      if (file != nullptr) {
-        std::fclose(file);
-        std::remove(temporary.c_str());
-      }
-      core::fail(errc::io_failed, "safetensors_writer: cannot ", what, " '", temporary, "': ", std::strerror(reason));
-    };
-    if (file == nullptr) refuse("create");
+    atomic_file file{"safetensors_writer", path};
     const std::uint64_t header_bytes = header.size();
-    bool good = std::fwrite(&header_bytes, 8, 1, file) == 1 && std::fwrite(header.data(), header.size(), 1, file) == 1;
-    for (const entry* e : order)
-      good = good && (e->bytes.empty() || std::fwrite(e->bytes.data(), e->bytes.size(), 1, file) == 1);
-    if (!good || std::fflush(file) != 0 || ::fsync(::fileno(file)) != 0) refuse("write");
-    const bool closed = std::fclose(file) == 0;
-    if (!closed || std::rename(temporary.c_str(), path.c_str()) != 0) {
-      const int reason = errno;
-      std::remove(temporary.c_str());
-      core::fail(errc::io_failed, "safetensors_writer: cannot rename '", temporary, "' to '", path,
-                 "': ", std::strerror(reason));
-    }
+    file.write(std::as_bytes(std::span{&header_bytes, 1}));
+    file.write(header);
+    for (const entry* e : order) file.write(e->bytes);
+    file.commit();
   }
 
  private:
