@@ -197,6 +197,37 @@ TEST_CASE("gguf: tensors carry name, type, extents, offset and bytes, in any ord
   CHECK_THROWS_WITH_AS(r.at("smal"), doctest::Contains("there is no tensor 'smal'"), nibble::error);
 }
 
+TEST_CASE("gguf: values are read as floats, whole or in part") {
+  maker m = header(3, 0);
+  m.tensor("f", {3}, 0, 0).tensor("q", {32, 2}, 8, 32).tensor("e", {32, 0}, 8, 0).pad(32);
+  m.raw(1.5f).raw(-0.0f).raw(0.1f).pad(32);
+  for (int row = 1; row <= 2; ++row) {
+    m.raw(std::uint16_t{0x3800});  // 0.5
+    for (int i = 0; i < 32; ++i) m.raw(static_cast<std::int8_t>(row * i - 16));
+  }
+  const gguf_reader r{m.span()};
+  const auto f = r.read_f32("f"), q = r.read_f32("q");
+  REQUIRE(f.size() == 3);
+  CHECK(f[2] == 0.1f);
+  REQUIRE(q.size() == 64);
+  for (std::size_t i = 0; i < 64; ++i)
+    CHECK(q[i] == 0.5f * (static_cast<float>(i / 32 + 1) * static_cast<float>(i % 32) - 16.0f));
+  float row[32];
+  r.read_f32(r.at("q"), 32, row);
+  CHECK(row[31] == 23.0f);
+  CHECK(r.read_f32("e").empty());
+  CHECK_THROWS_WITH_AS(r.read_f32(r.at("q"), 16, row), doctest::Contains("'q'; Q8_0 has blocks of 32"), nibble::error);
+  CHECK_THROWS_WITH_AS(r.read_f32(r.at("q"), 64, row), doctest::Contains("tensor 'q', which has 64"), nibble::error);
+  CHECK_THROWS_WITH_AS(r.read_f32(r.at("f"), 1, row), doctest::Contains("tensor 'f', which has 3"), nibble::error);
+}
+
+TEST_CASE("gguf: values of types that nibble cannot compute are refused by name") {
+  const maker m = small_file();
+  const gguf_reader r{m.span()};
+  CHECK_THROWS_WITH_AS(r.read_f32("listed"), doctest::Contains("tensor 'listed' is IQ2_XXS"), nibble::error);
+  CHECK_THROWS_WITH_AS(r.read_f32("small"), doctest::Contains("tensor 'small' is I8"), nibble::error);
+}
+
 TEST_CASE("gguf: version 2 has the same layout") {
   maker m = small_file();
   m.bytes[4] = 2;
@@ -339,6 +370,7 @@ TEST_CASE("gguf: a file with any bit flipped is refused or read within its bound
       for (const auto& t : r.tensors()) {
         CHECK(r.bytes(t).size() == t.bytes);
         for (const std::byte b : r.bytes(t)) sum += std::to_integer<std::size_t>(b);
+        if (nibble::can_decode_ggml(t.type)) CHECK(r.read_f32(t).size() == t.elements);
       }
     } catch (const nibble::error& e) {
       CHECK(e.code() == errc::bad_file);

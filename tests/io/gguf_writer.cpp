@@ -8,6 +8,7 @@
 
 #include <doctest/doctest.h>
 
+#include "support/refusal.hpp"
 #include "support/temporary_file.hpp"
 
 namespace {
@@ -18,24 +19,13 @@ using nibble::io::gguf_reader;
 using nibble::io::gguf_sink;
 using nibble::io::gguf_type;
 using nibble::io::gguf_writer;
+using nibble::test::refusal_of;
 using nibble::test::temporary_file;
 
 template <class T>
 std::span<const T> view(const std::vector<T>& v) {
   return v;
 }
-
-/// The code and the message of what a call raises.
-template <class F>
-std::pair<errc, std::string> refusal(F&& f) {
-  try {
-    f();
-    return {errc::ok, ""};
-  } catch (const nibble::error& e) {
-    return {e.code(), e.what()};
-  }
-}
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 }  // namespace
 
@@ -167,10 +157,10 @@ TEST_CASE("gguf_writer: what the format cannot hold is refused") {
   };
   for (const auto& c : cases) {
     gguf_writer w;
-    const auto [code, message] = refusal([&] { c.call(w); });
-    CAPTURE(message);
-    CHECK(code == c.code);
-    CHECK(contains(message, c.says));
+    const auto r = refusal_of([&] { c.call(w); });
+    CAPTURE(r.message);
+    CHECK(r.code == c.code);
+    CHECK(r.says(c.says));
   }
 }
 
@@ -178,8 +168,8 @@ TEST_CASE("gguf_writer: a call that is refused leaves the writer as it was") {
   const temporary_file file{"refused.gguf"};
   const std::vector<std::byte> bytes(4);
   gguf_writer w;
-  CHECK(refusal([&] { w.set("k", "\xff"); }).first == errc::bad_value);
-  CHECK(refusal([&] { w.add("t", ggml_type::i8, {5}, bytes); }).first == errc::bad_shape);
+  CHECK(refusal_of([&] { w.set("k", "\xff"); }).code == errc::bad_value);
+  CHECK(refusal_of([&] { w.add("t", ggml_type::i8, {5}, bytes); }).code == errc::bad_shape);
   w.set("k", "v");
   w.add("t", ggml_type::i8, {4}, bytes);
   w.save(file.path);
@@ -203,18 +193,18 @@ TEST_CASE("gguf_writer: a file that cannot be completed leaves the old one and n
   small.add("t", ggml_type::i8, {5}, [&](gguf_sink& sink) { sink.write(four); });
   large.add("t", ggml_type::i8, {5}, [&](gguf_sink& sink) { sink.write(four), sink.write(four); });
   thrown.add("t", ggml_type::i8, {5}, [](gguf_sink&) { throw 42; });
-  CHECK(contains(refusal([&] { small.save(path); }).second, "'t' has 5 bytes; it was given 4"));
-  CHECK(contains(refusal([&] { large.save(path); }).second, "'t' has 5 bytes; it was given 8"));
+  CHECK(refusal_of([&] { small.save(path); }).says("'t' has 5 bytes; it was given 4"));
+  CHECK(refusal_of([&] { large.save(path); }).says("'t' has 5 bytes; it was given 8"));
   CHECK_THROWS_AS(thrown.save(path), int);
   CHECK(nibble::test::bytes_of(path) == before);
   CHECK(std::distance(fs::directory_iterator{folder.path}, {}) == 1);
 
-  const auto [code, message] = refusal([&] { good.save(folder.path + "/absent/m.gguf"); });
-  CHECK(code == errc::io_failed);
-  CHECK(contains(message, "gguf_writer: cannot create"));
+  const auto r = refusal_of([&] { good.save(folder.path + "/absent/m.gguf"); });
+  CHECK(r.code == errc::io_failed);
+  CHECK(r.says("gguf_writer: cannot create"));
   fs::remove(path);
   fs::create_directory(path);  // a folder cannot be replaced by a file
-  CHECK(contains(refusal([&] { good.save(path); }).second, "cannot rename"));
+  CHECK(refusal_of([&] { good.save(path); }).says("cannot rename"));
   fs::remove(path);
   CHECK(fs::is_empty(folder.path));
 }

@@ -21,12 +21,14 @@
 #include <utility>
 #include <vector>
 
+#include <nibble/core/aligned_vector.hpp>
 #include <nibble/core/config.hpp>
 #include <nibble/core/error.hpp>
 #include <nibble/core/round.hpp>
 #include <nibble/io/file_text.hpp>
 #include <nibble/io/mapped_file.hpp>
 #include <nibble/quant/ggml_type.hpp>
+#include <nibble/tensor/ggml_rows.hpp>
 
 namespace nibble {
 inline namespace NIBBLE_ABI {
@@ -369,6 +371,32 @@ class gguf_reader {
                  "' are outside its data section of ", data_.size());
     return data_.subspan(t.offset, t.bytes);
   }
+  /// Values [first, first + out.size()) in the order of the elements, bit for bit those of ggml. Both numbers are whole blocks
+  /// of the type, else bad_shape, as for a range outside the tensor; throws unsupported_format, with the tensor and its type,
+  /// for types that nibble lists only.
+  void read_f32(const gguf_tensor& t, std::size_t first, std::span<float> out) const {
+    const quant::ggml_type_info& info = quant::info_of(t.type);
+    if (!can_decode_ggml(t.type))
+      core::fail(errc::unsupported_format, "gguf: ", place_, ": tensor '", printable(t.name), "' is ", info.name,
+                 "; nibble knows its size, not its values");
+    if (first > t.elements || out.size() > t.elements - first)
+      core::fail(errc::bad_shape, "gguf: ", place_, ": values [", first, ", +", out.size(), ") of tensor '",
+                 printable(t.name), "', which has ", t.elements);
+    if (first % info.block_elements != 0 || out.size() % info.block_elements != 0)
+      core::fail(errc::bad_shape, "gguf: ", place_, ": values [", first, ", +", out.size(), ") of tensor '",
+                 printable(t.name), "'; ", info.name, " has blocks of ", info.block_elements);
+    const std::span<const std::byte> all = bytes(t);
+    decode_ggml(t.type,
+                all.subspan(first / info.block_elements * info.block_bytes,
+                            out.size() / info.block_elements * info.block_bytes),
+                out);
+  }
+  aligned_vector<float> read_f32(const gguf_tensor& t) const {
+    aligned_vector<float> values(can_decode_ggml(t.type) ? t.elements : 0);
+    read_f32(t, 0, values);
+    return values;
+  }
+  aligned_vector<float> read_f32(std::string_view name) const { return read_f32(at(name)); }
   /// Drops the pages of a tensor that was read from a mapped file from this process's resident memory.
   void release(const gguf_tensor& t) const {
     if (file_) file_->release(bytes(t));
