@@ -16,9 +16,9 @@ namespace {
 using nibble::errc;
 using nibble::ggml_type;
 using nibble::io::gguf_reader;
-using nibble::io::gguf_sink;
 using nibble::io::gguf_type;
 using nibble::io::gguf_writer;
+using nibble::io::tensor_sink;
 using nibble::test::refusal_of;
 using nibble::test::temporary_file;
 
@@ -53,7 +53,7 @@ TEST_CASE("gguf_writer: what is written is read back") {
   w.add("f", ggml_type::f32, {3}, std::as_bytes(std::span{f}));
   w.add("q", ggml_type::q8_0, {32, 2}, q);
   w.add("empty", ggml_type::q4_k, {256, 0}, std::span<const std::byte>{});
-  w.add("made", ggml_type::i8, {5, 2}, [](gguf_sink& sink) {
+  w.add("made", ggml_type::i8, {5, 2}, [](tensor_sink& sink) {
     const std::byte row[5] = {std::byte{9}, std::byte{8}, std::byte{7}, std::byte{6}, std::byte{5}};
     CHECK(sink.left() == 10);
     sink.write(row);
@@ -190,9 +190,9 @@ TEST_CASE("gguf_writer: a file that cannot be completed leaves the old one and n
 
   const std::byte four[4] = {};
   gguf_writer small, large, thrown;
-  small.add("t", ggml_type::i8, {5}, [&](gguf_sink& sink) { sink.write(four); });
-  large.add("t", ggml_type::i8, {5}, [&](gguf_sink& sink) { sink.write(four), sink.write(four); });
-  thrown.add("t", ggml_type::i8, {5}, [](gguf_sink&) { throw 42; });
+  small.add("t", ggml_type::i8, {5}, [&](tensor_sink& sink) { sink.write(four); });
+  large.add("t", ggml_type::i8, {5}, [&](tensor_sink& sink) { sink.write(four), sink.write(four); });
+  thrown.add("t", ggml_type::i8, {5}, [](tensor_sink&) { throw 42; });
   CHECK(refusal_of([&] { small.save(path); }).says("'t' has 5 bytes; it was given 4"));
   CHECK(refusal_of([&] { large.save(path); }).says("'t' has 5 bytes; it was given 8"));
   CHECK_THROWS_AS(thrown.save(path), int);

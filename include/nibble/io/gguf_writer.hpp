@@ -8,7 +8,6 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <set>
 #include <span>
 #include <string>
@@ -23,34 +22,12 @@
 #include <nibble/io/atomic_file.hpp>
 #include <nibble/io/file_text.hpp>
 #include <nibble/io/gguf.hpp>
+#include <nibble/io/tensor_sink.hpp>
 #include <nibble/quant/ggml_type.hpp>
 
 namespace nibble {
 inline namespace NIBBLE_ABI {
 namespace io {
-
-/// Takes the bytes of one tensor while a file is written, in pieces of any size.
-class gguf_sink {
- public:
-  gguf_sink(atomic_file& file, std::string_view name, std::size_t bytes) noexcept
-      : file_(file), name_(name), bytes_(bytes), left_(bytes) {}
-
-  /// Bytes that the tensor still lacks.
-  std::size_t left() const noexcept { return left_; }
-  /// Throws bad_shape when the tensor gets more bytes than it has, io_failed with the system's reason.
-  void write(std::span<const std::byte> piece) {
-    if (piece.size() > left_)
-      core::fail(errc::bad_shape, "gguf_writer: tensor '", printable(name_), "' has ", bytes_, " bytes; it was given ",
-                 bytes_ - left_ + piece.size());
-    file_.write(piece);
-    left_ -= piece.size();
-  }
-
- private:
-  atomic_file& file_;
-  std::string_view name_;
-  std::size_t bytes_, left_;
-};
 
 /// Writes one file: set() the metadata, add() the tensors, then save(). Memory holds the metadata and the tensors' names;
 /// the tensors' bytes are the caller's, or are made while the file is written, piece by piece.
@@ -59,9 +36,6 @@ class gguf_sink {
 /// where a tensor is quantized and the caller did not set it, general.alignment where the alignment is not 32.
 class gguf_writer {
  public:
-  /// Called by save() to write a tensor's bytes, all of them.
-  using fill_function = std::function<void(gguf_sink&)>;
-
   /// Every tensor begins at a multiple of `alignment` in the data section. Throws bad_value unless it is a power of two of
   /// at least 8, which is what the specification and ggml both take.
   explicit gguf_writer(std::size_t alignment = gguf_default_alignment) : alignment_(alignment) {
@@ -115,10 +89,10 @@ class gguf_writer {
     if (const std::size_t need = bytes_of(name, type, dims); need != bytes.size())
       core::fail(errc::bad_shape, "gguf_writer: tensor '", printable(name), "' of ", quant::name_of(type),
                  " and extents ", shape_text(dims), " has ", need, " bytes; it was given ", bytes.size());
-    add(std::move(name), type, std::move(dims), [bytes](gguf_sink& sink) { sink.write(bytes); });
+    add(std::move(name), type, std::move(dims), [bytes](tensor_sink& sink) { sink.write(bytes); });
   }
   /// A tensor whose bytes `fill` writes when save() comes to it: exactly as many as type and dims take, else bad_shape.
-  void add(std::string name, ggml_type type, std::vector<std::size_t> dims, fill_function fill) {
+  void add(std::string name, ggml_type type, std::vector<std::size_t> dims, tensor_fill fill) {
     const std::size_t bytes = bytes_of(name, type, dims);
     if (!names_.insert(name).second)
       core::fail(errc::bad_value, "gguf_writer: the tensor '", printable(name), "' occurs twice");
@@ -157,11 +131,7 @@ class gguf_writer {
     file.write(header);
     pad(file);
     for (const tensor& t : tensors_) {
-      gguf_sink sink{file, t.name, t.bytes};
-      t.fill(sink);
-      if (sink.left() != 0)
-        core::fail(errc::bad_shape, "gguf_writer: tensor '", printable(t.name), "' has ", t.bytes,
-                   " bytes; it was given ", t.bytes - sink.left());
+      detail::write_tensor(file, "gguf_writer", t.name, t.bytes, t.fill);
       pad(file);
     }
     file.commit();
@@ -176,7 +146,7 @@ class gguf_writer {
     ggml_type type;
     std::vector<std::size_t> dims;
     std::size_t bytes;
-    fill_function fill;
+    tensor_fill fill;
   };
 
   template <class T>

@@ -27,6 +27,7 @@
 #include <nibble/io/atomic_file.hpp>
 #include <nibble/io/file_text.hpp>
 #include <nibble/io/mapped_file.hpp>
+#include <nibble/io/tensor_sink.hpp>
 
 namespace nibble {
 inline namespace NIBBLE_ABI {
@@ -371,7 +372,8 @@ class safetensors_reader {
   std::span<const std::byte> data_;
 };
 
-/// Writes one file: add() the tensors, then save(). The values added are views and must live until save() returns.
+/// Writes one file: add() the tensors, then save(). The values added are views and must live until save() returns, or they
+/// are made while the file is written, piece by piece.
 class safetensors_writer {
  public:
   /// __metadata__ of the file, string to string.
@@ -389,19 +391,24 @@ class safetensors_writer {
                            : std::is_same_v<T, bfloat16>     ? dtype::bf16
                            : std::is_same_v<T, std::int32_t> ? dtype::i32
                                                              : dtype::u8;
-    std::size_t elements = 1;
-    bool fits = true;
-    for (const std::size_t extent : shape) fits = fits && detail::checked_multiply(elements, extent, elements);
-    if (!fits || elements != values.size())
+    const std::size_t bytes = bytes_of(name, type, shape);
+    if (bytes != values.size_bytes())
       core::fail(errc::bad_shape, "safetensors_writer: tensor '", printable(name), "' of shape ", shape_text(shape),
                  " with ", values.size(), " values");
-    entries_.push_back({std::move(name), type, std::move(shape), std::as_bytes(values)});
+    entries_.push_back({std::move(name), type, std::move(shape), bytes,
+                        [values](tensor_sink& sink) { sink.write(std::as_bytes(values)); }});
+  }
+  /// A tensor of any dtype whose bytes, row-major and little-endian, `fill` writes when save() comes to it: exactly as many as
+  /// dtype and shape take, else save() throws bad_shape. Throws bad_shape when they are not a whole number of bytes or overflow.
+  void add(std::string name, dtype type, std::vector<std::size_t> shape, tensor_fill fill) {
+    const std::size_t bytes = bytes_of(name, type, shape);
+    entries_.push_back({std::move(name), type, std::move(shape), bytes, std::move(fill)});
   }
 
   /// Writes a new file beside `path` and renames it over `path`, so that a reader sees the old file or the whole new one.
   /// Tensors are laid out by descending element size, then by name, as the reference writer does; the header is padded
   /// with spaces to a multiple of 8. Throws bad_value for names that are not UTF-8 or occur twice, io_failed with the
-  /// system's reason.
+  /// system's reason, and what the fill functions throw; then `path` is as it was.
   void save(const std::string& path) const {
     std::vector<const entry*> order;
     for (const entry& e : entries_) order.push_back(&e);
@@ -415,7 +422,7 @@ class safetensors_writer {
     const std::uint64_t header_bytes = header.size();
     file.write(std::as_bytes(std::span{&header_bytes, 1}));
     file.write(header);
-    for (const entry* e : order) file.write(e->bytes);
+    for (const entry* e : order) detail::write_tensor(file, "safetensors_writer", e->name, e->bytes, e->fill);
     file.commit();
   }
 
@@ -424,8 +431,19 @@ class safetensors_writer {
     std::string name;
     dtype type;
     std::vector<std::size_t> shape;
-    std::span<const std::byte> bytes;
+    std::size_t bytes;
+    tensor_fill fill;
   };
+
+  static std::size_t bytes_of(std::string_view name, dtype type, std::span<const std::size_t> shape) {
+    std::size_t elements = 1, bits = 0;
+    bool fits = true;
+    for (const std::size_t extent : shape) fits = fits && detail::checked_multiply(elements, extent, elements);
+    if (!fits || !detail::checked_multiply(elements, bits_of(type), bits) || bits % 8 != 0)
+      core::fail(errc::bad_shape, "safetensors_writer: tensor '", printable(name), "' of shape ", shape_text(shape),
+                 " and ", name_of(type), " is no whole number of bytes below 2^61");
+    return bits / 8;
+  }
 
   std::string make_header(std::span<const entry* const> order) const {
     bool utf8 = true;
@@ -450,8 +468,8 @@ class safetensors_writer {
       s += s.size() == 1 ? "" : ",";
       s += quoted(e->name) + ":{\"dtype\":\"" + std::string{name_of(e->type)} + "\",\"shape\":[";
       for (std::size_t i = 0; i < e->shape.size(); ++i) s += (i == 0 ? "" : ",") + std::to_string(e->shape[i]);
-      s += "],\"data_offsets\":[" + std::to_string(offset) + "," + std::to_string(offset + e->bytes.size()) + "]}";
-      offset += e->bytes.size();
+      s += "],\"data_offsets\":[" + std::to_string(offset) + "," + std::to_string(offset + e->bytes) + "]}";
+      offset += e->bytes;
     }
     s += "}";
     if (!utf8) core::fail(errc::bad_value, "safetensors_writer: a tensor name or metadata string is not UTF-8");
