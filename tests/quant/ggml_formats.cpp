@@ -230,12 +230,16 @@ TEST_CASE("ggml_formats: Q4_0 and Q5_0 store a block of zeros with the scale -0"
 }
 
 TEST_CASE("ggml_formats: IQ4_NL takes the upper of two levels as near, and code 8 for a block of zeros") {
-  CHECK(g::detail::nearest_iq4(7.0f) == 9);  // between 1 and 13
-  CHECK(g::detail::nearest_iq4(6.9999995f) == 8);
-  CHECK(g::detail::nearest_iq4(-115.5f) == 1);
-  CHECK(g::detail::nearest_iq4(-1000.0f) == 0);
-  CHECK(g::detail::nearest_iq4(1000.0f) == 15);
-  for (std::size_t i = 0; i < 16; ++i) CHECK(g::detail::nearest_iq4(static_cast<float>(g::iq4_table[i])) == i);
+  // 7 is in the middle of 1 and 13, -115.5 of -127 and -104.
+  const std::vector<float> ends{7.0f, 6.9999995f, -115.5f, -115.50001f, -1000.0f, 1000.0f};
+  const std::vector<unsigned> expected{9, 8, 1, 0, 0, 15};
+  std::vector<float> x(32);
+  std::copy(ends.begin(), ends.end(), x.begin());
+  for (std::size_t i = 0; i < 16; ++i) x[16 + i] = static_cast<float>(g::iq4_table[i]);
+  std::uint8_t codes[32];
+  g::detail::nearest_iq4(x.data(), codes);
+  for (std::size_t i = 0; i < ends.size(); ++i) CHECK(codes[i] == expected[i]);
+  for (std::size_t i = 0; i < 16; ++i) CHECK(codes[16 + i] == i);
   CHECK(byte(block_of<g::iq4_nl>(std::vector<float>(32))[17]) == 0x88);
 }
 

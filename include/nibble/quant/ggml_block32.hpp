@@ -82,15 +82,21 @@ inline range_scale encode_range(const float* x, std::uint8_t* codes) noexcept {
   return {d, lo};
 }
 
-/// The code of the nearest level, the upper one of two as near.
-inline std::uint8_t nearest_iq4(float x) noexcept {
-  std::size_t upper = 0;  // the first level that is not below x
-  while (upper < 16 && !(x <= static_cast<float>(iq4_table[upper]))) ++upper;
-  if (upper == 0) return 0;
-  if (upper == 16) return 15;
-  const float below = x - static_cast<float>(iq4_table[upper - 1]);
-  const float above = static_cast<float>(iq4_table[upper]) - x;
-  return static_cast<std::uint8_t>(below < above ? upper - 1 : upper);
+/// The codes of the nearest levels, the upper one of two as near: how many midpoints are not above x. (Next to a midpoint the
+/// distances to both levels are exact in float, so that comparing them says the same.)
+inline void nearest_iq4(const float* x, std::uint8_t* codes) noexcept {
+  int count[32] = {};
+  for (std::size_t t = 0; t + 1 < iq4_table.size(); ++t) {
+    const float midpoint = 0.5f * static_cast<float>(iq4_table[t] + iq4_table[t + 1]);
+    for (std::size_t i = 0; i < 32; ++i) count[i] += x[i] >= midpoint ? 1 : 0;
+  }
+  for (std::size_t i = 0; i < 32; ++i) codes[i] = static_cast<std::uint8_t>(count[i]);
+}
+/// The same of x times a factor.
+inline void nearest_iq4(const float* x, float factor, std::uint8_t* codes) noexcept {
+  float products[32];
+  for (std::size_t i = 0; i < 32; ++i) products[i] = rounded_product(x[i], factor);
+  nearest_iq4(products, codes);
 }
 
 }  // namespace detail
@@ -211,9 +217,10 @@ struct iq4_nl : block_format<iq4_nl, ggml_type::iq4_nl> {
       float best = 0.0f;
       for (int trial = -8; trial <= 7; ++trial) {
         const float id = trial == -8 ? 1.0f / (-extreme / first) : (static_cast<float>(trial) + first) / extreme;
+        detail::nearest_iq4(x, id, codes);
         float xt = 0.0f, tt = 0.0f;  // sums of w x t and w t^2 over the levels t
         for (std::size_t i = 0; i < 32; ++i) {
-          const float t = static_cast<float>(iq4_table[detail::nearest_iq4(rounded_product(id, x[i]))]);
+          const float t = static_cast<float>(iq4_table[codes[i]]);
           const float wt = rounded_product(rounded_product(x[i], x[i]), t);
           xt += rounded_product(wt, x[i]);
           tt += rounded_product(wt, t);
@@ -224,8 +231,7 @@ struct iq4_nl : block_format<iq4_nl, ggml_type::iq4_nl> {
         best = rounded_product(d, xt);
       }
     }
-    const float id = detail::inverse(d);
-    for (std::size_t i = 0; i < 32; ++i) codes[i] = detail::nearest_iq4(rounded_product(x[i], id));
+    detail::nearest_iq4(x, detail::inverse(d), codes);
     detail::store_half(d, b);
     detail::store_nibbles(codes, b + 2);
   }
