@@ -86,7 +86,6 @@ T load(const std::byte* p) noexcept {
 /// A metadata value: a view into a file that was checked.
 class gguf_value {
  public:
-  gguf_value() = default;
   /// `bytes` is the value as it lies in the file, without its type, and was checked to be one.
   gguf_value(gguf_type type, std::span<const std::byte> bytes) noexcept : type_(type), bytes_(bytes) {}
 
@@ -162,7 +161,7 @@ class gguf_value {
     return bytes;
   }
 
-  gguf_type type_ = gguf_type::array;
+  gguf_type type_;
   std::span<const std::byte> bytes_;
 };
 
