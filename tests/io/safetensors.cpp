@@ -12,12 +12,16 @@
 
 #include <doctest/doctest.h>
 
+#include "support/temporary_file.hpp"
+
 namespace {
 
 using nibble::errc;
 using nibble::io::dtype;
 using nibble::io::safetensors_reader;
 using nibble::io::safetensors_writer;
+using nibble::test::bytes_of;
+using nibble::test::temporary_file;
 
 /// A file's bytes: length, header and `data_bytes` bytes 0, 1, 2, ...
 std::vector<std::byte> file_of(const std::string& header, std::size_t data_bytes) {
@@ -42,22 +46,6 @@ std::string refusal(const std::vector<std::byte>& bytes) {
 std::string refusal(const std::string& header, std::size_t data_bytes) { return refusal(file_of(header, data_bytes)); }
 
 bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
-
-/// A path in the system's folder for temporary files; the file is removed at the end of the test.
-struct temporary_file {
-  std::string path;
-  explicit temporary_file(const std::string& name)
-      : path((std::filesystem::temp_directory_path() / ("nibble_test_" + std::to_string(::getpid()) + "_" + name))
-                 .string()) {}
-  ~temporary_file() { std::filesystem::remove(path); }
-};
-
-std::vector<std::byte> bytes_of(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  const std::string s{std::istreambuf_iterator<char>(in), {}};
-  const auto* const p = reinterpret_cast<const std::byte*>(s.data());
-  return {p, p + s.size()};
-}
 
 /// A valid file with three types, a scalar, an empty tensor and metadata.
 std::vector<std::byte> small_file() {
@@ -300,6 +288,42 @@ TEST_CASE("safetensors: what is written is read back, sorted by element size and
   CHECK(header_bytes % 8 == 0);
   reader.release(reader.at("z.f"));
   CHECK(reader.read_f32("z.f")[0] == 1.5f);  // dropped pages come back
+}
+
+TEST_CASE("safetensors: tensors of any dtype are written piece by piece") {
+  using nibble::io::tensor_sink;
+  const temporary_file file{"pieces.safetensors"};
+  const std::vector<std::byte> two{std::byte{1}, std::byte{2}};
+  safetensors_writer writer;
+  writer.add("f8", dtype::f8_e4m3, {2, 3}, [&](tensor_sink& sink) {
+    while (sink.left() != 0) sink.write(two);
+  });
+  writer.add("f4", dtype::f4, {4}, [&](tensor_sink& sink) { sink.write(two); });
+  writer.add("none", dtype::i64, {0}, [](tensor_sink&) {});
+  writer.save(file.path);
+  const safetensors_reader reader{file.path};
+  CHECK(reader.at("f8").type == dtype::f8_e4m3);
+  CHECK(reader.bytes(reader.at("f8"))[5] == std::byte{2});
+  CHECK(reader.bytes(reader.at("f4")).size() == 2);
+  CHECK(reader.at("none").elements == 0);
+}
+
+TEST_CASE("safetensors: a tensor that gets more or fewer bytes than it has leaves the old file") {
+  using nibble::io::tensor_sink;
+  const temporary_file file{"fewer.safetensors"};
+  const std::vector<std::byte> two(2);
+  safetensors_writer good, fewer, more;
+  good.save(file.path);
+  const auto before = bytes_of(file.path);
+  fewer.add("t", dtype::u8, {3}, [&](tensor_sink& sink) { sink.write(two); });
+  more.add("t", dtype::u8, {3}, [&](tensor_sink& sink) { sink.write(two), sink.write(two); });
+  CHECK_THROWS_WITH_AS(fewer.save(file.path), doctest::Contains("'t' has 3 bytes; it was given 2"), nibble::error);
+  CHECK_THROWS_WITH_AS(more.save(file.path), doctest::Contains("'t' has 3 bytes; it was given 4"), nibble::error);
+  CHECK(bytes_of(file.path) == before);
+  CHECK_THROWS_WITH_AS(good.add("t", dtype::f4, {3}, [](tensor_sink&) {}), doctest::Contains("F4 is no whole number"),
+                       nibble::error);
+  CHECK_THROWS_WITH_AS(good.add("t", dtype::f64, {std::size_t{1} << 61}, [](tensor_sink&) {}),
+                       doctest::Contains("no whole number of bytes below 2^61"), nibble::error);
 }
 
 TEST_CASE("safetensors: the writer leaves no file behind when it fails") {

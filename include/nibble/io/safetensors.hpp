@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
-#include <cstdio>
 #include <cstring>
 #include <map>
 #include <optional>
@@ -25,7 +24,10 @@
 #include <nibble/core/config.hpp>
 #include <nibble/core/error.hpp>
 #include <nibble/core/half.hpp>
+#include <nibble/io/atomic_file.hpp>
+#include <nibble/io/file_text.hpp>
 #include <nibble/io/mapped_file.hpp>
+#include <nibble/io/tensor_sink.hpp>
 
 namespace nibble {
 inline namespace NIBBLE_ABI {
@@ -64,39 +66,9 @@ struct tensor_info {
   std::size_t end = 0;       ///< one past the last byte
 };
 
-/// "[2, 3]"
-inline std::string shape_text(std::span<const std::size_t> shape) {
-  std::string s = "[";
-  for (std::size_t i = 0; i < shape.size(); ++i) s += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
-  return s + "]";
-}
-
-/// A name from a file, fit for a message: control and non-ASCII bytes as \xNN, cut after 120 characters.
-inline std::string printable(std::string_view name) {
-  std::string s;
-  for (const char c : name) {
-    if (s.size() >= 120) return s + "...";
-    if (c >= 0x20 && c < 0x7f) {
-      s.push_back(c);
-    } else {
-      char text[8];
-      std::snprintf(text, sizeof text, "\\x%02x", static_cast<unsigned>(static_cast<unsigned char>(c)));
-      s += text;
-    }
-  }
-  return s;
-}
-
 namespace detail {
 
 inline constexpr std::size_t max_header_bytes = 100'000'000;  // limit of the reference implementation
-
-/// a * b, or false when it does not fit.
-constexpr bool checked_multiply(std::size_t a, std::size_t b, std::size_t& product) noexcept {
-  if (b != 0 && a > static_cast<std::size_t>(-1) / b) return false;
-  product = a * b;
-  return true;
-}
 
 /// Receives the header's JSON events. Only the three levels of the format exist, so nesting never grows a stack; a
 /// callback that returns false stops the parser at once, with the reason in `problem`.
@@ -400,7 +372,8 @@ class safetensors_reader {
   std::span<const std::byte> data_;
 };
 
-/// Writes one file: add() the tensors, then save(). The values added are views and must live until save() returns.
+/// Writes one file: add() the tensors, then save(). The values added are views and must live until save() returns, or they
+/// are made while the file is written, piece by piece.
 class safetensors_writer {
  public:
   /// __metadata__ of the file, string to string.
@@ -418,19 +391,24 @@ class safetensors_writer {
                            : std::is_same_v<T, bfloat16>     ? dtype::bf16
                            : std::is_same_v<T, std::int32_t> ? dtype::i32
                                                              : dtype::u8;
-    std::size_t elements = 1;
-    bool fits = true;
-    for (const std::size_t extent : shape) fits = fits && detail::checked_multiply(elements, extent, elements);
-    if (!fits || elements != values.size())
+    const std::size_t bytes = bytes_of(name, type, shape);
+    if (bytes != values.size_bytes())
       core::fail(errc::bad_shape, "safetensors_writer: tensor '", printable(name), "' of shape ", shape_text(shape),
                  " with ", values.size(), " values");
-    entries_.push_back({std::move(name), type, std::move(shape), std::as_bytes(values)});
+    entries_.push_back({std::move(name), type, std::move(shape), bytes,
+                        [values](tensor_sink& sink) { sink.write(std::as_bytes(values)); }});
+  }
+  /// A tensor of any dtype whose bytes, row-major and little-endian, `fill` writes when save() comes to it: exactly as many as
+  /// dtype and shape take, else save() throws bad_shape. Throws bad_shape when they are not a whole number of bytes or overflow.
+  void add(std::string name, dtype type, std::vector<std::size_t> shape, tensor_fill fill) {
+    const std::size_t bytes = bytes_of(name, type, shape);
+    entries_.push_back({std::move(name), type, std::move(shape), bytes, std::move(fill)});
   }
 
   /// Writes a new file beside `path` and renames it over `path`, so that a reader sees the old file or the whole new one.
   /// Tensors are laid out by descending element size, then by name, as the reference writer does; the header is padded
   /// with spaces to a multiple of 8. Throws bad_value for names that are not UTF-8 or occur twice, io_failed with the
-  /// system's reason.
+  /// system's reason, and what the fill functions throw; then `path` is as it was.
   void save(const std::string& path) const {
     std::vector<const entry*> order;
     for (const entry& e : entries_) order.push_back(&e);
@@ -440,29 +418,12 @@ class safetensors_writer {
     });
     const std::string header = make_header(order);
 
-    const std::string temporary = core::message(path, ".", ::getpid(), ".tmp");
-    std::FILE* const file = std::fopen(temporary.c_str(), "wbx");
-    const auto refuse = [&](const char* what) {
-      const int reason = errno;
-      if (file != nullptr) {
-        std::fclose(file);
-        std::remove(temporary.c_str());
-      }
-      core::fail(errc::io_failed, "safetensors_writer: cannot ", what, " '", temporary, "': ", std::strerror(reason));
-    };
-    if (file == nullptr) refuse("create");
+    atomic_file file{"safetensors_writer", path};
     const std::uint64_t header_bytes = header.size();
-    bool good = std::fwrite(&header_bytes, 8, 1, file) == 1 && std::fwrite(header.data(), header.size(), 1, file) == 1;
-    for (const entry* e : order)
-      good = good && (e->bytes.empty() || std::fwrite(e->bytes.data(), e->bytes.size(), 1, file) == 1);
-    if (!good || std::fflush(file) != 0 || ::fsync(::fileno(file)) != 0) refuse("write");
-    const bool closed = std::fclose(file) == 0;
-    if (!closed || std::rename(temporary.c_str(), path.c_str()) != 0) {
-      const int reason = errno;
-      std::remove(temporary.c_str());
-      core::fail(errc::io_failed, "safetensors_writer: cannot rename '", temporary, "' to '", path,
-                 "': ", std::strerror(reason));
-    }
+    file.write(std::as_bytes(std::span{&header_bytes, 1}));
+    file.write(header);
+    for (const entry* e : order) detail::write_tensor(file, "safetensors_writer", e->name, e->bytes, e->fill);
+    file.commit();
   }
 
  private:
@@ -470,8 +431,19 @@ class safetensors_writer {
     std::string name;
     dtype type;
     std::vector<std::size_t> shape;
-    std::span<const std::byte> bytes;
+    std::size_t bytes;
+    tensor_fill fill;
   };
+
+  static std::size_t bytes_of(std::string_view name, dtype type, std::span<const std::size_t> shape) {
+    std::size_t elements = 1, bits = 0;
+    bool fits = true;
+    for (const std::size_t extent : shape) fits = fits && detail::checked_multiply(elements, extent, elements);
+    if (!fits || !detail::checked_multiply(elements, bits_of(type), bits) || bits % 8 != 0)
+      core::fail(errc::bad_shape, "safetensors_writer: tensor '", printable(name), "' of shape ", shape_text(shape),
+                 " and ", name_of(type), " is no whole number of bytes below 2^61");
+    return bits / 8;
+  }
 
   std::string make_header(std::span<const entry* const> order) const {
     bool utf8 = true;
@@ -496,8 +468,8 @@ class safetensors_writer {
       s += s.size() == 1 ? "" : ",";
       s += quoted(e->name) + ":{\"dtype\":\"" + std::string{name_of(e->type)} + "\",\"shape\":[";
       for (std::size_t i = 0; i < e->shape.size(); ++i) s += (i == 0 ? "" : ",") + std::to_string(e->shape[i]);
-      s += "],\"data_offsets\":[" + std::to_string(offset) + "," + std::to_string(offset + e->bytes.size()) + "]}";
-      offset += e->bytes.size();
+      s += "],\"data_offsets\":[" + std::to_string(offset) + "," + std::to_string(offset + e->bytes) + "]}";
+      offset += e->bytes;
     }
     s += "}";
     if (!utf8) core::fail(errc::bad_value, "safetensors_writer: a tensor name or metadata string is not UTF-8");

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+/// @file
+/// The contracts of reading and writing the block formats of GGUF files.
+
+#include <cstddef>
+
+#include <nibble/core/config.hpp>
+#include <nibble/isa/tags.hpp>
+
+namespace nibble {
+inline namespace NIBBLE_ABI {
+namespace kernels {
+
+/// Values of consecutive blocks of a format (quant::ggml): `run(blocks, count, y)` reads count * block_bytes bytes, which
+/// need no alignment and may hold anything, and writes count * block_elements values. Every ISA yields the same bits.
+template <class Isa, class Format>
+struct decode_ggml_blocks : decode_ggml_blocks<typename Isa::fallback, Format> {};
+
+/// The reverse for formats that have `encode`: `run(x, count, blocks)`, x with magnitudes of at most Format::greatest. Every
+/// ISA yields the same bytes.
+template <class Isa, class Format>
+struct encode_ggml_blocks : encode_ggml_blocks<typename Isa::fallback, Format> {};
+
+}  // namespace kernels
+}  // namespace NIBBLE_ABI
+}  // namespace nibble

@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+/// @file
+/// Formats of GGUF files with blocks of 32 elements. Codes of 4 bits lie as in byte j: element j in the low half, element
+/// j + 16 in the high half. Source: the layouts of ggml; MXFP4: OCP Microscaling Formats 1.0, section 5.3, as ggml reads it.
+
+#include <array>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include <nibble/core/config.hpp>
+#include <nibble/core/round.hpp>
+#include <nibble/quant/ggml_codec.hpp>
+#include <nibble/quant/ggml_search.hpp>
+#include <nibble/quant/ggml_type.hpp>
+
+namespace nibble {
+inline namespace NIBBLE_ABI {
+namespace quant {
+namespace ggml {
+
+/// The levels of IQ4_NL and IQ4_XS.
+inline constexpr std::array<int, 16> iq4_table = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                                  1,    13,   25,  38,  53,  69,  89,  113};
+
+namespace detail {
+
+/// y[j] = level(code of j) for the 32 codes of 16 bytes.
+template <class Level>
+inline void decode_nibbles(const std::byte* codes, float* y, Level level) noexcept {
+  for (std::size_t j = 0; j < 16; ++j) {
+    const unsigned byte = load_u8(codes + j);
+    y[j] = level(byte & 15u, j);
+    y[j + 16] = level(byte >> 4, j + 16);
+  }
+}
+inline void store_nibbles(const std::uint8_t* codes, std::byte* out) noexcept {
+  for (std::size_t j = 0; j < 16; ++j) out[j] = static_cast<std::byte>((codes[j] & 15u) | (codes[j + 16] & 15u) << 4);
+}
+
+inline std::uint32_t load_u32(const std::byte* p) noexcept {
+  std::uint32_t v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+/// The fifth bits of 32 codes: bit i is that of element i.
+inline void store_fifth_bits(const std::uint8_t* codes, std::byte* out) noexcept {
+  std::uint32_t bits = 0;
+  for (std::size_t i = 0; i < 32; ++i) bits |= (std::uint32_t{codes[i]} >> 4 & 1u) << i;
+  std::memcpy(out, &bits, sizeof bits);
+}
+
+/// Codes of half the width around the extreme at code 0, and the scale.
+template <int Half>
+inline float encode_around_extreme(const float* x, std::uint8_t* codes) noexcept {
+  const float d = first_extreme(x, 32) / static_cast<float>(-Half), id = inverse(d);
+  for (std::size_t i = 0; i < 32; ++i) {
+    const int u = static_cast<int>(rounded_product(x[i], id) + (static_cast<float>(Half) + 0.5f));
+    codes[i] = static_cast<std::uint8_t>(u < 2 * Half - 1 ? u : 2 * Half - 1);
+  }
+  return d;
+}
+
+struct range_scale {
+  float scale, min;
+};
+/// Codes 0 .. Max from the least to the greatest value.
+template <int Max>
+inline range_scale encode_range(const float* x, std::uint8_t* codes) noexcept {
+  float lo = x[0], hi = x[0];
+  for (std::size_t i = 1; i < 32; ++i) {
+    lo = x[i] < lo ? x[i] : lo;
+    hi = x[i] > hi ? x[i] : hi;
+  }
+  const float d = (hi - lo) / static_cast<float>(Max), id = inverse(d);
+  for (std::size_t i = 0; i < 32; ++i) {
+    const int u = static_cast<int>(rounded_product(x[i] - lo, id) + 0.5f);
+    codes[i] = static_cast<std::uint8_t>(u < Max ? u : Max);
+  }
+  return {d, lo};
+}
+
+/// The codes of the nearest levels, the upper one of two as near: how many midpoints are not above x. (Next to a midpoint the
+/// distances to both levels are exact in float, so that comparing them says the same.)
+inline void nearest_iq4(const float* x, std::uint8_t* codes) noexcept {
+  int count[32] = {};
+  for (std::size_t t = 0; t + 1 < iq4_table.size(); ++t) {
+    const float midpoint = 0.5f * static_cast<float>(iq4_table[t] + iq4_table[t + 1]);
+    for (std::size_t i = 0; i < 32; ++i) count[i] += x[i] >= midpoint ? 1 : 0;
+  }
+  for (std::size_t i = 0; i < 32; ++i) codes[i] = static_cast<std::uint8_t>(count[i]);
+}
+/// The same of x times a factor.
+inline void nearest_iq4(const float* x, float factor, std::uint8_t* codes) noexcept {
+  float products[32];
+  for (std::size_t i = 0; i < 32; ++i) products[i] = rounded_product(x[i], factor);
+  nearest_iq4(products, codes);
+}
+
+}  // namespace detail
+
+/// x = d q.
+///     0 d, half    2 q[32], signed bytes    34 bytes
+struct q8_0 : block_format<q8_0, ggml_type::q8_0> {
+  static constexpr std::array<std::size_t, 1> halves{0};
+  static void decode(const std::byte* b, float* y) noexcept {
+    const float d = detail::load_half(b);
+    for (std::size_t i = 0; i < 32; ++i)
+      y[i] = static_cast<float>(static_cast<std::int8_t>(detail::load_u8(b + 2 + i))) * d;
+  }
+  /// d = max|x| / 127; codes of the unrounded d, halves away from zero.
+  static void encode(const float* x, std::byte* b) noexcept {
+    const float extreme = detail::first_extreme(x, 32), d = (extreme < 0.0f ? -extreme : extreme) / 127.0f;
+    const float id = detail::inverse(d);
+    detail::store_half(d, b);
+    for (std::size_t i = 0; i < 32; ++i) {
+      const float v = rounded_product(x[i], id);
+      int q = static_cast<int>(v);
+      const float rest = v - static_cast<float>(q);  // exact
+      q += rest >= 0.5f ? 1 : rest <= -0.5f ? -1 : 0;
+      b[2 + i] = static_cast<std::byte>(q & 0xff);
+    }
+  }
+};
+
+/// x = d (q - 8).
+///     0 d, half    2 codes[16]    18 bytes
+struct q4_0 : block_format<q4_0, ggml_type::q4_0> {
+  static constexpr std::array<std::size_t, 1> halves{0};
+  static void decode(const std::byte* b, float* y) noexcept {
+    const float d = detail::load_half(b);
+    detail::decode_nibbles(b + 2, y, [d](unsigned u, std::size_t) { return (static_cast<float>(u) - 8.0f) * d; });
+  }
+  /// The extreme gets code 0, so d has the other sign; a block of zeros stores d = -0.
+  static void encode(const float* x, std::byte* b) noexcept {
+    std::uint8_t codes[32];
+    detail::store_half(detail::encode_around_extreme<8>(x, codes), b);
+    detail::store_nibbles(codes, b + 2);
+  }
+};
+
+/// x = d q + m.
+///     0 d, half    2 m, half    4 codes[16]    20 bytes
+struct q4_1 : block_format<q4_1, ggml_type::q4_1> {
+  static constexpr std::array<std::size_t, 2> halves{0, 2};
+  static void decode(const std::byte* b, float* y) noexcept {
+    const float d = detail::load_half(b), m = detail::load_half(b + 2);
+    detail::decode_nibbles(b + 4, y, [d, m](unsigned u, std::size_t) { return static_cast<float>(u) * d + m; });
+  }
+  static void encode(const float* x, std::byte* b) noexcept {
+    std::uint8_t codes[32];
+    const detail::range_scale s = detail::encode_range<15>(x, codes);
+    detail::store_half(s.scale, b);
+    detail::store_half(s.min, b + 2);
+    detail::store_nibbles(codes, b + 4);
+  }
+};
+
+/// x = d (q - 16); the fifth bit of element i is bit i of `high`.
+///     0 d, half    2 high, u32    6 codes[16]    22 bytes
+struct q5_0 : block_format<q5_0, ggml_type::q5_0> {
+  static constexpr std::array<std::size_t, 1> halves{0};
+  static void decode(const std::byte* b, float* y) noexcept {
+    const float d = detail::load_half(b);
+    const std::uint32_t high = detail::load_u32(b + 2);
+    detail::decode_nibbles(b + 6, y, [d, high](unsigned u, std::size_t i) {
+      return (static_cast<float>(u | (high >> i & 1u) << 4) - 16.0f) * d;
+    });
+  }
+  static void encode(const float* x, std::byte* b) noexcept {
+    std::uint8_t codes[32];
+    detail::store_half(detail::encode_around_extreme<16>(x, codes), b);
+    detail::store_fifth_bits(codes, b + 2);
+    detail::store_nibbles(codes, b + 6);
+  }
+};
+
+/// x = d q + m; the fifth bits as in Q5_0.
+///     0 d, half    2 m, half    4 high, u32    8 codes[16]    24 bytes
+struct q5_1 : block_format<q5_1, ggml_type::q5_1> {
+  static constexpr std::array<std::size_t, 2> halves{0, 2};
+  static void decode(const std::byte* b, float* y) noexcept {
+    const float d = detail::load_half(b), m = detail::load_half(b + 2);
+    const std::uint32_t high = detail::load_u32(b + 4);
+    detail::decode_nibbles(b + 8, y, [d, m, high](unsigned u, std::size_t i) {
+      return static_cast<float>(u | (high >> i & 1u) << 4) * d + m;
+    });
+  }
+  static void encode(const float* x, std::byte* b) noexcept {
+    std::uint8_t codes[32];
+    const detail::range_scale s = detail::encode_range<31>(x, codes);
+    detail::store_half(s.scale, b);
+    detail::store_half(s.min, b + 2);
+    detail::store_fifth_bits(codes, b + 4);
+    detail::store_nibbles(codes, b + 8);
+  }
+};
+
+/// x = d iq4_table[q].
+///     0 d, half    2 codes[16]    18 bytes
+struct iq4_nl : block_format<iq4_nl, ggml_type::iq4_nl> {
+  static constexpr std::array<std::size_t, 1> halves{0};
+  static void decode(const std::byte* b, float* y) noexcept {
+    const float d = detail::load_half(b);
+    detail::decode_nibbles(b + 2, y, [d](unsigned u, std::size_t) { return static_cast<float>(iq4_table[u]) * d; });
+  }
+  /// The least sum of x^2 times squared error over the extreme at level 0 or near it (15 places, 1 apart), each with the
+  /// scale of least squares.
+  static void encode(const float* x, std::byte* b) noexcept {
+    const float extreme = detail::first_extreme(x, 32);
+    std::uint8_t codes[32];
+    float d = 0.0f;
+    if (!detail::is_tiny(extreme)) {
+      constexpr float first = static_cast<float>(iq4_table[0]);
+      float best = 0.0f;
+      for (int trial = -8; trial <= 7; ++trial) {
+        const float id = trial == -8 ? 1.0f / (-extreme / first) : (static_cast<float>(trial) + first) / extreme;
+        detail::nearest_iq4(x, id, codes);
+        float xt = 0.0f, tt = 0.0f;  // sums of w x t and w t^2 over the levels t
+        for (std::size_t i = 0; i < 32; ++i) {
+          const float t = static_cast<float>(iq4_table[codes[i]]);
+          const float wt = rounded_product(rounded_product(x[i], x[i]), t);
+          xt += rounded_product(wt, x[i]);
+          tt += rounded_product(wt, t);
+        }
+        const bool better = tt > 0.0f && rounded_product(xt, xt) > rounded_product(best, tt);
+        if (trial != -8 && !better) continue;
+        d = tt > 0.0f ? xt / tt : 0.0f;
+        best = rounded_product(d, xt);
+      }
+    }
+    detail::nearest_iq4(x, detail::inverse(d), codes);
+    detail::store_half(d, b);
+    detail::store_nibbles(codes, b + 2);
+  }
+};
+
+/// x = 2^(e - 128) times 0, 1, 2, 3, 4, 6, 8, 12 or the negative of it: the values of E2M1 doubled, the scale halved. Read
+/// only. e = 255, NaN in the specification, is 2^127 here as in ggml, and code 8 is +0.
+///     0 e    1 codes[16]    17 bytes
+struct mxfp4 : block_format<mxfp4, ggml_type::mxfp4> {
+  static constexpr std::array<std::size_t, 0> halves{};
+  static void decode(const std::byte* b, float* y) noexcept {
+    static constexpr std::array<float, 16> table = {0.0f, 1.0f,  2.0f,  3.0f,  4.0f,  6.0f,  8.0f,  12.0f,
+                                                    0.0f, -1.0f, -2.0f, -3.0f, -4.0f, -6.0f, -8.0f, -12.0f};
+    const std::uint32_t e = detail::load_u8(b);
+    const float d = std::bit_cast<float>(e < 2 ? 0x00200000u << e : (e - 1) << 23);  // 2^-128 and 2^-127 are subnormal
+    detail::decode_nibbles(b + 1, y, [d](unsigned u, std::size_t) { return table[u] * d; });
+  }
+};
+
+}  // namespace ggml
+}  // namespace quant
+}  // namespace NIBBLE_ABI
+}  // namespace nibble

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+/// @file
+/// Rows of a matrix in a type of GGUF files: bytes to values and values to bytes, with the type known at run time.
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include <nibble/core/config.hpp>
+#include <nibble/core/error.hpp>
+#include <nibble/core/span2d.hpp>
+#include <nibble/isa/tags.hpp>
+#include <nibble/kernels/ggml_blocks.hpp>
+#include <nibble/kernels/scalar/ggml_blocks.hpp>
+#include <nibble/quant/ggml_block256.hpp>
+#include <nibble/quant/ggml_block32.hpp>
+#include <nibble/quant/ggml_codec.hpp>
+#include <nibble/quant/ggml_type.hpp>
+
+namespace nibble {
+inline namespace NIBBLE_ABI {
+
+namespace detail {
+
+/// Calls f with a value of the format's type; false when nibble has no code for the type.
+template <class F>
+constexpr bool with_ggml_format(ggml_type type, F&& f) {
+  namespace g = quant::ggml;
+  switch (type) {
+    case ggml_type::f32: f(g::f32{}); return true;
+    case ggml_type::f16: f(g::f16{}); return true;
+    case ggml_type::bf16: f(g::bf16{}); return true;
+    case ggml_type::q8_0: f(g::q8_0{}); return true;
+    case ggml_type::q4_0: f(g::q4_0{}); return true;
+    case ggml_type::q4_1: f(g::q4_1{}); return true;
+    case ggml_type::q5_0: f(g::q5_0{}); return true;
+    case ggml_type::q5_1: f(g::q5_1{}); return true;
+    case ggml_type::iq4_nl: f(g::iq4_nl{}); return true;
+    case ggml_type::mxfp4: f(g::mxfp4{}); return true;
+    case ggml_type::q2_k: f(g::q2_k{}); return true;
+    case ggml_type::q3_k: f(g::q3_k{}); return true;
+    case ggml_type::q4_k: f(g::q4_k{}); return true;
+    case ggml_type::q5_k: f(g::q5_k{}); return true;
+    case ggml_type::q6_k: f(g::q6_k{}); return true;
+    case ggml_type::iq4_xs: f(g::iq4_xs{}); return true;
+    default: return false;
+  }
+}
+template <class Format>
+inline constexpr bool encodes_ggml = requires(const float* x, std::byte* b) {
+  Format::encode(x, b);
+};
+
+/// Bytes of n values in whole blocks; bad_shape, in the name of `who`, when they are none.
+inline std::size_t ggml_bytes(ggml_type type, std::size_t n, std::string_view who) {
+  const quant::ggml_type_info& info = quant::info_of(type);
+  if (n % info.block_elements != 0)
+    core::fail(errc::bad_shape, who, ": ", n, " values; ", info.name, " has blocks of ", info.block_elements);
+  return n / info.block_elements * info.block_bytes;
+}
+
+}  // namespace detail
+
+/// Whether decode_ggml has code for a type.
+constexpr bool can_decode_ggml(ggml_type type) noexcept {
+  return detail::with_ggml_format(type, [](auto) {});
+}
+/// Whether encode_ggml has code for a type.
+constexpr bool can_encode_ggml(ggml_type type) noexcept {
+  bool can = false;
+  detail::with_ggml_format(type, [&can]<class Format>(Format) { can = detail::encodes_ggml<Format>; });
+  return can;
+}
+
+/// The values of whole blocks, bit for bit those of ggml. `y` has as many values as `blocks` hold, in their order. Throws
+/// unsupported_format for a type that nibble has no code for, bad_shape when the sizes do not match.
+inline void decode_ggml(ggml_type type, std::span<const std::byte> blocks, std::span<float> y) {
+  if (!can_decode_ggml(type))
+    core::fail(errc::unsupported_format, "decode_ggml: no code for type ", quant::name_of(type));
+  if (const std::size_t need = detail::ggml_bytes(type, y.size(), "decode_ggml"); blocks.size() != need)
+    core::fail(errc::bad_shape, "decode_ggml: ", y.size(), " values of ", quant::name_of(type), " take ", need,
+               " bytes; there are ", blocks.size());
+  detail::with_ggml_format(type, [&]<class Format>(Format) {
+    kernels::decode_ggml_blocks<isa::native, Format>::run(blocks.data(), y.size() / Format::block_elements, y.data());
+  });
+}
+
+/// The rows of x, each in whole blocks, as the bytes that ggml without an importance matrix writes (built without
+/// contraction of products into additions). `blocks` has exactly the bytes of x. Throws unsupported_format for a type that
+/// nibble cannot write, bad_shape when the sizes do not match; bad_value for a value that is not finite and scale_overflow
+/// where values are too large for the type, both with row and column.
+inline void encode_ggml(ggml_type type, span2d<const float> x, std::span<std::byte> blocks) {
+  if (!can_encode_ggml(type))
+    core::fail(errc::unsupported_format, "encode_ggml: no code that writes type ", quant::name_of(type));
+  const std::size_t row_bytes = detail::ggml_bytes(type, x.cols, "encode_ggml");
+  std::size_t need = 0;
+  if (__builtin_mul_overflow(row_bytes, x.rows, &need) || blocks.size() != need)
+    core::fail(errc::bad_shape, "encode_ggml: [", x.rows, ", ", x.cols, "] of ", quant::name_of(type), " takes ", need,
+               " bytes; there are ", blocks.size());
+  if (x.stride < x.cols && x.rows > 1)
+    core::fail(errc::bad_shape, "encode_ggml: stride ", x.stride, " is less than the row of ", x.cols);
+  detail::with_ggml_format(type, [&]<class Format>(Format) {
+    if constexpr (detail::encodes_ggml<Format>) {
+      for (std::size_t r = 0; r < x.rows; ++r) {
+        const float* const values = row(x, r);
+        std::byte* const out = blocks.data() + r * row_bytes;
+        const std::size_t count = x.cols / Format::block_elements;
+        const auto check = [&](std::size_t i, quant::ggml::refusal reason) {
+          const std::size_t first = i * Format::block_elements;
+          if (reason == quant::ggml::refusal::not_finite)
+            for (std::size_t k = first;; ++k)
+              if (!is_finite(values[k]))
+                core::fail(errc::bad_value, "encode_ggml: row ", r, ", column ", k, " is ", values[k]);
+          if (reason == quant::ggml::refusal::too_large)
+            core::fail(errc::scale_overflow, "encode_ggml: row ", r, ", columns ", first, " to ",
+                       first + Format::block_elements - 1, " are too large for ", quant::name_of(type));
+        };
+        for (std::size_t i = 0; i < count; ++i) check(i, Format::check_values(values + i * Format::block_elements));
+        kernels::encode_ggml_blocks<isa::native, Format>::run(values, count, out);
+        for (std::size_t i = 0; i < count; ++i) check(i, Format::check_block(out + i * Format::block_bytes));
+      }
+    }
+  });
+}
+
+}  // namespace NIBBLE_ABI
+}  // namespace nibble
