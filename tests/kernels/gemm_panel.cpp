@@ -423,6 +423,54 @@ TEST_CASE("gemm_panel: float blocks equal the scalar ones bit for bit, cut anywh
   }
 }
 
+TEST_CASE(
+    "gemm_panel: float blocks of interleaved rows equal the scalar ones bit for bit, every number of panels, cut anywhere") {
+  if (!test::covers<native, native::isa_type>()) return;
+  constexpr std::size_t panels = native::float_panels, tile = native::float_rows;
+  for (const shape& s : shapes) {
+    for (std::size_t count = 1; count <= panels; ++count) {
+      CAPTURE(s.M);
+      CAPTURE(s.K);
+      CAPTURE(s.group);
+      CAPTURE(count);
+      const std::size_t padded = round_up(s.K, std::size_t{64});  // as call_data has it
+      std::vector<std::unique_ptr<float_data>> got, want;
+      std::vector<std::vector<float>> values;
+      kernels::float_call calls[panels];
+      for (std::size_t i = 0; i < count; ++i) {
+        values.push_back(test::gaussian(padded * 16, 6 + static_cast<unsigned>(i)));
+        for (auto* all : {&got, &want}) {
+          all->push_back(std::make_unique<float_data>(s.M, s.K, s.group, count % 2 == 0, 9));
+          float_data& d = *all->back();
+          d.scales = test::gaussian(d.scales.size(), 90 + static_cast<unsigned>(i));
+          d.call.params.scales = d.scales.data();
+        }
+        calls[i] = got[i]->call;
+      }
+      const test::guarded<float> x(s.M * padded);
+      for (std::size_t m = 0; m < s.M; ++m) {
+        const std::size_t first = m - m % tile, rows = std::min(tile, s.M - first);
+        for (std::size_t k = 0; k < padded; ++k) x[first * padded + k * rows + m % tile] = want[0]->x[m * padded + k];
+      }
+      for (std::size_t k0 = 0, k1; k0 < s.K; k0 = k1) {
+        k1 = std::min(s.K, k0 + 64);
+        const float* at[panels] = {};
+        for (std::size_t i = 0; i < count; ++i) {
+          calls[i].x = x.data();
+          calls[i].k0 = k0;
+          calls[i].k1 = k1;
+          at[i] = values[i].data() + k0 * 16;
+        }
+        native::float_blocks(calls, count, at);
+      }
+      for (std::size_t i = 0; i < count; ++i) {
+        scalar::float_block(want[i]->call, values[i].data());
+        CHECK(same(got[i]->acc, want[i]->acc));
+      }
+    }
+  }
+}
+
 TEST_CASE("gemm_panel: bfloat16 weights equal the scalar ones in the kernel's own order, every rule, cut anywhere") {
   if (!test::covers<native, native::isa_type>()) return;
   using operand = native::bfloat16_operand;
@@ -442,7 +490,7 @@ TEST_CASE("gemm_panel: bfloat16 weights equal the scalar ones in the kernel's ow
           const std::size_t blocks = ceil_div(k1 - k0, std::size_t{32});
           const auto units = test::codes(blocks * 512, 4, bits);
           const auto table = test::gaussian(std::size_t{1} << bits, 5);
-          kernels::bfloat16_codes c;
+          kernels::float_codes c;
           c.units = units.data(), c.k0 = k0, c.k1 = k1, c.group = group, c.bits = bits;
           c.zeros = zeros.data(), c.zero_stride = bits % 2 == 0 ? 16 : 0;
           c.table = with_table ? table.data() : nullptr;
@@ -512,7 +560,7 @@ TEST_CASE("gemm_panel: bfloat16 blocks are sums of products, every number of row
         std::vector<std::vector<operand>> weights(panels);
         const operand* at[panels] = {};
         for (std::size_t i = 0; i < count; ++i) {
-          kernels::bfloat16_codes c;
+          kernels::float_codes c;
           c.units = units.data() + i * padded * 16 + k0 * 16, c.k0 = k0, c.k1 = k1, c.group = 80, c.bits = 3;
           c.zeros = zeros.data();
           c.params.scales = scales.data();

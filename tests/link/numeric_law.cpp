@@ -13,24 +13,20 @@
 #include <nibble/nibble.hpp>
 
 // What no product below reaches is most of the kernels, and takes more than half of the compilers' time: left out.
-#define LEAVE_OUT(Isa)                                                                                            \
-  template <>                                                                                                     \
-  void products<Isa>::float_row(const call&, std::size_t, std::size_t, std::size_t) noexcept {                    \
-    std::abort();                                                                                                 \
-  }                                                                                                               \
-  template <>                                                                                                     \
-  void products<Isa>::integer_row(const call&, std::size_t, std::size_t, std::size_t) noexcept {                  \
-    std::abort();                                                                                                 \
-  }                                                                                                               \
-  template <>                                                                                                     \
-  void products<Isa>::float_panel(const call&, kernels::float_call&, const std::byte*, std::size_t, const float*, \
-                                  std::size_t) noexcept {                                                         \
-    std::abort();                                                                                                 \
-  }                                                                                                               \
-  template <>                                                                                                     \
-  void products<Isa>::bfloat16_panels(const call&, std::size_t, std::size_t, std::size_t, std::size_t,            \
-                                      std::size_t) noexcept {                                                     \
-    std::abort();                                                                                                 \
+#define LEAVE_OUT(Isa)                                                                              \
+  template <>                                                                                       \
+  void products<Isa>::float_row(const call&, std::size_t, std::size_t, std::size_t) noexcept {      \
+    std::abort();                                                                                   \
+  }                                                                                                 \
+  template <>                                                                                       \
+  void products<Isa>::integer_row(const call&, std::size_t, std::size_t, std::size_t) noexcept {    \
+    std::abort();                                                                                   \
+  }                                                                                                 \
+  template <>                                                                                       \
+  template <bool Bfloat16>                                                                          \
+  void products<Isa>::float_panels(const call&, std::size_t, std::size_t, std::size_t, std::size_t, \
+                                   std::size_t) noexcept {                                          \
+    std::abort();                                                                                   \
   }
 namespace nibble {
 inline namespace NIBBLE_ABI {

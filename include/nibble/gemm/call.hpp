@@ -67,7 +67,7 @@ struct call {
   T* own(std::size_t area, std::size_t offset) const noexcept {
     return reinterpret_cast<T*>(areas + area * area_bytes + offset);
   }
-  bool x_in_place() const noexcept { return reads_in_place(w, x.type, o); }
+  bool x_in_place() const noexcept { return reads_in_place(w, x, o); }
   /// The integer path's token sums hold what each group's sum lacks (kernels::panel_params::zeros): with one zero
   /// point for the whole matrix, and unless sums are combined in 64 bits or scaled group by group.
   bool sums_started() const noexcept {

@@ -102,8 +102,7 @@ struct cpu {
       b.area_bytes = area > b.area_bytes ? area : b.area_bytes;
       items = saturating_sum(items, t.X.rows == 0 ? 0 : work_items(t.W, t.X.rows, at_once));
       chunks = saturating_sum(chunks, ceil_div(t.X.rows, chunk_rows));
-      const bool converted = o.computation != computation::weight_only && element_bytes(t.X.type) == 2;
-      if (converted && t.W.matrix.K > longest) longest = t.W.matrix.K;
+      if (element_bytes(t.X.type) == 2 && t.W.matrix.K > longest) longest = t.W.matrix.K;
     }
     // for_each_item runs no more slots than there are items.
     const auto slots = [&](std::size_t n) { return n == 0 ? 1 : (concurrency < n ? concurrency : n); };

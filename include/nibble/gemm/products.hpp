@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include <nibble/core/config.hpp>
 #include <nibble/core/round.hpp>
@@ -32,40 +33,31 @@ struct products {
   using panel = kernels::gemm_panel<Isa>;
   using call = detail::call;
 
-  /// How many panels a work item takes on `concurrency` threads. Kernels that take several panels of a block of k give a work
-  /// item of many rows up to wide_panels of them, one group of panels after the other: they share a block of activations
-  /// while it is in L2, and write runs of Y. All threads still get several items.
+  /// How many panels a work item takes on `concurrency` threads. Of floats, and where kernels take several panels of a block of
+  /// k, a work item of many rows has up to most_panels of them, one group of panels after the other: they share a block of
+  /// activations while it is in L2, and write runs of Y. All threads still get several items.
   static constexpr std::size_t panels_at_once(const packed_view& w, std::size_t M, const gemm_options& o,
                                               std::size_t concurrency) noexcept {
     if (one_row(w, M, o))
       return o.computation == computation::integer ? panel::integer_row_panels(w.matrix.format.bits)
                                                    : panel::row_panels;
     const std::size_t step = panels_of_block(w, M, o), panels = pack::panel16::panels(w.matrix.N);
-    if (step == 1 || M <= 32) return step;
-    std::size_t most = wide_panels;
+    const bool shares = step > 1 || (o.computation != computation::integer && w.layout == layout_id::panel16);
+    if (!shares || M <= 32) return step;
+    std::size_t most = most_panels;
     while (most > step && (most / 2 >= panels || work_items(w, M, most) / 4 < concurrency)) most /= 2;
     return most;
   }
 
   /// The most that panels_at_once says.
-  static constexpr std::size_t wide_panels = 8;
-  static constexpr std::size_t most_panels = [] {
-    std::size_t most = panel::row_panels;
-    if (panel::block_panels > 1 || panel::bfloat16_panels > 1) most = most > wide_panels ? most : wide_panels;
-    for (int bits = 2; bits <= 8; ++bits) {
-      const std::size_t row = panel::integer_row_panels(bits);
-      most = most > row ? most : row;
-    }
-    return most;
-  }();
+  static constexpr std::size_t most_panels = 8;
 
   /// Bytes of an activation and of a weight in the scratch memory of float computations.
   static constexpr std::size_t operand_bytes(const gemm_options& o) noexcept {
     return o.computation == computation::bfloat16 ? sizeof(typename panel::bfloat16_operand) : sizeof(float);
   }
 
-  /// Row m of X for the `count` tasks that share it: codes, scales and sums, or floats. `buffer`: K floats, for X of 16 bits
-  /// where it is not turned into floats in place.
+  /// Row m of X for the `count` tasks that share it: codes, scales and sums, or floats. `buffer`: K floats, for X of 16 bits.
   static void prepare(const call* calls, std::size_t count, std::size_t m, float* buffer) noexcept;
 
   /// The accumulators of panels [first, first + count), 1 <= count <= panels_at_once, for rows [m0, m0 + M), before token
@@ -77,11 +69,15 @@ struct products {
   /// How many panels the kernels of several rows take at once.
   static constexpr std::size_t panels_of_block(const packed_view& w, std::size_t M, const gemm_options& o) noexcept {
     if (w.layout != layout_id::panel16) return 1;
-    if (o.computation == computation::bfloat16) return panel::bfloat16_panels;
-    return M > 1 && o.computation == computation::integer ? panel::block_panels : 1;
+    switch (o.computation) {
+      case computation::integer: return M > 1 ? panel::block_panels : 1;
+      case computation::weight_only: return panel::float_panels;
+      case computation::bfloat16: return panel::bfloat16_panels;
+    }
+    return 1;
   }
 
-  /// Row m of X as floats: in place or in `buffer`.
+  /// Row m of X as floats: where it lies or in `buffer`.
   static const float* floats_of(const input_ref& x, std::size_t m, float* buffer) noexcept {
     if (x.type == element::f32) return static_cast<const float*>(x.data) + m * x.stride;
     kernels::decode_scales(x.type == element::f16 ? scale_storage::f16 : scale_storage::bf16,
@@ -127,14 +123,18 @@ struct products {
     }
   }
 
-  static void prepare_float(const call* calls, std::size_t count, std::size_t m) noexcept {
+  static void prepare_float(const call* calls, std::size_t count, std::size_t m, float* buffer) noexcept {
     const call& c = calls[0];
     const std::size_t K = c.x.cols;
-    float* const own = c.shared<float>(c.plan.x) + m * c.plan.x_stride;  // not there for an X in place
-    const float* x = floats_of(c.x, m, own);
+    const float* x = floats_of(c.x, m, buffer);
     if (!c.x_in_place()) {
-      if (x != own) std::memcpy(own, x, K * sizeof(float));
-      std::memset(own + K, 0, (c.plan.x_stride - K) * sizeof(float));
+      // The tiles of float_blocks, in each block of rows from its first one on.
+      const std::size_t row = m % mc, left = c.x.rows - (m - row), tile = row - row % panel::float_rows;
+      const std::size_t rest = (left < mc ? left : mc) - tile;
+      const std::size_t rows = rest < panel::float_rows ? rest : panel::float_rows;
+      float* const own = c.shared<float>(c.plan.x) + (m - row + tile) * c.plan.x_stride + (row - tile);
+      for (std::size_t k = 0; k < K; ++k) own[k * rows] = x[k];
+      for (std::size_t k = K; k < round_up(K, pack::panel16::block_k); ++k) own[k * rows] = 0.0f;
     }
     c.shared<float>(c.plan.x_scales)[m] = start_of(x, K);
     for (std::size_t i = 0; i < count; ++i) {
@@ -224,40 +224,20 @@ struct products {
         });
   }
 
-  static void one_panel(const call& c, std::size_t index, std::size_t m0, std::size_t M, std::size_t slot) noexcept {
+  static void integer_panel(const call& c, std::size_t index, std::size_t m0, std::size_t M,
+                            std::size_t slot) noexcept {
     const quantized_view& w = c.w.matrix;
-    const std::byte* codes = w.codes + index * pack::panel16::panel_bytes(w.K, w.format.bits);
+    const std::byte* codes = codes_of(w, index, 0);
     const float* zero_values = nullptr;
     std::size_t zero_value_stride = 0;
     float* acc = c.own<float>(slot, c.plan.acc);
-    if (c.o.computation == computation::integer) {
-      for (std::size_t i = 0; i < M * 16; ++i) acc[i] = 0.0f;
-      for (std::size_t plane = 0; plane < planes_of(c); ++plane) {
-        kernels::integer_call k = integer_call_of(
-            c, m0, M, detail::decode_params(c, index, slot, zero_values, zero_value_stride, false, plane), slot);
-        if (packed_tiles(c, M)) packed_panel(k, codes, w.format.bits);
-        else integer_panel(c, k, codes, slot, plane);
-      }
-      return;
+    for (std::size_t i = 0; i < M * 16; ++i) acc[i] = 0.0f;
+    for (std::size_t plane = 0; plane < planes_of(c); ++plane) {
+      kernels::integer_call k = integer_call_of(
+          c, m0, M, detail::decode_params(c, index, slot, zero_values, zero_value_stride, false, plane), slot);
+      if (packed_tiles(c, M)) packed_panel(k, codes, w.format.bits);
+      else unpacked_panel(c, k, codes, slot, plane);
     }
-    const kernels::panel_params params = detail::decode_params(c, index, slot, zero_values, zero_value_stride, false);
-    const float* starts = c.shared<float>(c.plan.x_scales) + m0;
-    for (std::size_t m = 0; m < M; ++m)
-      for (std::size_t n = 0; n < 16; ++n) acc[m * 16 + n] = starts[m];
-    kernels::float_call k{.M = M,
-                          .K = w.K,
-                          .k0 = 0,
-                          .k1 = w.K,
-                          .group = panel_group(w.format, w.K),
-                          .fold = true,
-                          .x = c.x_row(m0),
-                          .x_stride = c.x_in_place() ? c.x.stride : c.plan.x_stride,
-                          .x_sums = c.shared<float>(c.plan.x_sums) + m0 * c.plan.groups,
-                          .sum_stride = c.plan.groups,
-                          .params = params,
-                          .state = c.own<float>(slot, c.plan.state),
-                          .acc = acc};
-    float_panel(c, k, codes, slot, zero_values, zero_value_stride);
   }
 
   /// A block of rows against `count` panels, of whose k blocks the kernel takes block_panels at once. Panel i has the area
@@ -268,7 +248,7 @@ struct products {
     const quantized_view& w = c.w.matrix;
     const int bits = w.format.bits;
     if (c.long_sums() || !Panel::in_blocks(M, panel_group(w.format, w.K), w.K)) {
-      for (std::size_t i = 0; i < count; ++i) one_panel(c, first + i, m0, M, slot + i);
+      for (std::size_t i = 0; i < count; ++i) integer_panel(c, first + i, m0, M, slot + i);
       return;
     }
     // Zero points are taken off the codes where signed bytes hold the differences: then nothing is left to do for the sums.
@@ -331,42 +311,58 @@ struct products {
     }
   }
 
-  /// A block of rows against `count` panels, of whose k blocks the kernel takes bfloat16_panels at once. Panel i has the area
-  /// of slot `slot` + i.
-  static void bfloat16_panels(const call& c, std::size_t first, std::size_t count, std::size_t m0, std::size_t M,
-                              std::size_t slot) noexcept {
-    using operand = typename panel::bfloat16_operand;
+  /// The values of unpacked codes, as weight_only multiplies them.
+  static void values_of(const kernels::float_codes& c, std::size_t units, float* values) noexcept {
+    if (c.table != nullptr) return panel::values_table(c.units, units, c.table, c.bits, values);
+    if (c.zero_stride == 0) return panel::values_affine(c.units, units, c.zeros, values);
+    kernels::for_each_group(c, [&](std::size_t from, std::size_t count, std::size_t g) {
+      panel::values_affine(c.units + from * 64, count, c.zeros + g * c.zero_stride, values + from * 64);
+    });
+  }
+
+  /// A block of rows against `count` panels, in floats or, with the weights scaled beforehand, in bfloat16. The kernel takes
+  /// several panels of a block of k at once. Panel i has the area of slot `slot` + i.
+  template <bool Bfloat16>
+  static void float_panels(const call& c, std::size_t first, std::size_t count, std::size_t m0, std::size_t M,
+                           std::size_t slot) noexcept {
+    using operand = std::conditional_t<Bfloat16, typename panel::bfloat16_operand, float>;
+    constexpr std::size_t together = Bfloat16 ? panel::bfloat16_panels : panel::float_panels;
+    constexpr std::size_t kc = kc_of(sizeof(operand)) / (together > 1 ? 2 : 1);
     static constexpr float ones[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
     const quantized_view& w = c.w.matrix;
     const int bits = w.format.bits;
-    kernels::bfloat16_call<operand> calls[most_panels];
-    kernels::bfloat16_codes codes[most_panels];
+    const operand* x = c.shared<operand>(c.plan.x) + m0 * c.plan.x_stride;
+    if constexpr (!Bfloat16) x = c.x_row(m0);
+    kernels::panel_call<operand, float, float> calls[most_panels];
+    kernels::float_codes codes[most_panels];
     for (std::size_t i = 0; i < count; ++i) {
-      kernels::bfloat16_codes& from = codes[i];
+      kernels::float_codes& from = codes[i];
       from.group = panel_group(w.format, w.K);
       from.params = detail::decode_params(c, first + i, slot + i, from.zeros, from.zero_stride, false);
       from.table = w.format.rule == code_rule::codebook ? w.table : nullptr;
       from.bits = bits;
       calls[i] = {.M = M,
                   .K = w.K,
-                  .group = round_up(w.K, std::size_t{4}),
+                  .group = Bfloat16 ? round_up(w.K, std::size_t{4}) : from.group,
                   .fold = true,
-                  .x = c.shared<operand>(c.plan.x) + m0 * c.plan.x_stride,
-                  .x_stride = c.plan.x_stride,
-                  .params = {.scales = ones, .scale_stride = 0},
+                  .x = x,
+                  .x_stride = c.plan.x_stride,  // x in place is one row
+                  .x_sums = c.shared<float>(c.plan.x_sums) + m0 * c.plan.groups,
+                  .sum_stride = c.plan.groups,
+                  .params = Bfloat16 ? kernels::panel_params{.scales = ones, .scale_stride = 0} : from.params,
                   .state = c.own<float>(slot + i, c.plan.state),
                   .acc = c.own<float>(slot + i, c.plan.acc)};
       const float* const starts = c.shared<float>(c.plan.x_scales) + m0;
       for (std::size_t j = 0; j < M * 16; ++j) calls[i].acc[j] = starts[j / 16];
     }
     for (std::size_t k0 = 0, k1; k0 < w.K; k0 = k1) {
-      k1 = w.K - k0 < kc_float ? w.K : k0 + kc_float;
+      k1 = w.K - k0 < kc ? w.K : k0 + kc;
       const std::size_t blocks = pack::panel16::blocks(k1 - k0);
-      for (std::size_t from = 0; from < count; from += panel::bfloat16_panels) {
-        const std::size_t now = count - from < panel::bfloat16_panels ? count - from : panel::bfloat16_panels;
-        const operand* weights[panel::bfloat16_panels] = {};
+      for (std::size_t from = 0; from < count; from += together) {
+        const std::size_t now = count - from < together ? count - from : together;
+        const operand* weights[together] = {};
         for (std::size_t i = 0; i < now; ++i) {
-          kernels::bfloat16_codes& own = codes[from + i];
+          kernels::float_codes& own = codes[from + i];
           calls[from + i].k0 = own.k0 = k0;
           calls[from + i].k1 = own.k1 = k1;
           std::uint8_t* const units = c.own<std::uint8_t>(slot + i, c.plan.units);
@@ -375,10 +371,12 @@ struct products {
             panel::template unpack<Bits>(codes_of(w, first + from + i, k0), blocks, units);
           });
           own.units = units;
-          panel::bfloat16_weights(own, values);
+          if constexpr (Bfloat16) panel::bfloat16_weights(own, values);
+          else values_of(own, blocks * pack::panel16::units_per_block, values);
           weights[i] = values;
         }
-        panel::bfloat16_blocks(calls + from, now, weights);
+        if constexpr (Bfloat16) panel::bfloat16_blocks(calls + from, now, weights);
+        else panel::float_blocks(calls + from, now, weights);
       }
     }
   }
@@ -448,8 +446,8 @@ struct products {
     });
   }
 
-  static void integer_panel(const call& c, kernels::integer_call& k, const std::byte* codes, std::size_t slot,
-                            std::size_t plane) noexcept {
+  static void unpacked_panel(const call& c, kernels::integer_call& k, const std::byte* codes, std::size_t slot,
+                             std::size_t plane) noexcept {
     const int bits = c.code_bits();
     const std::size_t K = k.K;
     const bool long_sums = c.long_sums();
@@ -484,41 +482,13 @@ struct products {
       }
     }
   }
-
-  static void float_panel(const call& c, kernels::float_call& k, const std::byte* codes, std::size_t slot,
-                          const float* zero_values, std::size_t zero_value_stride) noexcept {
-    const format_desc& f = c.w.matrix.format;
-    const std::size_t K = k.K;
-    const bool table = f.rule == code_rule::codebook;
-    std::uint8_t* units = c.own<std::uint8_t>(slot, c.plan.units);
-    float* values = c.own<float>(slot, c.plan.values);
-    for (; k.k0 < K; k.k0 = k.k1) {
-      k.k1 = K - k.k0 < kc_float ? K : k.k0 + kc_float;
-      const std::size_t blocks = pack::panel16::blocks(k.k1 - k.k0);
-      pack::with_bits(f.bits, [&]<int Bits>() { panel::template unpack<Bits>(codes, blocks, units); });
-      codes += blocks * pack::panel16::block_bytes(f.bits);
-      if (table) {
-        panel::values_table(units, blocks * pack::panel16::units_per_block, c.w.matrix.table, f.bits, values);
-      } else if (zero_value_stride == 0) {
-        panel::values_affine(units, blocks * pack::panel16::units_per_block, zero_values, values);
-      } else {
-        for (std::size_t at = k.k0; at < k.k1;) {
-          const std::size_t stop = kernels::segment_end(at, k.group, k.k1), from = (at - k.k0) / 4;
-          panel::values_affine(units + from * 64, ceil_div(stop - at, std::size_t{4}),
-                               zero_values + at / k.group * zero_value_stride, values + from * 64);
-          at = stop;
-        }
-      }
-      panel::float_block(k, values);
-    }
-  }
 };
 
 template <class Isa>
 void products<Isa>::prepare(const call* calls, std::size_t count, std::size_t m, float* buffer) noexcept {
   switch (calls[0].o.computation) {
     case computation::integer: return prepare_integer(calls, count, m, buffer);
-    case computation::weight_only: return prepare_float(calls, count, m);
+    case computation::weight_only: return prepare_float(calls, count, m, buffer);
     case computation::bfloat16: return prepare_bfloat16(calls[0], m, buffer);
   }
 }
@@ -527,13 +497,14 @@ template <class Isa>
 void products<Isa>::accumulate(const call& c, std::size_t first, std::size_t count, std::size_t m0, std::size_t M,
                                std::size_t slot) noexcept {
   const bool integer = c.o.computation == computation::integer;
-  if (c.o.computation == computation::bfloat16) return bfloat16_panels(c, first, count, m0, M, slot);
+  if (c.o.computation == computation::bfloat16) return float_panels<true>(c, first, count, m0, M, slot);
   if (one_row(c.w, c.x.rows, c.o))
     return integer ? integer_row(c, first, count, slot) : float_row(c, first, count, slot);
+  if (!integer) return float_panels<false>(c, first, count, m0, M, slot);
   if constexpr (panel::block_panels > 1) {
     if (c.panels_at_once > 1) return integer_panels(c, first, count, m0, M, slot);
   }
-  one_panel(c, first, m0, M, slot);
+  integer_panel(c, first, m0, M, slot);
 }
 
 #if NIBBLE_EXTERN_KERNELS

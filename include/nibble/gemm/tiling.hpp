@@ -42,7 +42,7 @@ constexpr bool sums_exceed_int32(const format_desc& f, std::size_t K) noexcept {
 /// Byte offsets of the parts of ctx.scratch that a task uses; each begins at a multiple of 64.
 struct scratch_plan {
   // shared by all slots
-  std::size_t x = 0;  ///< [M][x_stride] s8 codes, padded floats (0 bytes when X is used in place) or bfloat16 operands
+  std::size_t x = 0;  ///< [M][x_stride] s8 codes, floats in tiles (0 bytes when X is used in place), bfloat16 operands
   std::size_t x_stride = 0;  ///< in elements
   std::size_t x_scales = 0;  ///< float [M] or [M][groups]: scales of the codes, or the float path's 0 / NaN of each row
   std::size_t x_sums = 0;    ///< [M][groups]
@@ -98,10 +98,10 @@ constexpr std::size_t work_items(const packed_view& w, std::size_t M, std::size_
              : w.matrix.N;
 }
 
-/// True when the panel kernels read X where it lies.
-constexpr bool reads_in_place(const packed_view& w, element type, const gemm_options& o) noexcept {
-  return type == element::f32 && o.computation == computation::weight_only &&
-         (w.layout == layout_id::row_major || w.matrix.K % pack::panel16::block_k == 0);
+/// True when X is read where it lies: by the panel kernels a single row, because of several they want the rows interleaved.
+constexpr bool reads_in_place(const packed_view& w, const input_ref& x, const gemm_options& o) noexcept {
+  return x.type == element::f32 && o.computation == computation::weight_only &&
+         (w.layout == layout_id::row_major || (x.rows == 1 && w.matrix.K % pack::panel16::block_k == 0));
 }
 
 /// The parts of one task; `at` moves past the shared ones. `same_x`: the plan of a task whose activations serve this one.
@@ -116,14 +116,15 @@ constexpr scratch_plan plan_task(const gemm_task& t, const gemm_options& o, cons
   const std::size_t rows = M < mc ? M : mc;
   scratch_plan p;
   p.groups = panel ? ceil_div(K, panel_group(f, K)) : 0;
-  // A tile register is 16 rows: with a power of two from row to row they would all want one set of the L1 cache.
-  p.x_stride = padded + (bfloat16 ? plane_alignment / 2 : (integer && M > 1 ? plane_alignment : 0));
+  // A line more than a multiple of 64 elements: the rows of a tile, and all of a block, would want few sets of the caches with a
+  // power of two from row to row.
+  p.x_stride = padded + (integer ? (M > 1 ? plane_alignment : 0) : plane_alignment / operand_bytes);
   if (same_x != nullptr) {
     p.x = same_x->x;
     p.x_scales = same_x->x_scales;
   } else {
     if (integer) p.x = place(at, M, p.x_stride);
-    else if (!reads_in_place(w, t.X.type, o)) p.x = place(at, M, p.x_stride * operand_bytes);
+    else if (!reads_in_place(w, t.X, o)) p.x = place(at, M, p.x_stride * operand_bytes);
     const bool each_group = o.activations == activation_scales::per_token_and_group;
     p.x_scales = place(at, M, (each_group ? p.groups : 1) * sizeof(float));
   }

@@ -110,7 +110,7 @@ NIBBLE_ALWAYS_INLINE float bfloat16_weight(float q, float scale, const float* of
 }
 
 /// The unpacked codes of a panel for k in [k0, k1), and what gives them values; k0 and k1 as in panel_call.
-struct bfloat16_codes {
+struct float_codes {
   const std::uint8_t* units = nullptr;
   std::size_t k0 = 0, k1 = 0;
   std::size_t group = 0;
@@ -172,6 +172,10 @@ struct next_blocks {
 ///                                       neither x_sums nor zeros are read; else units as in integer_block. They begin at k0
 ///                                       and are readable to a multiple of 64 k
 /// `float_block(call, values)`           the law on values; values begins at k0
+/// `float_panels`, `float_rows`          how many panels the next one takes at once, and rows of a tile
+/// `float_blocks(calls, count, values)`  the same for 1 <= count <= float_panels panels and interleaved x: of a tile of r =
+///                                       min(float_rows, M - m) rows from m on, x[m * x_stride + k * r + i] is that of row
+///                                       m + i; calls differ in params, state and acc only
 /// `reads_halves`                        whether the one-row kernels take panel_params::halves
 /// `bfloat16_operand`                    how the kernel takes numbers rounded to bfloat16: float, or bfloat16 itself
 /// `bfloat16_row(x, K, padded, out)`     x[0, K) rounded, then zeros to out[padded]
@@ -234,7 +238,7 @@ constexpr std::size_t segment_end(std::size_t k, std::size_t group, std::size_t 
 
 /// f(first unit, units, g) for each group of a block of codes: the units that hold it.
 template <class F>
-NIBBLE_ALWAYS_INLINE void for_each_group(const bfloat16_codes& c, F&& f) noexcept {
+NIBBLE_ALWAYS_INLINE void for_each_group(const float_codes& c, F&& f) noexcept {
   for (std::size_t k = c.k0; k < c.k1;) {
     const std::size_t stop = segment_end(k, c.group, c.k1);
     f((k - c.k0) / 4, (stop - k + 3) / 4, k / c.group);

@@ -56,7 +56,7 @@ struct gemm_panel<isa::amx_bf16> : gemm_panel<isa::amx_int8> {
   }
 
   /// [pairs of k][16][2]. Weights below 2^-126, which the product takes for 0, may already be 0 here.
-  static void bfloat16_weights(const bfloat16_codes& c, bfloat16* out) noexcept {
+  static void bfloat16_weights(const float_codes& c, bfloat16* out) noexcept {
     for_each_weight<!rounds_pairs>(
         c, [&](std::size_t u, std::size_t, const vi(&w)[4], auto rounded) NIBBLE_LAMBDA_INLINE {
           NIBBLE_UNROLL

@@ -92,13 +92,17 @@ struct gemm_panel<isa::scalar> {
   static void float_block(const float_call& c, const float* values) noexcept {
     block(c, [&](std::size_t k, std::size_t n) { return values[(k - c.k0) * nr + n]; });
   }
+  static constexpr std::size_t float_panels = 1, float_rows = 1;
+  static void float_blocks(const float_call* calls, std::size_t, const float* const* values) noexcept {
+    float_block(*calls, *values);
+  }
 
   using bfloat16_operand = float;
   static constexpr std::size_t bfloat16_panels = 1;
   static void bfloat16_row(const float* x, std::size_t K, std::size_t padded, float* out) noexcept {
     for (std::size_t k = 0; k < padded; ++k) out[k] = k < K ? nearest_bfloat16(x[k]) : 0.0f;
   }
-  static void bfloat16_weights(const bfloat16_codes& c, float* out) noexcept {
+  static void bfloat16_weights(const float_codes& c, float* out) noexcept {
     for_each_group(c, [&](std::size_t first, std::size_t count, std::size_t g) {
       const float* const scale = c.params.scales + g * c.params.scale_stride;
       const float* const offset = c.params.offsets == nullptr ? nullptr : c.params.offsets + g * c.params.offset_stride;

@@ -32,6 +32,11 @@ struct float_panel : panel_tools {
   /// an FMA (4 cycles on current cores).
   static constexpr std::size_t row_panels = regs == 1 ? 4 : (regs == 2 ? 2 : 1);
 
+  /// Panels and rows of the tiles over interleaved activations. Where a panel is one register, tiles of 6 rows and 4 panels
+  /// take ten loads for 24 products, those of 12 rows and one panel 26; two loads can begin in a cycle, and two products.
+  static constexpr std::size_t float_panels = regs == 1 ? 4 : 1;
+  static constexpr std::size_t float_rows = regs == 1 ? 6 : static_cast<std::size_t>(mr);
+
   static void values_affine(const std::uint8_t* units, std::size_t count, const float* zero, float* values) noexcept {
     vf z[regs];
     NIBBLE_UNROLL
@@ -51,8 +56,14 @@ struct float_panel : panel_tools {
     with_table(table, bits, [&](const auto& lookup) NIBBLE_LAMBDA_INLINE { look_up(units, count, lookup, values); });
   }
 
-  static void float_block(const float_call& c, const float* values) noexcept {
-    in_tiles<mr>(c.M, [&]<int Rows>(std::size_t m) NIBBLE_LAMBDA_INLINE { float_tile<Rows>(c, m, values); });
+  static void float_block(const float_call& call, const float* values) noexcept {
+    in_tiles<mr>(call.M,
+                 [&]<int Rows>(std::size_t m) NIBBLE_LAMBDA_INLINE { float_tile<Rows, 1, false>(&call, m, &values); });
+  }
+
+  static void float_blocks(const float_call* calls, std::size_t count, const float* const* values) noexcept {
+    if (count == float_panels) return interleaved_tiles<float_panels>(calls, values);
+    for (std::size_t i = 0; i < count; ++i) interleaved_tiles<1>(calls + i, values + i);
   }
 
   using bfloat16_operand = float;
@@ -65,7 +76,7 @@ struct float_panel : panel_tools {
     for (std::size_t k = whole; k < padded; ++k) out[k] = k < K ? nearest_bfloat16(x[k]) : 0.0f;
   }
 
-  static void bfloat16_weights(const bfloat16_codes& c, float* out) noexcept {
+  static void bfloat16_weights(const float_codes& c, float* out) noexcept {
     for_each_weight<true>(c, [&](std::size_t u, std::size_t r, const vi(&w)[4], auto) NIBBLE_LAMBDA_INLINE {
       NIBBLE_UNROLL
       for (std::size_t k = 0; k < 4; ++k) upper_halves(w[k]).store_unaligned(out + u * 64 + k * nr + r * lanes);
@@ -144,7 +155,7 @@ struct float_panel : panel_tools {
   /// store(unit, register, weights, rounded) for the weights of a block, those of four k in each lane: as round_bfloat16 leaves
   /// them, or, unless Rounds, where all of a group lie within the range of bfloat16, as floats (`rounded` false_type).
   template <bool Rounds, class Store>
-  static NIBBLE_ALWAYS_INLINE void for_each_weight(const bfloat16_codes& c, Store&& store) noexcept {
+  static NIBBLE_ALWAYS_INLINE void for_each_weight(const float_codes& c, Store&& store) noexcept {
     const auto with = [&](const auto& lookup, float reach) NIBBLE_LAMBDA_INLINE {
       decoded_groups<Rounds>(c, reach, store, [&](std::size_t) NIBBLE_LAMBDA_INLINE {
         return [&lookup](vu four, std::size_t, vf(&q)[4]) NIBBLE_LAMBDA_INLINE { lookup(four, q); };
@@ -168,7 +179,7 @@ struct float_panel : panel_tools {
   }
 
   /// Whether one zero point serves all groups and columns.
-  static NIBBLE_ALWAYS_INLINE bool one_zero(const bfloat16_codes& c) noexcept {
+  static NIBBLE_ALWAYS_INLINE bool one_zero(const float_codes& c) noexcept {
     bool one = c.zero_stride == 0;
     for (std::size_t n = 1; n < nr && one; ++n) one = c.zeros[n] == c.zeros[0];
     return one;
@@ -176,7 +187,7 @@ struct float_panel : panel_tools {
 
   /// The same with decoder_of(g), as `row` has it, whose values are at most `reach` in magnitude.
   template <bool Rounds, class Store, class DecoderOf>
-  static NIBBLE_ALWAYS_INLINE void decoded_groups(const bfloat16_codes& c, float reach, Store&& store,
+  static NIBBLE_ALWAYS_INLINE void decoded_groups(const float_codes& c, float reach, Store&& store,
                                                   DecoderOf&& decoder_of) noexcept {
     for_each_group(c, [&](std::size_t first, std::size_t count, std::size_t g) NIBBLE_LAMBDA_INLINE {
       const auto decode = decoder_of(g);
@@ -312,28 +323,45 @@ struct float_panel : panel_tools {
     }
   }
 
-  template <int Rows>
-  static void float_tile(const float_call& call, std::size_t m, const float* values) noexcept {
+  template <std::size_t Panels>
+  static NIBBLE_ALWAYS_INLINE void interleaved_tiles(const float_call* calls, const float* const* values) noexcept {
+    const auto tile = [&]<int Rows>(std::size_t m)
+                          NIBBLE_LAMBDA_INLINE { float_tile<Rows, Panels, true>(calls, m, values); };
+    for (std::size_t m = 0; m < calls->M;) m += height<static_cast<int>(float_rows)>(m, calls->M - m, tile);
+  }
+
+  template <int Rows, std::size_t Panels, bool Interleaved>
+  static void float_tile(const float_call* calls, std::size_t m, const float* const* values) noexcept {
     constexpr std::size_t rows = static_cast<std::size_t>(Rows);
-    const float_call c = call;
-    const float* x = c.x + m * c.x_stride;
+    const float_call& c = calls[0];
+    const float* const x = c.x + m * c.x_stride;
+    const std::size_t x_stride = c.x_stride;
+    const float* at[Panels];
+    for (std::size_t p = 0; p < Panels; ++p) at[p] = values[p];
     for (group_walk group(c); !group.done(); group.next()) {
-      vf sum[rows][regs];
-      begin(c, m, group.begins, sum);
-      for (std::size_t k = group.k; k < group.stop; ++k, values += nr) {
-        vf w[regs];
+      vf sum[Panels][rows][regs];
+      NIBBLE_UNROLL
+      for (std::size_t p = 0; p < Panels; ++p) begin(calls[p], m, group.begins, sum[p]);
+      for (std::size_t k = group.k; k < group.stop; ++k) {
+        vf w[Panels][regs];
         NIBBLE_UNROLL
-        for (std::size_t r = 0; r < regs; ++r) w[r] = simd::load(values + r * lanes);
+        for (std::size_t p = 0; p < Panels; ++p) {
+          NIBBLE_UNROLL
+          for (std::size_t r = 0; r < regs; ++r) w[p][r] = simd::load(at[p] + r * lanes);
+          at[p] += nr;
+        }
         NIBBLE_UNROLL
         for (std::size_t i = 0; i < rows; ++i) {
-          const vf v(x[i * c.x_stride + k]);
+          const vf v(x[Interleaved ? k * rows + i : i * x_stride + k]);
           NIBBLE_UNROLL
-          for (std::size_t r = 0; r < regs; ++r) {
-            simd::accumulate(sum[i][r], v, w[r]);
+          for (std::size_t p = 0; p < Panels; ++p) {
+            NIBBLE_UNROLL
+            for (std::size_t r = 0; r < regs; ++r) simd::accumulate(sum[p][i][r], v, w[p][r]);
           }
         }
       }
-      finish(c, m, group.ends, group.g, sum);
+      NIBBLE_UNROLL
+      for (std::size_t p = 0; p < Panels; ++p) finish(calls[p], m, group.ends, group.g, sum[p]);
     }
   }
 };
