@@ -233,8 +233,9 @@ struct products {
     float* acc = c.own<float>(slot, c.plan.acc);
     for (std::size_t i = 0; i < M * 16; ++i) acc[i] = 0.0f;
     for (std::size_t plane = 0; plane < planes_of(c); ++plane) {
+      const bool halves = M <= panel::half_scale_rows && !c.long_sums();
       kernels::integer_call k = integer_call_of(
-          c, m0, M, detail::decode_params(c, index, slot, zero_values, zero_value_stride, false, plane), slot);
+          c, m0, M, detail::decode_params(c, index, slot, zero_values, zero_value_stride, halves, plane), slot);
       if (packed_tiles(c, M)) packed_panel(k, codes, w.format.bits);
       else unpacked_panel(c, k, codes, slot, plane);
     }
@@ -247,7 +248,7 @@ struct products {
                              std::size_t slot) noexcept requires(Panel::block_panels > 1) {
     const quantized_view& w = c.w.matrix;
     const int bits = w.format.bits;
-    if (c.long_sums() || !Panel::in_blocks(M, panel_group(w.format, w.K), w.K)) {
+    if (c.long_sums() || !Panel::in_blocks(M, panel_group(w.format, w.K), w.K, packed_tiles(c, M))) {
       for (std::size_t i = 0; i < count; ++i) integer_panel(c, first + i, m0, M, slot + i);
       return;
     }

@@ -49,8 +49,8 @@ static_assert(2ll * 255 * 127 * static_cast<long long>(exact_k) < (1ll << 31));
 /// a stride of 0 shares one set of 16.
 struct panel_params {
   const float* scales = nullptr;  ///< [groups][16]
-  /// The scales as stored, in place of `scales`: for the one-row kernels of an ISA with reads_halves, which has no need then
-  /// of a pass over them beforehand.
+  /// The scales as stored, in place of `scales`: for the one-row kernels of an ISA with reads_halves, and integer ones of up to
+  /// half_scale_rows, which have no need then of a pass over them beforehand.
   const half* halves = nullptr;
   std::size_t scale_stride = 16;
   /// Integer path: z of the law, [groups][16]. nullptr, with shift 0 and no offsets, when z is one number: then x_sums holds
@@ -164,7 +164,8 @@ struct next_blocks {
 ///                                       packed blocks, which begin at k0; group a multiple of 32 or >= K
 /// `block_panels`                        how many panels the next one takes at once; not there when 1
 /// `block_k`                             k of a block, whose operands stay in L1; divides tiling.hpp's kc_integer
-/// `in_blocks(M, group, K)`              whether they are the faster way; those below are there only where block_panels > 1
+/// `in_blocks(M, group, K, packed)`      whether they are the faster way than packed_block, or (packed: false) integer_block; those
+///                                       below are there only where block_panels > 1
 /// `centred<Bits>(codes, blocks, values)`  packed blocks, which begin at k0, to units of s8
 /// `block_scope`                         what integer_blocks changes of the core's state, to be kept for many calls
 /// `integer_blocks(calls, count, exact, operands, ahead, scope)`  the law for 1 <= count <= block_panels panels; calls differ in params,
@@ -176,6 +177,7 @@ struct next_blocks {
 /// `float_blocks(calls, count, values)`  the same for 1 <= count <= float_panels panels and interleaved x: of a tile of r =
 ///                                       min(float_rows, M - m) rows from m on, x[m * x_stride + k * r + i] is that of row
 ///                                       m + i; calls differ in params, state and acc only
+/// `half_scale_rows`                     the most rows for which packed_block and integer_block take panel_params::halves
 /// `reads_halves`                        whether the one-row kernels take panel_params::halves
 /// `bfloat16_operand`                    how the kernel takes numbers rounded to bfloat16: float, or bfloat16 itself
 /// `bfloat16_row(x, K, padded, out)`     x[0, K) rounded, then zeros to out[padded]

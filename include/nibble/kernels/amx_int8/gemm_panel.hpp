@@ -126,9 +126,11 @@ struct gemm_panel<isa::amx_int8> : gemm_panel<simd::isa_type> {
   /// Operands of two panels take a third of L1, which leaves room for the rows that pass through.
   static constexpr std::size_t block_k = 512;
 
-  /// Fewer rows leave most of a tile empty: vpdpbusd needs no more steps for them and no detour over memory.
-  static constexpr bool in_blocks(std::size_t M, std::size_t group, std::size_t K) noexcept {
-    return M >= 5 && (group >= K || group % pack::panel16::block_k == 0);
+  /// Up to 8 rows leave half of a tile empty: vpdpbusd needs no more steps for them and no detour over memory. What takes one
+  /// without tiles, too, is faster with them from two rows on.
+  static constexpr bool in_blocks(std::size_t M, std::size_t group, std::size_t K, bool packed) noexcept {
+    const std::size_t few = packed ? 8 : 1;
+    return M > few && (group >= K || group % pack::panel16::block_k == 0);
   }
 
   template <int Bits>

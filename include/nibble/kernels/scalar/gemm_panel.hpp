@@ -18,6 +18,7 @@ struct gemm_panel<isa::scalar> {
   static constexpr bool reads_halves = false;
   static constexpr std::size_t integer_row_panels(int) noexcept { return 1; }
   static constexpr std::size_t block_panels = 1;
+  static constexpr std::size_t half_scale_rows = 0;
   static constexpr std::size_t packed_rows(int) noexcept { return 0; }
 
   template <int Bits>

@@ -59,16 +59,26 @@ struct integer_panel : panel_tools {
     (std::integer_sequence<int, 2, 3, 4, 5, 6, 7, 8>{});
   }
 
+  /// Whether the accumulators of a tile stay in registers beside its sums.
+  static constexpr bool resident(simd::dot_kind kind) noexcept { return regs == 1 && kind == simd::dot_kind::quads; }
+  /// Rows of the full register tile that unpacks codes: fewer where there is one for each width, to save compile time.
+  static constexpr int tallest_packed(simd::dot_kind kind) noexcept { return resident(kind) ? 8 : tallest(kind); }
+
   /// Tiles of few rows unpack codes in their registers: up to three times that takes fewer instructions than the way through
-  /// memory once. Codes of several planes, and int16 sums of less than a block, go that way.
+  /// memory once. Codes of several planes, and int16 sums of less than a block, go that way. With VNNI two tiles take codes of all
+  /// widths: the ports have as much to do either way, and the next codes come from memory meanwhile.
   static constexpr std::size_t packed_rows(int bits) noexcept {
-    return bits == 4 || bits == 2 ? 3 * static_cast<std::size_t>(tallest(simd::dot_of(bits))) : 0;
+    const simd::dot_kind kind = simd::dot_of(bits);
+    if (resident(kind) && NIBBLE_SIMD_VNNI) return 16;
+    return bits == 4 || bits == 2 ? 3 * static_cast<std::size_t>(tallest(kind)) : 0;
   }
+  /// The most rows whose tiles take panel_params::halves.
+  static constexpr std::size_t half_scale_rows = resident(simd::dot_of(4)) ? 16 : 0;
 
   template <int Bits>
   static void packed_block(const integer_call& c, const std::byte* blocks) noexcept {
     constexpr simd::dot_kind kind = simd::dot_of(Bits);
-    in_tiles<tallest(kind)>(c.M, [&]<int Rows>(std::size_t m) NIBBLE_LAMBDA_INLINE {
+    in_tiles<tallest_packed(kind)>(c.M, [&]<int Rows>(std::size_t m) NIBBLE_LAMBDA_INLINE {
       integer_tile<kind, Rows>(c, m, packed_codes<Bits>{blocks}, 8);
     });
   }
@@ -388,6 +398,7 @@ struct integer_panel : panel_tools {
       return simd::load_lanes(units + U * 64 + r * lanes * 4);
     }
     NIBBLE_ALWAYS_INLINE void skip(std::size_t count) noexcept { units += count * 64; }
+    NIBBLE_ALWAYS_INLINE void prefetch() const noexcept {}
     const std::uint8_t* units;
   };
 
@@ -401,6 +412,10 @@ struct integer_panel : panel_tools {
     }
     NIBBLE_ALWAYS_INLINE void skip(std::size_t count) noexcept {
       block += count / 8 * pack::panel16::block_bytes(Bits);
+    }
+    /// What is needed sixteen blocks on: L3 is some 100 ns away, a block takes 10 ns with two rows and 20 with eight.
+    NIBBLE_ALWAYS_INLINE void prefetch() const noexcept {
+      panel_tools::prefetch<Bits>(block, 16 * static_cast<std::ptrdiff_t>(pack::panel16::block_bytes(Bits)));
     }
     const std::byte* block;
   };
@@ -426,19 +441,112 @@ struct integer_panel : panel_tools {
   }
 
   template <simd::dot_kind Kind, int Rows, class Codes>
-  static void integer_tile(const integer_call& call, std::size_t m, Codes codes, std::size_t run) noexcept {
+  static void integer_tile(const integer_call& call, std::size_t m, Codes codes,
+                           [[maybe_unused]] std::size_t run) noexcept {
     constexpr std::size_t rows = static_cast<std::size_t>(Rows);
-    const integer_call c = call;  // a copy, which no store can change
-    const std::int8_t* x = c.x + m * c.x_stride;
-    float* const acc = c.acc + m * nr;
-    for (group_walk group(c); !group.done(); group.next()) {
-      const std::size_t units = (group.stop - group.k + 3) / 4,
-                        count = Codes::blocks ? round_up(units, std::size_t{8}) : units;
-      if constexpr (Kind == simd::dot_kind::pairs)
-        pair_sums<Kind, rows>(c, call, m, group, count, run, codes, x + group.k, acc);
-      else quad_sums<Kind, rows>(c, call, m, group, count, codes, x + group.k, acc);
-      codes.skip(count);
+    if constexpr (resident(Kind)) {
+      resident_tile<Kind, rows>(call, m, codes);
+    } else {
+      const integer_call c = call;  // a copy, which no store can change
+      const std::int8_t* x = c.x + m * c.x_stride;
+      float* const acc = c.acc + m * nr;
+      for (group_walk group(c); !group.done(); group.next()) {
+        const std::size_t units = (group.stop - group.k + 3) / 4,
+                          count = Codes::blocks ? round_up(units, std::size_t{8}) : units;
+        if constexpr (Kind == simd::dot_kind::pairs)
+          pair_sums<Kind, rows>(c, call, m, group, count, run, codes, x + group.k, acc);
+        else quad_sums<Kind, rows>(c, call, m, group, count, codes, x + group.k, acc);
+        codes.skip(count);
+      }
     }
+  }
+
+  /// A tile whose accumulators stay in registers from group to group, beside the sums. These begin with what x_sums holds.
+  template <simd::dot_kind Kind, std::size_t rows, class Codes>
+  static NIBBLE_ALWAYS_INLINE void resident_tile(const integer_call& call, std::size_t m, Codes codes) noexcept {
+    using dot = simd::byte_dot<Kind>;
+    constexpr std::size_t chains = simd::chains_of(Kind, rows);
+    const integer_call c = call;  // a copy, which no store can change
+    const panel_params& p = c.params;
+    float* const own = c.acc + m * nr;
+    std::int32_t* const state = c.state + m * nr;
+    const std::int8_t* x[rows];
+    vf acc[rows];
+    NIBBLE_UNROLL
+    for (std::size_t i = 0; i < rows; ++i) {
+      x[i] = c.x + (m + i) * c.x_stride + c.k0;
+      acc[i] = simd::load(own + i * nr);
+    }
+    vi all[chains][rows][regs];
+    auto& sum = all[0];
+    std::size_t left = 0;  // units of the group
+    group_walk group(c);
+    const auto x_sum = [&](std::size_t i)
+                           NIBBLE_LAMBDA_INLINE { return vi(c.x_sums[(m + i) * c.sum_stride + group.g]); };
+    const auto begin = [&]() NIBBLE_LAMBDA_INLINE {
+      left = (group.stop - group.k + 3) / 4;
+      NIBBLE_UNROLL
+      for (std::size_t i = 0; i < rows; ++i) sum[i][0] = x_sum(i);
+      clear_rest(all);
+    };
+    const auto multiply = [&]<std::size_t U>() NIBBLE_LAMBDA_INLINE {
+      const auto w = dot::weights(codes.template get<U>(0));
+      NIBBLE_UNROLL
+      for (std::size_t i = 0; i < rows; ++i) dot::template add_from<U * 4>(all[U % chains][i][0], w, x[i]);
+    };
+    const auto skip = [&](std::size_t units) NIBBLE_LAMBDA_INLINE {
+      left = left > units ? left - units : 0;
+      codes.skip(units);
+      NIBBLE_UNROLL
+      for (std::size_t i = 0; i < rows; ++i) x[i] += units * 4;
+    };
+    begin();
+    if (!group.begins) {
+      NIBBLE_UNROLL
+      for (std::size_t i = 0; i < rows; ++i) sum[i][0] = sum[i][0] + simd::load(state + i * nr);
+    }
+    for (;;) {
+      // Not a loop of its own: of two, one in the other, gcc keeps the rows' pointers in memory.
+      if (Codes::blocks || left >= 8) {
+        codes.prefetch();
+        for_each_unit(multiply);
+        skip(8);
+      } else {
+        multiply.template operator()<0>();
+        skip(1);
+      }
+      if (left > 0) continue;
+      gather_rest(all);
+      if (!group.ends) {
+        NIBBLE_UNROLL
+        for (std::size_t i = 0; i < rows; ++i) (sum[i][0] - x_sum(i)).store_unaligned(state + i * nr);
+      } else if (started(c)) {
+        const vf scale = scales_of(p, group.g)[0];
+        prefetch_scales(p, group.g);
+        NIBBLE_UNROLL
+        for (std::size_t i = 0; i < rows; ++i) acc[i] = with_sum(sum[i][0], scale, acc[i]);
+      } else if (p.shift == 0 && p.offsets == nullptr && c.group_scales == nullptr) {
+        const vf scale = scales_of(p, group.g)[0];
+        const vi zero = simd::load(p.zeros + group.g * p.zero_stride) - vi(simd::bias_of(Kind) - 1);
+        prefetch_scales(p, group.g);
+        NIBBLE_UNROLL
+        for (std::size_t i = 0; i < rows; ++i)
+          acc[i] = folded<false>(c, m + i, group.g, 0, sum[i][0], scale, zero, acc[i]);
+      } else [[unlikely]] {
+        std::int32_t sums[rows * nr];
+        keep<rows>(sums, [&](std::size_t i, std::size_t r) NIBBLE_LAMBDA_INLINE { return sum[i][r]; });
+        NIBBLE_UNROLL
+        for (std::size_t i = 0; i < rows; ++i) acc[i].store_unaligned(own + i * nr);
+        fold_kept<simd::bias_of(Kind) - 1>(call, m, rows, group.g, sums, own);
+        NIBBLE_UNROLL
+        for (std::size_t i = 0; i < rows; ++i) acc[i] = simd::load(own + i * nr);
+      }
+      group.next();
+      if (group.done()) break;
+      begin();
+    }
+    NIBBLE_UNROLL
+    for (std::size_t i = 0; i < rows; ++i) acc[i].store_unaligned(own + i * nr);
   }
 
   /// A group of `count` units by way of int16 sums, which fill the registers: of eight units, or four or two where int16 holds

@@ -121,8 +121,8 @@ struct panel_tools {
   template <int Height, class F>
   static NIBBLE_ALWAYS_INLINE std::size_t height(std::size_t m, std::size_t rows, F& tile) noexcept {
     if constexpr (Height > 1) {
-      // Above 6 rows every other height exists, to save compile time.
-      if (rows < Height) return height<(Height > 6 ? Height - 2 : Height - 1)>(m, rows, tile);
+      // Above 8 rows every other height exists, to save compile time.
+      if (rows < Height) return height<(Height > 8 ? Height - 2 : Height - 1)>(m, rows, tile);
     }
     tile.template operator()<Height>(m);
     return Height;

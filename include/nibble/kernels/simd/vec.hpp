@@ -12,6 +12,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include <nibble/core/config.hpp>
 #include <nibble/core/half.hpp>
@@ -201,6 +202,15 @@ NIBBLE_ALWAYS_INLINE vf madd(vf a, vf b, vf c) noexcept {
   __asm__ volatile(instruction " {%2, %1, %0|%0, %1, %2}" \
                    : "+" NIBBLE_SIMD_REGISTER(sum)        \
                    : NIBBLE_SIMD_REGISTER(a), NIBBLE_SIMD_REGISTER(b))
+// The same with the 32 bits at p + offset in all lanes of the last operand. The address is spelled out: gcc would keep one for
+// each offset.
+#if NIBBLE_SIMD_WIDTH == 512
+#define NIBBLE_SIMD_ACCUMULATE_EACH(instruction, sum, a, p, offset)                    \
+  __asm__ volatile(instruction " {%c3(%2)%{1to16%}, %1, %0|%0, %1, [%2+%c3]%{1to16%}}" \
+                   : "+" NIBBLE_SIMD_REGISTER(sum)                                     \
+                   : NIBBLE_SIMD_REGISTER(a), "r"(p), "i"(offset),                     \
+                     "m"(*reinterpret_cast<const std::int8_t(*)[4]>((p) + (offset))))
+#endif
 // sum = sum + v, in one register: with three operands gcc copies the sum that comes in.
 #define NIBBLE_SIMD_ADD(instruction, sum, v) \
   __asm__ volatile(instruction " {%1, %0, %0|%0, %0, %1}" : "+" NIBBLE_SIMD_REGISTER(sum) : NIBBLE_SIMD_REGISTER(v))
@@ -435,6 +445,19 @@ struct byte_dot<dot_kind::quads> {
     sum = vi(_mm256_dpbusd_avx_epi32(static_cast<native>(sum), w, x));
 #endif
   }
+  /// The same with the four activations at x + Offset.
+  template <std::size_t Offset>
+  static NIBBLE_ALWAYS_INLINE void add_from(vi& sum, operand w, const std::int8_t* x) noexcept {
+#if NIBBLE_SIMD_VNNI && defined(NIBBLE_SIMD_ACCUMULATE_EACH)
+    auto s = static_cast<native>(sum);
+    NIBBLE_SIMD_ACCUMULATE_EACH("vpdpbusd", s, w, x, Offset);
+    sum = vi(s);
+#else
+    std::int32_t four;
+    std::memcpy(&four, x + Offset, sizeof four);
+    add(sum, w, activations(four));
+#endif
+  }
   /// The sum of the two int16 of each lane.
   static NIBBLE_ALWAYS_INLINE vi widened(native pairs) noexcept {
     return vi(NIBBLE_SIMD_OP(madd_epi16)(pairs, NIBBLE_SIMD_OP(set1_epi16)(1)));
@@ -496,6 +519,7 @@ struct byte_dot<dot_kind::tables> : byte_dot<dot_kind::quads> {
 
 #undef NIBBLE_SIMD_OP
 #undef NIBBLE_SIMD_ACCUMULATE
+#undef NIBBLE_SIMD_ACCUMULATE_EACH
 #undef NIBBLE_SIMD_ADD
 #undef NIBBLE_SIMD_ACCUMULATE_NEON
 #undef NIBBLE_SIMD_REGISTER
