@@ -145,7 +145,7 @@ static_assert(CHAR_BIT == 8 && sizeof(float) == 4, "nibble needs 8-bit bytes and
 #else
 #define NIBBLE_HAS_AMX_INT8 0
 #endif
-#if NIBBLE_HAS_AMX_INT8 && (defined(__AMX_BF16__) || defined(__AMXBF16__))
+#if NIBBLE_HAS_AMX_INT8 && (defined(__AMX_BF16__) || defined(__AMXBF16__)) && defined(__AVX512BF16__)
 #define NIBBLE_HAS_AMX_BF16 1
 #else
 #define NIBBLE_HAS_AMX_BF16 0

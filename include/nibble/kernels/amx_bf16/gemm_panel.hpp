@@ -57,21 +57,20 @@ struct gemm_panel<isa::amx_bf16> : gemm_panel<isa::amx_int8> {
 
   /// [pairs of k][16][2]. Weights below 2^-126, which the product takes for 0, may already be 0 here.
   static void bfloat16_weights(const float_codes& c, bfloat16* out) noexcept {
-    for_each_weight<!rounds_pairs>(
-        c, [&](std::size_t u, std::size_t, const vi(&w)[4], auto rounded) NIBBLE_LAMBDA_INLINE {
-          NIBBLE_UNROLL
-          for (std::size_t j = 0; j < 2; ++j) {
-            __m512i pair;
-            if constexpr (decltype(rounded)::value) {
-              constexpr int a_or_b_and_c = 0xf8;
-              pair = _mm512_ternarylogic_epi32(_mm512_srli_epi32(bits(w[2 * j]), 16), bits(w[2 * j + 1]),
-                                               _mm512_set1_epi32(-0x10000), a_or_b_and_c);
-            } else {
-              pair = rounded_pair(bits(w[2 * j]), bits(w[2 * j + 1]));
-            }
-            _mm512_storeu_si512(out + u * 64 + j * 32, pair);
-          }
-        });
+    for_each_weight<false>(c, [&](std::size_t u, std::size_t, const vi(&w)[4], auto rounded) NIBBLE_LAMBDA_INLINE {
+      NIBBLE_UNROLL
+      for (std::size_t j = 0; j < 2; ++j) {
+        __m512i pair;
+        if constexpr (decltype(rounded)::value) {
+          constexpr int a_or_b_and_c = 0xf8;
+          pair = _mm512_ternarylogic_epi32(_mm512_srli_epi32(bits(w[2 * j]), 16), bits(w[2 * j + 1]),
+                                           _mm512_set1_epi32(-0x10000), a_or_b_and_c);
+        } else {
+          pair = rounded_pair(bits(w[2 * j]), bits(w[2 * j + 1]));
+        }
+        _mm512_storeu_si512(out + u * 64 + j * 32, pair);
+      }
+    });
     const std::size_t units = (c.k1 - c.k0 + 3) / 4, all = pack::panel16::blocks(c.k1 - c.k0) * 8;
     for (std::size_t i = units * 64; i < all * 64; ++i) out[i] = bfloat16{};
   }
@@ -87,8 +86,6 @@ struct gemm_panel<isa::amx_bf16> : gemm_panel<isa::amx_int8> {
 
   // vcvtne2ps2bf16 rounds two registers (Intel SDM vol. 2: to nearest even, what lies below 2^-126 becomes 0); vpermw then
   // puts the columns of odd k beside those of even k.
-#if defined(__AVX512BF16__)
-  static constexpr bool rounds_pairs = true;
   static NIBBLE_ALWAYS_INLINE __m512i rounded_pair(__m512i even, __m512i odd) noexcept {
     alignas(64) static constexpr std::uint16_t order[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
                                                             21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
@@ -96,10 +93,6 @@ struct gemm_panel<isa::amx_bf16> : gemm_panel<isa::amx_int8> {
     const __m512bh both = _mm512_cvtne2ps_pbh(_mm512_castsi512_ps(odd), _mm512_castsi512_ps(even));
     return _mm512_permutexvar_epi16(_mm512_load_si512(order), reinterpret_cast<__m512i>(both));
   }
-#else
-  static constexpr bool rounds_pairs = false;
-  static __m512i rounded_pair(__m512i even, __m512i odd) noexcept;
-#endif
 
   template <int Panels>
   static void all_rows(const bfloat16_call<bfloat16>* calls, const bfloat16* const* weights) noexcept {
