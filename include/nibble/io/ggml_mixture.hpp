@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+/// @file
+/// Which tensor of a model file becomes which block format: one type for all, llama.cpp's mixtures, and rules by name on top
+/// of either. Where a row is no whole number of blocks another type takes its place; every choice says so.
+/// Source: llama.cpp of February 2025, llama-quant (without importance matrices), dense models and those of 8 experts.
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <regex>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <nibble/core/config.hpp>
+#include <nibble/core/error.hpp>
+#include <nibble/io/file_text.hpp>
+#include <nibble/io/gguf.hpp>
+#include <nibble/quant/ggml_type.hpp>
+
+namespace nibble {
+inline namespace NIBBLE_ABI {
+namespace io {
+
+/// Mixtures by the names that llama.cpp's tool has for them.
+enum class ggml_mixture : std::uint8_t { q2_k, q4_k_m, q5_k_m };
+
+constexpr std::string_view name_of(ggml_mixture m) noexcept {
+  switch (m) {
+    case ggml_mixture::q2_k: return "Q2_K";
+    case ggml_mixture::q4_k_m: return "Q4_K_M";
+    case ggml_mixture::q5_k_m: return "Q5_K_M";
+  }
+  return {};
+}
+
+/// What a mixture asks of a model beside the names and extents of its tensors. 0: not known.
+struct model_facts {
+  std::string architecture;
+  std::size_t layers = 0, heads = 0, kv_heads = 0, experts = 0;
+};
+
+/// The facts in a file's metadata. Throws bad_file where a key holds something else than its number.
+inline model_facts facts_of(const gguf_reader& file) {
+  model_facts facts;
+  if (const auto name = file.get_if<std::string_view>("general.architecture")) facts.architecture = *name;
+  const auto number = [&](std::string_view key) {
+    const std::string full = facts.architecture + std::string{key};
+    const gguf_value* const value = file.find(full);
+    // Models whose layers differ have an array here; a mixture asks for the greatest then.
+    if (value != nullptr && value->type() == gguf_type::array) {
+      std::size_t most = 0;
+      for (const std::size_t v : file.get_array<std::size_t>(full)) most = v > most ? v : most;
+      return most;
+    }
+    return file.get_if<std::size_t>(full).value_or(0);
+  };
+  facts.layers = number(".block_count");
+  facts.heads = number(".attention.head_count");
+  facts.kv_heads = number(".attention.head_count_kv");
+  facts.experts = number(".expert_count");
+  return facts;
+}
+
+/// A rule on top of a mixture: tensors whose name the pattern finds (ECMAScript, anywhere in the name) become `type`.
+struct type_rule {
+  std::string text;  ///< the pattern as it was written
+  std::regex pattern;
+  ggml_type type;
+
+  /// Throws bad_value, with what is wrong, for a pattern that is none.
+  type_rule(std::string written, ggml_type to) : text(std::move(written)), type(to) {
+    try {
+      pattern.assign(text, std::regex::ECMAScript | std::regex::optimize);
+    } catch (const std::regex_error& e) {
+      core::fail(errc::bad_value, "type_rule: '", printable(text), "' is no regular expression: ", e.what());
+    }
+  }
+};
+
+/// The rules of a text: a pattern, '=' and the name of a type in each line; '#' begins a comment, empty lines are skipped.
+/// `place` names the text in errors. Throws bad_value with the line.
+inline std::vector<type_rule> parse_rules(std::string_view text, std::string_view place) {
+  std::vector<type_rule> rules;
+  const auto trimmed = [](std::string_view s) {
+    const std::size_t first = s.find_first_not_of(" \t\r"), last = s.find_last_not_of(" \t\r");
+    return first == std::string_view::npos ? std::string_view{} : s.substr(first, last - first + 1);
+  };
+  for (std::size_t number = 1; !text.empty(); ++number) {
+    const std::size_t end = text.find('\n');
+    const std::string_view line = trimmed(text.substr(0, text.substr(0, end).find('#')).substr(0, end));
+    text.remove_prefix(end == std::string_view::npos ? text.size() : end + 1);
+    if (line.empty()) continue;
+    const std::size_t equals = line.rfind('=');
+    if (equals == std::string_view::npos)
+      core::fail(errc::bad_value, place, ", line ", number, ": '", printable(line), "' is not 'pattern = TYPE'");
+    const std::string_view name = trimmed(line.substr(equals + 1));
+    const std::optional<ggml_type> type = quant::ggml_type_from_name(name);
+    if (!type)
+      core::fail(errc::bad_value, place, ", line ", number, ": there is no type '", printable(name),
+                 "'; types are written as in Q4_K or F16");
+    if (!can_encode_ggml(*type))
+      core::fail(errc::unsupported_format, place, ", line ", number, ": nibble cannot write type ", name);
+    rules.emplace_back(std::string{trimmed(line.substr(0, equals))}, *type);
+  }
+  return rules;
+}
+
+/// What becomes of one tensor.
+struct type_choice {
+  ggml_type type;                   ///< what is written
+  ggml_type wanted;                 ///< what was asked for: differs where rows are no whole blocks of it
+  bool kept = false;                ///< stays as it is: a norm, a bias, a router, a table of positions
+  const type_rule* rule = nullptr;  ///< the rule that decided, if one did
+
+  bool substituted() const noexcept { return type != wanted; }
+};
+
+namespace detail {
+
+constexpr bool contains(std::string_view s, std::string_view part) noexcept {
+  return s.find(part) != std::string_view::npos;
+}
+
+/// Whether a quantizer touches a tensor at all.
+constexpr bool is_quantized(std::string_view name, std::size_t n_dims) noexcept {
+  if (!name.ends_with("weight") || n_dims < 2) return false;
+  for (const std::string_view part :
+       {"_norm.weight",       "ffn_gate_inp.weight",      "position_embd.weight",     "token_types.weight",
+        "ssm_conv1d.weight",  "time_mix_first.weight",    "time_mix_w0.weight",       "time_mix_w1.weight",
+        "time_mix_w2.weight", "time_mix_v0.weight",       "time_mix_v1.weight",       "time_mix_v2.weight",
+        "time_mix_a0.weight", "time_mix_a1.weight",       "time_mix_a2.weight",       "time_mix_g1.weight",
+        "time_mix_g2.weight", "time_mix_decay_w1.weight", "time_mix_decay_w2.weight", "time_mix_lerp_fused.weight"})
+    if (contains(name, part)) return false;
+  return true;
+}
+
+/// `type` where rows of so many elements are whole blocks of it, else the type that takes its place.
+constexpr ggml_type type_for_rows(ggml_type type, std::size_t row) noexcept {
+  const auto fits = [row](ggml_type t) { return row % quant::info_of(t).block_elements == 0; };
+  if (fits(type)) return type;
+  ggml_type other = ggml_type::f16;
+  switch (type) {
+    case ggml_type::q2_k:
+    case ggml_type::q3_k: other = ggml_type::iq4_nl; break;
+    case ggml_type::q4_k: other = ggml_type::q5_0; break;
+    case ggml_type::q5_k: other = ggml_type::q5_1; break;
+    case ggml_type::q6_k: other = ggml_type::q8_0; break;
+    default: break;
+  }
+  return fits(other) ? other : ggml_type::f16;
+}
+
+/// Whether layer i of n is one that gets more bits: the first and the last eighth, and every third between.
+constexpr bool more_bits(std::size_t i, std::size_t n) noexcept {
+  return i < n / 8 || i >= 7 * n / 8 || (i - n / 8) % 3 == 2;
+}
+
+/// Tensors whose name holds `part`: how many there are, and each one's place among them by the number behind "blk.".
+class layer_places {
+ public:
+  layer_places(std::span<const gguf_tensor> tensors, std::string_view part) : part_(part) {
+    for (const gguf_tensor& t : tensors)
+      if (contains(t.name, part)) layers_.push_back(layer_of(t.name));
+  }
+  bool takes(std::string_view name) const noexcept { return contains(name, part_); }
+  std::size_t count() const noexcept { return layers_.size(); }
+  std::size_t place_of(std::string_view name) const noexcept {
+    const std::size_t own = layer_of(name);
+    std::size_t before = 0;
+    for (const std::size_t layer : layers_) before += layer < own ? 1 : 0;
+    return before;
+  }
+
+ private:
+  static std::size_t layer_of(std::string_view name) noexcept {
+    std::size_t layer = 0;
+    if (!name.starts_with("blk.")) return layer;
+    for (const char c : name.substr(4)) {
+      if (c < '0' || c > '9') break;
+      layer = 10 * layer + static_cast<std::size_t>(c - '0');
+    }
+    return layer;
+  }
+  std::string_view part_;
+  std::vector<std::size_t> layers_;
+};
+
+}  // namespace detail
+
+/// The types of all tensors of a model, in their order: of one type, or of a mixture. Norms, biases, routers and tables of
+/// positions stay as they are, whatever is asked for; elsewhere the first rule that finds a tensor's name decides.
+class type_plan {
+ public:
+  type_plan(ggml_type type, std::vector<type_rule> rules = {}) : one_(type), rules_(std::move(rules)) {
+    if (!can_encode_ggml(type))
+      core::fail(errc::unsupported_format, "type_plan: nibble cannot write type ", quant::name_of(type));
+  }
+  type_plan(ggml_mixture mixture, std::vector<type_rule> rules = {}) : mixture_(mixture), rules_(std::move(rules)) {}
+
+  const std::vector<type_rule>& rules() const noexcept { return rules_; }
+
+  /// One choice for each tensor; they refer to the rules of this plan.
+  std::vector<type_choice> choose(const model_facts& facts, std::span<const gguf_tensor> tensors) const {
+    const detail::layer_places values{tensors, "attn_v.weight"}, downs{tensors, "ffn_down"};
+    bool output = false;
+    for (const gguf_tensor& t : tensors) output |= t.name == "output.weight";
+    std::vector<type_choice> choices;
+    for (const gguf_tensor& t : tensors) {
+      if (!detail::is_quantized(t.name, t.n_dims)) {
+        choices.push_back({.type = t.type, .wanted = t.type, .kept = true});
+        continue;
+      }
+      const type_rule* rule = nullptr;
+      for (std::size_t i = 0; rule == nullptr && i < rules_.size(); ++i)
+        if (std::regex_search(t.name.begin(), t.name.end(), rules_[i].pattern)) rule = &rules_[i];
+      const ggml_type wanted =
+          rule != nullptr ? rule->type : (mixture_ ? of_mixture(facts, t, output, values, downs) : one_);
+      choices.push_back({.type = detail::type_for_rows(wanted, t.dims[0]), .wanted = wanted, .rule = rule});
+    }
+    return choices;
+  }
+
+  /// The number that files carry as general.file_type, where there is one for this plan.
+  std::optional<std::uint32_t> file_type() const noexcept {
+    if (mixture_) {
+      switch (*mixture_) {
+        case ggml_mixture::q2_k: return 10u;
+        case ggml_mixture::q4_k_m: return 15u;
+        case ggml_mixture::q5_k_m: return 17u;
+      }
+    }
+    switch (one_) {
+      case ggml_type::f32: return 0u;
+      case ggml_type::f16: return 1u;
+      case ggml_type::q4_0: return 2u;
+      case ggml_type::q4_1: return 3u;
+      case ggml_type::q8_0: return 7u;
+      case ggml_type::q5_0: return 8u;
+      case ggml_type::q5_1: return 9u;
+      case ggml_type::q3_k: return 11u;
+      case ggml_type::q4_k: return 14u;
+      case ggml_type::q5_k: return 16u;
+      case ggml_type::q6_k: return 18u;
+      case ggml_type::iq4_nl: return 25u;
+      default: return std::nullopt;
+    }
+  }
+
+ private:
+  ggml_type of_mixture(const model_facts& facts, const gguf_tensor& t, bool has_output,
+                       const detail::layer_places& values, const detail::layer_places& downs) const {
+    using enum ggml_type;
+    const ggml_mixture m = *mixture_;
+    const ggml_type base = m == ggml_mixture::q2_k ? q2_k : (m == ggml_mixture::q4_k_m ? q4_k : q5_k);
+    if (t.name == "output.weight" || (!has_output && t.name == "token_embd.weight")) return q6_k;
+    if (t.name == "token_embd.weight") return base;
+    const bool eight_experts = facts.experts == 8;
+    if (values.takes(t.name)) {
+      if (eight_experts) return q8_0;
+      const bool shared = facts.kv_heads != 0 && facts.heads / facts.kv_heads >= 4;
+      ggml_type type = base;
+      if (m == ggml_mixture::q2_k) type = shared ? q4_k : q3_k;
+      else if (detail::more_bits(values.place_of(t.name), values.count())) type = q6_k;
+      // A model of 80 layers shares its values eight times over: they are small.
+      const bool of_70b = facts.architecture == "llama" && facts.layers == 80 && facts.heads != facts.kv_heads;
+      return of_70b && (type == q3_k || type == q4_k) ? q5_k : type;
+    }
+    if (detail::contains(t.name, "attn_k.weight") && eight_experts) return q8_0;
+    if (detail::contains(t.name, "attn_qkv.weight")) {
+      return m == ggml_mixture::q2_k ? q2_k : (m == ggml_mixture::q4_k_m ? q5_k : q6_k);
+    }
+    if (downs.takes(t.name)) {
+      if (m == ggml_mixture::q2_k) return q3_k;
+      return detail::more_bits(downs.place_of(t.name), downs.count()) ? q6_k : base;
+    }
+    if (detail::contains(t.name, "attn_output.weight")) {
+      if (eight_experts) return q5_k;
+      return m == ggml_mixture::q2_k ? q3_k : base;
+    }
+    return base;
+  }
+
+  std::optional<ggml_mixture> mixture_;
+  ggml_type one_ = ggml_type::f32;
+  std::vector<type_rule> rules_;
+};
+
+/// The plan of a name: a mixture's or a type's, "Q4_K_M", "Q8_0". "Q2_K" is the mixture. Throws bad_value for a name of
+/// neither.
+inline type_plan plan_of(std::string_view name, std::vector<type_rule> rules = {}) {
+  for (const ggml_mixture m : {ggml_mixture::q2_k, ggml_mixture::q4_k_m, ggml_mixture::q5_k_m})
+    if (name == name_of(m)) return {m, std::move(rules)};
+  if (const std::optional<ggml_type> type = quant::ggml_type_from_name(name)) return {*type, std::move(rules)};
+  core::fail(errc::bad_value, "plan_of: '", printable(name),
+             "' is neither a mixture (Q2_K, Q4_K_M, Q5_K_M) nor a type (F16, Q8_0, Q4_K and so on)");
+}
+
+}  // namespace io
+}  // namespace NIBBLE_ABI
+}  // namespace nibble

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: MIT
+#include <nibble/io/ggml_mixture.hpp>
+
+#include <deque>
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include <nibble/io/gguf_writer.hpp>
+
+#include "support/refusal.hpp"
+#include "support/temporary_file.hpp"
+
+namespace {
+
+using namespace nibble::io;
+using nibble::errc;
+using nibble::ggml_type;
+using nibble::test::refusal_of;
+namespace quant = nibble::quant;
+
+/// Names and extents of a model.
+struct model {
+  std::deque<std::string> names;
+  std::vector<gguf_tensor> tensors;
+  model_facts facts;
+
+  void add(std::string name, std::size_t row, std::size_t rows = 0) {
+    names.push_back(std::move(name));
+    gguf_tensor t;
+    t.name = names.back();
+    t.n_dims = rows == 0 ? 1 : 2;
+    t.dims = {row, rows == 0 ? 1 : rows, 1, 1};
+    t.elements = t.dims[0] * t.dims[1];
+    tensors.push_back(t);
+  }
+  std::string type_of(const type_plan& plan, std::string_view name) const {
+    const auto choices = plan.choose(facts, tensors);
+    for (std::size_t i = 0; i < tensors.size(); ++i)
+      if (tensors[i].name == name) return std::string{quant::name_of(choices[i].type)};
+    return "none";
+  }
+  std::size_t bytes(const type_plan& plan) const {
+    const auto choices = plan.choose(facts, tensors);
+    std::size_t sum = 0;
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      const quant::ggml_type_info& info = quant::info_of(choices[i].type);
+      sum += tensors[i].elements / info.block_elements * info.block_bytes;
+    }
+    return sum;
+  }
+};
+
+/// The shapes of Qwen3-0.6B.
+model qwen3(bool separate_output, std::size_t hidden = 1024) {
+  model m;
+  m.facts = {"qwen3", 28, 16, 8, 0};
+  m.add("token_embd.weight", hidden, 151936);
+  for (std::size_t i = 0; i < 28; ++i) {
+    const std::string layer = "blk." + std::to_string(i) + ".";
+    m.add(layer + "attn_norm.weight", hidden);
+    m.add(layer + "attn_q.weight", hidden, 2048);
+    m.add(layer + "attn_k.weight", hidden, 1024);
+    m.add(layer + "attn_v.weight", hidden, 1024);
+    m.add(layer + "attn_output.weight", 2048, hidden);
+    m.add(layer + "attn_q_norm.weight", 128);
+    m.add(layer + "attn_k_norm.weight", 128);
+    m.add(layer + "ffn_norm.weight", hidden);
+    m.add(layer + "ffn_gate.weight", hidden, 3072);
+    m.add(layer + "ffn_up.weight", hidden, 3072);
+    m.add(layer + "ffn_down.weight", 3072, hidden);
+  }
+  m.add("output_norm.weight", hidden);
+  if (separate_output) m.add("output.weight", hidden, 151936);
+  return m;
+}
+
+}  // namespace
+
+// The reference report gives 492.75 MiB, to which R0's byte ledger adds the other two.
+TEST_CASE("ggml_mixture: bytes of Qwen3-0.6B with its own output matrix") {
+  const model m = qwen3(true);
+  CHECK(m.bytes(plan_of("Q4_K_M", parse_rules("attn_v = F16", "rules"))) == 516'688'896);
+  CHECK(m.bytes(plan_of("Q4_K_M")) == 478'268'416);  // 456.11 MiB
+  CHECK(m.bytes(plan_of("Q8_0")) == 798'801'920);    // 761.797 MiB
+}
+
+TEST_CASE("ggml_mixture: Q4_K_M gives values and down projections of half of the layers Q6_K") {
+  const model m = qwen3(true);
+  const type_plan plan = plan_of("Q4_K_M");
+  std::string values, downs;
+  for (std::size_t i = 0; i < 28; ++i) {
+    values += m.type_of(plan, "blk." + std::to_string(i) + ".attn_v.weight")[1];
+    downs += m.type_of(plan, "blk." + std::to_string(i) + ".ffn_down.weight")[1];
+  }
+  std::string want;
+  for (std::size_t i = 0; i < 28; ++i) want += i < 3 || i >= 24 || (i - 3) % 3 == 2 ? '6' : '4';
+  CHECK(values == want);
+  CHECK(downs == want);
+}
+
+TEST_CASE("ggml_mixture: the output matrix is Q6_K, or the embedding where there is none") {
+  for (const std::string_view name : {"Q2_K", "Q4_K_M", "Q5_K_M"}) {
+    CAPTURE(name);
+    CHECK(qwen3(true).type_of(plan_of(name), "output.weight") == "Q6_K");
+    CHECK(qwen3(true).type_of(plan_of(name), "token_embd.weight") == std::string{name.substr(0, 4)});
+    CHECK(qwen3(false).type_of(plan_of(name), "token_embd.weight") == "Q6_K");
+  }
+}
+
+TEST_CASE("ggml_mixture: Q2_K takes more bits for values, down and output projections") {
+  model m = qwen3(true);
+  const type_plan plan = plan_of("Q2_K");
+  CHECK(m.type_of(plan, "blk.5.attn_v.weight") == "Q3_K");
+  CHECK(m.type_of(plan, "blk.5.ffn_down.weight") == "Q3_K");
+  CHECK(m.type_of(plan, "blk.5.attn_output.weight") == "Q3_K");
+  CHECK(m.type_of(plan, "blk.5.attn_q.weight") == "Q2_K");
+  m.facts.kv_heads = 4;  // four query heads for each
+  CHECK(m.type_of(plan, "blk.5.attn_v.weight") == "Q4_K");
+}
+
+TEST_CASE("ggml_mixture: values of a 70B model, and attention of eight experts, get more bits") {
+  model m = qwen3(true);
+  m.facts = {"llama", 80, 64, 8, 0};
+  CHECK(m.type_of(plan_of("Q4_K_M"), "blk.4.attn_v.weight") == "Q5_K");
+  CHECK(m.type_of(plan_of("Q4_K_M"), "blk.5.attn_v.weight") == "Q6_K");
+  m.facts = {"llama", 32, 32, 8, 8};
+  CHECK(m.type_of(plan_of("Q4_K_M"), "blk.4.attn_v.weight") == "Q8_0");
+  CHECK(m.type_of(plan_of("Q4_K_M"), "blk.4.attn_k.weight") == "Q8_0");
+  CHECK(m.type_of(plan_of("Q4_K_M"), "blk.4.attn_output.weight") == "Q5_K");
+}
+
+TEST_CASE("ggml_mixture: norms, biases, routers and positions stay as they are, whatever a rule says") {
+  model m;
+  m.add("blk.0.attn_norm.weight", 256, 256);
+  m.add("blk.0.attn_q.bias", 256);
+  m.add("blk.0.ffn_gate_inp.weight", 256, 8);
+  m.add("position_embd.weight", 256, 512);
+  m.add("blk.0.attn_q.weight", 256, 256);
+  const type_plan plan = plan_of("Q8_0", parse_rules(".* = Q4_0", "rules"));
+  const auto choices = plan.choose(m.facts, m.tensors);
+  for (std::size_t i = 0; i < 4; ++i) {
+    CAPTURE(m.tensors[i].name);
+    CHECK(choices[i].kept);
+    CHECK(choices[i].type == ggml_type::f32);
+  }
+  CHECK(choices[4].type == ggml_type::q4_0);
+}
+
+TEST_CASE("ggml_mixture: rows that are no whole blocks get another type, and the choice says so") {
+  model m;
+  m.add("blk.0.attn_q.weight", 96, 4);
+  m.add("blk.1.attn_q.weight", 40, 4);
+  m.add("blk.2.attn_q.weight", 512, 4);
+  const auto types = [&](ggml_type type) {
+    std::string names;
+    for (const type_choice& c : type_plan(type).choose(m.facts, m.tensors))
+      names += std::string{quant::name_of(c.type)} + (c.substituted() ? "! " : " ");
+    return names;
+  };
+  CHECK(types(ggml_type::q2_k) == "IQ4_NL! F16! Q2_K ");
+  CHECK(types(ggml_type::q3_k) == "IQ4_NL! F16! Q3_K ");
+  CHECK(types(ggml_type::q4_k) == "Q5_0! F16! Q4_K ");
+  CHECK(types(ggml_type::q5_k) == "Q5_1! F16! Q5_K ");
+  CHECK(types(ggml_type::q6_k) == "Q8_0! F16! Q6_K ");
+  CHECK(types(ggml_type::q4_0) == "Q4_0 F16! Q4_0 ");
+  CHECK(types(ggml_type::bf16) == "BF16 BF16 BF16 ");
+}
+
+TEST_CASE("ggml_mixture: the first rule that finds a name decides") {
+  const model m = qwen3(true);
+  const type_plan plan = plan_of("Q4_K_M", parse_rules("# values\n  blk\\.(0|1)\\.attn_v = Q8_0 # first ones\r\n\n"
+                                                       "attn_v=F16\nattn_v=Q4_0",
+                                                       "rules"));
+  CHECK(plan.rules().size() == 3);
+  CHECK(m.type_of(plan, "blk.1.attn_v.weight") == "Q8_0");
+  CHECK(m.type_of(plan, "blk.11.attn_v.weight") == "F16");
+  CHECK(m.type_of(plan, "blk.11.attn_q.weight") == "Q4_K");
+}
+
+TEST_CASE("ggml_mixture: bad rules and names are refused with their place") {
+  CHECK(refusal_of([] { parse_rules("a = Q4_K\nb Q4_K", "'r.txt'"); }).says("'r.txt', line 2: 'b Q4_K' is not"));
+  CHECK(refusal_of([] { parse_rules("a = Q4_X", "r"); }).says("r, line 1: there is no type 'Q4_X'"));
+  CHECK(refusal_of([] { parse_rules("a = IQ1_S", "r"); }).code == errc::unsupported_format);
+  CHECK(refusal_of([] { parse_rules("(a = Q4_K", "r"); }).says("'(a' is no regular expression"));
+  CHECK(refusal_of([] { plan_of("Q4_K_X"); }).says("'Q4_K_X' is neither a mixture"));
+  CHECK(refusal_of([] { plan_of("IQ4_XS"); }).code == errc::unsupported_format);
+}
+
+TEST_CASE("ggml_mixture: facts come from a file's metadata, arrays by their greatest number") {
+  const nibble::test::temporary_file file{"facts.gguf"};
+  gguf_writer w;
+  w.set("general.architecture", "llama");
+  w.set("llama.block_count", 80u);
+  w.set("llama.attention.head_count", 64u);
+  const std::vector<std::uint32_t> kv{4, 8, 2};
+  w.set_array("llama.attention.head_count_kv", std::span<const std::uint32_t>{kv});
+  w.save(file.path);
+  const model_facts facts = facts_of(gguf_reader{file.path});
+  CHECK(facts.architecture == "llama");
+  CHECK(facts.layers == 80);
+  CHECK(facts.heads == 64);
+  CHECK(facts.kv_heads == 8);
+  CHECK(facts.experts == 0);
+}
