@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: MIT
+#include <cmath>
+#include <iostream>
+#include <map>
+
+#include <nibble/core/aligned_vector.hpp>
+#include <nibble/core/round.hpp>
+
+#include "tool.hpp"
+
+namespace tool {
+namespace {
+
+/// Moments of a tensor's values. Rows are added up one by one and then in their order, whatever the number of threads.
+struct moments {
+  double sum_2 = 0.0, sum_4 = 0.0, greatest = 0.0;
+  std::size_t count = 0, not_finite = 0, dead_rows = 0;
+
+  void add(const moments& m) {
+    sum_2 += m.sum_2;
+    sum_4 += m.sum_4;
+    greatest = m.greatest > greatest ? m.greatest : greatest;
+    count += m.count;
+    not_finite += m.not_finite;
+    dead_rows += m.dead_rows;
+  }
+  double rms() const { return count == 0 ? 0.0 : std::sqrt(sum_2 / static_cast<double>(count)); }
+  /// Of normal values 3, without taking off their mean.
+  double kurtosis() const {
+    const double square = count == 0 ? 0.0 : sum_2 / static_cast<double>(count);
+    return square == 0.0 ? 0.0 : sum_4 / static_cast<double>(count) / (square * square);
+  }
+};
+
+moments of_row(const float* x, std::size_t n) {
+  moments m;
+  m.count = n;
+  for (std::size_t k = 0; k < n; ++k) {
+    const double v = x[k];
+    if (!std::isfinite(v)) {
+      ++m.not_finite;
+      continue;
+    }
+    m.sum_2 += v * v;
+    m.sum_4 += v * v * v * v;
+    m.greatest = std::abs(v) > m.greatest ? std::abs(v) : m.greatest;
+  }
+  m.dead_rows = m.greatest == 0.0 && m.not_finite == 0 ? 1 : 0;
+  return m;
+}
+
+moments of_tensor(const options& o, const model_file& file, std::size_t i) {
+  const tensor& t = file.tensors()[i];
+  const std::size_t cols = t.cols(), rows = t.rows(), most = std::min(rows_at_once(cols), rows);
+  nibble::aligned_vector<float> values(most * cols);
+  std::vector<moments> each(most);
+  moments all;
+  for (std::size_t first = 0; first < rows; first += most) {
+    const std::size_t n = std::min(most, rows - first);
+    file.read_rows(i, first, std::span{values}.first(n * cols));
+    nibble::core::for_each_item(o.ctx, n,
+                                [&](std::size_t r, std::size_t) { each[r] = of_row(values.data() + r * cols, cols); });
+    for (std::size_t r = 0; r < n; ++r) all.add(each[r]);
+  }
+  file.release(i);
+  return all;
+}
+
+json value_json(const nibble::io::gguf_value& v) {
+  using nibble::io::gguf_type;
+  if (const auto s = v.as<std::string_view>()) return *s;
+  if (const auto b = v.as<bool>()) return *b;
+  if (const auto u = v.as<std::uint64_t>()) return *u;
+  if (const auto i = v.as<std::int64_t>()) return *i;
+  if (const auto d = v.as<double>()) return *d;
+  // Arrays by type and size: vocabularies have hundreds of thousands of words.
+  return json{{"array_of", nibble::io::name_of(v.element_type())}, {"size", v.size()}};
+}
+
+json metadata_json(const model_file& file) {
+  json all = json::object();
+  if (file.gguf() != nullptr) {
+    for (const auto& entry : file.gguf()->metadata()) all[std::string{entry.key}] = value_json(entry.value);
+  } else {
+    for (const auto& [key, value] : file.safetensors()->metadata()) all[key] = value;
+  }
+  return all;
+}
+
+}  // namespace
+
+int inspect(const options& o, const inspect_options& what) {
+  const model_file file(what.path);
+  std::size_t elements = 0, bytes = 0;
+  std::map<std::string, std::pair<std::size_t, std::size_t>> by_type;  // tensors and bytes
+  for (const tensor& t : file.tensors()) {
+    elements += t.elements;
+    bytes += t.bytes;
+    by_type[t.type].first += 1;
+    by_type[t.type].second += t.bytes;
+  }
+  const auto bits = [](std::size_t b, std::size_t n) {
+    return n == 0 ? 0.0 : 8.0 * static_cast<double>(b) / static_cast<double>(n);
+  };
+
+  json out{{"file", what.path},
+           {"container", file.container()},
+           {"file_bytes", file.file_bytes()},
+           {"tensors", json::array()}};
+  std::vector<std::vector<std::string>> rows{{"tensor", "type", "shape", "bytes", "bits"}};
+  if (what.statistics)
+    for (const char* title : {"rms", "absmax/rms", "kurtosis", "dead rows"}) rows[0].emplace_back(title);
+  {
+    progress say(o, "inspect", elements);
+    for (std::size_t i = 0; i < file.tensors().size(); ++i) {
+      const tensor& t = file.tensors()[i];
+      json entry{{"name", t.name},
+                 {"type", t.type},
+                 {"shape", t.shape},
+                 {"bytes", t.bytes},
+                 {"bits_per_weight", bits(t.bytes, t.elements)}};
+      std::vector<std::string> row{t.name, t.type, shape_text(t.shape), std::to_string(t.bytes),
+                                   number_text("%.4g", bits(t.bytes, t.elements))};
+      if (what.statistics && t.readable) {
+        const moments m = of_tensor(o, file, i);
+        const double rms = m.rms(), ratio = rms == 0.0 ? 0.0 : m.greatest / rms;
+        entry["rms"] = rms;
+        entry["absmax"] = m.greatest;
+        entry["kurtosis"] = m.kurtosis();
+        entry["dead_rows"] = m.dead_rows;
+        entry["not_finite"] = m.not_finite;
+        for (const auto& text :
+             {number_text("%.4g", rms), number_text("%.2f", ratio), number_text("%.2f", m.kurtosis()),
+              std::to_string(m.dead_rows) +
+                  (m.not_finite == 0 ? "" : ", " + std::to_string(m.not_finite) + " not finite")})
+          row.push_back(text);
+      }
+      rows.push_back(std::move(row));
+      out["tensors"].push_back(std::move(entry));
+      say.add(t.elements, t.name);
+    }
+  }
+  out["elements"] = elements;
+  out["tensor_bytes"] = bytes;
+  out["bits_per_weight"] = bits(bytes, elements);
+  if (what.metadata) out["metadata"] = metadata_json(file);
+  if (o.as_json) {
+    std::cout << out.dump(2) << "\n";
+    return done;
+  }
+  if (what.metadata)
+    for (const auto& [key, value] : out["metadata"].items()) std::cout << key << " = " << value.dump() << "\n";
+  std::cout << table_text(rows);
+  for (const auto& [type, sum] : by_type)
+    std::cout << type << ": " << sum.first << " tensors, " << bytes_text(sum.second) << "\n";
+  std::cout << file.container() << ", " << file.tensors().size() << " tensors, " << elements << " elements, "
+            << bytes_text(bytes) << " of tensors (" << number_text("%.4f", bits(bytes, elements))
+            << " bits per weight), " << bytes_text(file.file_bytes()) << " in all\n";
+  return done;
+}
+
+}  // namespace tool

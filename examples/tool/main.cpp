@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: MIT
+// nibble: looks into model files, quantizes and compares them.
+
+#include <cstdio>
+#include <exception>
+#include <string>
+
+#include <CLI/CLI.hpp>
+
+#include <nibble/core/thread_pool.hpp>
+
+#include "tool.hpp"
+
+namespace tool {
+namespace {
+
+int run(int argc, char** argv) {
+  CLI::App app{"nibble: looks into model files (GGUF, safetensors), quantizes and compares them."};
+  app.require_subcommand(1);
+  app.footer(
+      "Examples:\n"
+      "  nibble inspect model.gguf\n"
+      "  nibble quantize model-f16.gguf model-q4.gguf Q4_K_M --rule 'attn_v = F16'\n"
+      "  nibble compare model-f16.gguf model-q4.gguf --json\n\n"
+      "Exit codes: 0 done, 1 an error, 2 wrong arguments, 3 compare found a difference that is no rounding (a missing tensor, "
+      "another shape,\nless than --least-sqnr), 4 --strict refused. Output files appear under their names when they are whole.");
+  options o;
+  std::size_t threads = nibble::available_concurrency();
+  const auto common = [&](CLI::App* command) {
+    command->add_flag("--json", o.as_json, "One JSON document on standard output");
+    command->add_flag("--quiet", o.quiet, "No progress on standard error");
+    command->add_option("--threads", threads, "Threads")->check(CLI::Range(1, 1024))->capture_default_str();
+  };
+
+  inspect_options inspect_what;
+  bool names_only = false;
+  CLI::App* const inspect_command = app.add_subcommand("inspect", "Tensors, types, sizes and statistics of a file");
+  inspect_command->add_option("file", inspect_what.path, "A GGUF or safetensors file")->required();
+  inspect_command->add_flag("--metadata", inspect_what.metadata, "The metadata, too; of arrays type and size");
+  inspect_command->add_flag("--no-statistics", names_only, "Read no values: at once, whatever the size");
+  common(inspect_command);
+
+  quantize_options quantize_what;
+  CLI::App* const quantize_command = app.add_subcommand("quantize", "A GGUF file in other types");
+  quantize_command->add_option("from", quantize_what.from, "The GGUF file to read")->required();
+  quantize_command->add_option("to", quantize_what.to, "The file to write, or to replace")->required();
+  quantize_command
+      ->add_option("plan", quantize_what.plan, "A mixture (Q2_K, Q4_K_M, Q5_K_M) or one type (F16, Q8_0, Q4_K ...)")
+      ->required();
+  quantize_command
+      ->add_option("--rule", quantize_what.rules,
+                   "'pattern = TYPE' for the tensors whose names it finds; the first one that does decides")
+      ->type_name("RULE");
+  quantize_command->add_option("--rules", quantize_what.rules_path, "A file of such lines, which come after --rule")
+      ->type_name("FILE");
+  quantize_command->add_flag("--strict", quantize_what.strict,
+                             "Refuse where rows are no whole blocks of the type, instead of taking another");
+  quantize_command->add_flag("--dry-run", quantize_what.dry_run, "Say what would be written");
+  common(quantize_command);
+
+  compare_options compare_what;
+  CLI::App* const compare_command = app.add_subcommand("compare", "Two files, tensor by tensor");
+  compare_command->add_option("a", compare_what.a, "The reference")->required();
+  compare_command->add_option("b", compare_what.b, "What is compared with it")->required();
+  CLI::Option* const least =
+      compare_command->add_option("--least-sqnr", compare_what.least_sqnr, "Exit with 3 where a tensor has less")
+          ->type_name("DB");
+  common(compare_command);
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e) == 0 ? 0 : 2;
+  }
+  inspect_what.statistics = !names_only;
+  compare_what.limited = least->count() > 0;
+  nibble::thread_pool pool(threads);
+  o.ctx = pool.context();
+  if (inspect_command->parsed()) return inspect(o, inspect_what);
+  if (quantize_command->parsed()) return quantize(o, quantize_what);
+  return compare(o, compare_what);
+}
+
+}  // namespace
+}  // namespace tool
+
+int main(int argc, char** argv) {
+  try {
+    return tool::run(argc, argv);
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "nibble: %s\n", e.what());
+    return tool::failed;
+  }
+}

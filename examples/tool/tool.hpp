@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// The program nibble: what its commands share.
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include <nibble/core/context.hpp>
+#include <nibble/io/gguf.hpp>
+#include <nibble/io/safetensors.hpp>
+
+namespace tool {
+
+using json = nlohmann::ordered_json;
+
+/// What a command ends with. 2 is a mistake in the arguments.
+enum exit_code : int { done = 0, failed = 1, differs = 3, refused = 4 };
+
+/// What all commands are told.
+struct options {
+  nibble::context ctx;
+  bool as_json = false;
+  bool quiet = false;
+};
+
+/// A line on standard error that says how far long work is; nothing where that is no terminal.
+class progress {
+ public:
+  progress(const options& o, std::string what, std::size_t total);
+  ~progress();
+  progress(const progress&) = delete;
+  progress& operator=(const progress&) = delete;
+  void add(std::size_t units, std::string_view now);
+
+ private:
+  std::string what_;
+  std::size_t total_, done_ = 0;
+  bool shown_;
+  std::chrono::steady_clock::time_point last_{};
+};
+
+/// One tensor of a model file, whatever the container.
+struct tensor {
+  std::string name, type;
+  std::vector<std::size_t> shape;  ///< rows first, elements along memory last
+  std::size_t elements = 0, bytes = 0;
+  bool readable = false;  ///< nibble knows its values
+
+  std::size_t cols() const noexcept { return shape.empty() ? 1 : shape.back(); }
+  std::size_t rows() const noexcept { return cols() == 0 ? 0 : elements / cols(); }
+};
+
+/// A GGUF or safetensors file, told apart by its first bytes.
+class model_file {
+ public:
+  explicit model_file(const std::string& path);
+  std::string_view container() const noexcept { return gguf_ ? "GGUF" : "safetensors"; }
+  const std::vector<tensor>& tensors() const noexcept { return tensors_; }
+  std::size_t file_bytes() const noexcept { return file_bytes_; }
+  /// Rows [first, first + out.size() / cols) of tensor i as floats.
+  void read_rows(std::size_t i, std::size_t first, std::span<float> out) const;
+  /// Drops the tensor's pages from memory.
+  void release(std::size_t i) const;
+  /// The reader of a GGUF file, or null.
+  const nibble::io::gguf_reader* gguf() const noexcept { return gguf_ ? &*gguf_ : nullptr; }
+  const nibble::io::safetensors_reader* safetensors() const noexcept { return safe_ ? &*safe_ : nullptr; }
+
+ private:
+  std::optional<nibble::io::gguf_reader> gguf_;
+  std::optional<nibble::io::safetensors_reader> safe_;
+  std::vector<tensor> tensors_;
+  std::size_t file_bytes_ = 0;
+};
+
+/// Rows of so many columns that are worked on at once: about 16 MiB of floats.
+std::size_t rows_at_once(std::size_t cols) noexcept;
+/// Extents as "4096 x 1024".
+std::string shape_text(const std::vector<std::size_t>& shape);
+/// Bytes as "1.25 GiB".
+std::string bytes_text(std::size_t bytes);
+std::string number_text(const char* format, double value);
+/// Lines of cells, aligned: the first column to the left, all others to the right.
+std::string table_text(const std::vector<std::vector<std::string>>& rows);
+
+struct inspect_options {
+  std::string path;
+  bool metadata = false, statistics = true;
+};
+struct quantize_options {
+  std::string from, to, plan, rules_path;
+  std::vector<std::string> rules;
+  bool strict = false, dry_run = false;
+};
+struct compare_options {
+  std::string a, b;
+  double least_sqnr = 0.0;
+  bool limited = false;
+};
+int inspect(const options& o, const inspect_options& what);
+int quantize(const options& o, const quantize_options& what);
+int compare(const options& o, const compare_options& what);
+
+}  // namespace tool
