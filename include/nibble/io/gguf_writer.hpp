@@ -44,7 +44,7 @@ class gguf_writer {
     if (alignment != gguf_default_alignment) {
       std::string bytes = typed(gguf_type::u32);
       append_number(bytes, static_cast<std::uint32_t>(alignment));
-      insert(alignment_key, std::move(bytes));
+      insert(std::string{alignment_key}, std::move(bytes));
     }
   }
 
@@ -138,8 +138,8 @@ class gguf_writer {
   }
 
  private:
-  static constexpr const char* alignment_key = "general.alignment";
-  static constexpr const char* quantization_key = "general.quantization_version";
+  static constexpr std::string_view alignment_key = "general.alignment";
+  static constexpr std::string_view quantization_key = "general.quantization_version";
 
   struct tensor {
     std::string name;
