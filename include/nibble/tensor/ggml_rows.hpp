@@ -14,6 +14,7 @@
 #include <nibble/isa/tags.hpp>
 #include <nibble/kernels/ggml_blocks.hpp>
 #include <nibble/kernels/scalar/ggml_blocks.hpp>
+#include <nibble/kernels/simd/ggml_blocks.hpp>
 #include <nibble/quant/ggml_block256.hpp>
 #include <nibble/quant/ggml_block32.hpp>
 #include <nibble/quant/ggml_codec.hpp>
