@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <string_view>
@@ -57,6 +58,8 @@ std::vector<input> inputs(std::size_t n) {
   add("sub-blocks of all sizes", [&](std::size_t i) {
     return bell[i] * std::exp2(8.0f * wide[i / 16 * 16]) * (wide[i / 256 * 256] < -0.5f ? 1e-12f : 1.0f);
   });
+  add("midpoints of IQ4_NL",
+      [&](std::size_t i) { return i % 32 == 0 ? -127.0f : std::round(253.0f * flat[i]) * 0.5f; });
   add("zero blocks", [&](std::size_t i) { return wide[i / 16 * 16] < 0.0f ? 0.0f : bell[i]; });
   return all;
 }
@@ -99,5 +102,27 @@ TEST_CASE_TEMPLATE("ggml_blocks: encoding touches nothing beyond values and bloc
     kernels::encode_ggml_blocks<isa::native, Format>::run(x.data(), count, blocks.data());
     CHECK(std::memcmp(blocks.data(), encoded<kernels::encode_ggml_blocks<isa::scalar, Format>, Format>(values).data(),
                       blocks.size()) == 0);
+  }
+}
+
+TEST_CASE_TEMPLATE("ggml_blocks: native decodes random blocks as the scalar kernel, bit for bit", Format,
+                   NIBBLE_TEST_ENCODED, g::iq4_xs, g::mxfp4, g::f16, g::bf16) {
+  using native = kernels::decode_ggml_blocks<isa::native, Format>;
+  using scalar = kernels::decode_ggml_blocks<isa::scalar, Format>;
+  const std::string_view name = quant::name_of(Format::type);
+  CAPTURE(name);
+  for (const std::size_t count : {1u, 2u, 7u, 300u}) {
+    CAPTURE(count);
+    const auto random = test::codes(count * Format::block_bytes, 6 + count);
+    const test::guarded<std::byte> blocks(random.size());
+    std::memcpy(blocks.data(), random.data(), random.size());
+    const test::guarded<float> want(count * Format::block_elements), got(want.size());
+    scalar::run(blocks.data(), count, want.data());
+    native::run(blocks.data(), count, got.data());
+    std::size_t differ = 0;
+    for (std::size_t i = 0; i < want.size(); ++i)  // of a NaN only that it is one
+      differ += std::isnan(want[i]) ? !std::isnan(got[i])
+                                    : std::bit_cast<std::uint32_t>(want[i]) != std::bit_cast<std::uint32_t>(got[i]);
+    CHECK(differ == 0);
   }
 }

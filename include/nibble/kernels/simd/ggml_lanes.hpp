@@ -90,6 +90,18 @@ class sub_blocks {
   alignas(64) float v_[N * R * lanes];
 };
 
+/// encode(x, n, blocks) for all blocks, `Step` at a time; the last ones in a buffer, so that there are always values to read.
+template <class Format, std::size_t Step, class Encode>
+NIBBLE_ALWAYS_INLINE void encode_steps(const float* x, std::size_t count, std::byte* blocks, Encode encode) noexcept {
+  std::size_t i = 0;
+  for (; i + Step <= count; i += Step) encode(x + i * Format::block_elements, Step, blocks + i * Format::block_bytes);
+  if (i < count) {
+    float rest[Step * Format::block_elements] = {};
+    std::memcpy(rest, x + i * Format::block_elements, (count - i) * Format::block_elements * sizeof(float));
+    encode(rest, count - i, blocks + i * Format::block_bytes);
+  }
+}
+
 /// What search_affine finds, and what gives the codes that go with it: nearest(step * (x - base)).
 struct affine_lanes {
   vf scale, min, step, base;

@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+/// @file
+/// Writing the formats of GGUF files with super-blocks of 256 elements, on the native register width.
+
+#include <algorithm>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include <nibble/kernels/ggml_blocks.hpp>
+#include <nibble/kernels/simd/ggml_lanes.hpp>
+#include <nibble/quant/ggml_block256.hpp>
+
+#if NIBBLE_SIMD_KERNELS
+namespace nibble {
+inline namespace NIBBLE_ABI {
+namespace kernels {
+namespace simd {
+
+/// Eight codes, a byte each.
+NIBBLE_ALWAYS_INLINE std::uint64_t eight_codes(const std::uint8_t* p) noexcept {
+  std::uint64_t v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+/// f(i) for each i < n, a multiple of 8: the bytes i .. i + 7 of the result.
+template <class F>
+NIBBLE_ALWAYS_INLINE void pack_eights(std::byte* to, std::size_t n, F f) noexcept {
+  for (std::size_t i = 0; i < n; i += 8) {
+    const std::uint64_t v = f(i);
+    std::memcpy(to + i, &v, sizeof v);
+  }
+}
+/// A byte eight times.
+constexpr std::uint64_t each_byte(unsigned v) noexcept { return v * 0x0101010101010101u; }
+
+/// quant::ggml::detail::store_two_bits of codes shifted right.
+NIBBLE_ALWAYS_INLINE void pack_two_bits(const std::uint8_t* codes, int shift, std::byte* to) noexcept {
+  pack_eights(to, 64, [=](std::size_t i) NIBBLE_LAMBDA_INLINE {
+    const std::uint8_t* const c = codes + i / 32 * 128 + i % 32;
+    std::uint64_t v = 0;
+    for (std::size_t k = 0; k < 4; ++k) v |= (eight_codes(c + 32 * k) >> shift & each_byte(3)) << 2 * k;
+    return v;
+  });
+}
+/// Bit `bit` of code 32 j + l in bit j of byte l.
+NIBBLE_ALWAYS_INLINE void pack_one_bit(const std::uint8_t* codes, int bit, std::byte* to) noexcept {
+  pack_eights(to, 32, [=](std::size_t i) NIBBLE_LAMBDA_INLINE {
+    std::uint64_t v = 0;
+    for (std::size_t j = 0; j < 8; ++j) v |= (eight_codes(codes + 32 * j + i) >> bit & each_byte(1)) << j;
+    return v;
+  });
+}
+/// The lower four bits of two runs of `run` codes in a byte, for all 256 codes.
+NIBBLE_ALWAYS_INLINE void pack_four_bits(const std::uint8_t* codes, std::size_t run, std::byte* to) noexcept {
+  pack_eights(to, 128, [=](std::size_t i) NIBBLE_LAMBDA_INLINE {
+    const std::uint8_t* const c = codes + i / run * 2 * run + i % run;
+    return (eight_codes(c) & each_byte(15)) | (eight_codes(c + run) & each_byte(15)) << 4;
+  });
+}
+
+/// Whole super-blocks of sub-blocks of N values, as many as fill registers, R of them searched at a time so that the sums of one
+/// run while those of another wait.
+template <std::size_t N>
+struct super_blocks {
+  static constexpr std::size_t R = 2;
+  static constexpr std::size_t subs = 256 / N;  ///< sub-blocks of a super-block
+  static constexpr std::size_t blocks = std::max<std::size_t>(1, R* lanes / subs);
+  static constexpr std::size_t groups = blocks * subs / (R * lanes);  ///< of R registers each
+  using tile = sub_blocks<N, R>;
+
+  tile x[groups];
+  alignas(64) float scale[blocks * subs], min[blocks * subs];  ///< of the sub-blocks, found and then stored
+  std::uint8_t codes[blocks * 256];
+
+  void read(const float* values) noexcept {
+    for (std::size_t g = 0; g < groups; ++g) x[g].read(values + g * tile::count * N);
+  }
+  static NIBBLE_ALWAYS_INLINE std::size_t at(std::size_t g, std::size_t r) noexcept {
+    return g * tile::count + r * lanes;
+  }
+  /// Codes 0 .. Max against scale and min as stored; what found(g, i, r) says where a scale is 0.
+  template <int Max, class Found>
+  NIBBLE_ALWAYS_INLINE void requantize(Found found) noexcept {
+    const vf none(0.0f), top(static_cast<float>(Max));
+    encode([=](vf v, vf s, vf m) NIBBLE_LAMBDA_INLINE { return nearest((v + m) / s, none, top); }, found);
+  }
+  /// Codes -half .. half - 1 with half added.
+  template <int Half, class Found>
+  NIBBLE_ALWAYS_INLINE void requantize_signed(Found found) noexcept {
+    const vf least(static_cast<float>(-Half)), most(static_cast<float>(Half - 1)), bias(static_cast<float>(Half));
+    encode([=](vf v, vf s, vf) NIBBLE_LAMBDA_INLINE { return nearest(v / s, least, most) + bias; }, found);
+  }
+
+ private:
+  template <class Code, class Found>
+  NIBBLE_ALWAYS_INLINE void encode(Code code, Found found) noexcept {
+    for (std::size_t g = 0; g < groups; ++g) {
+      vf s[R], m[R];
+      bool kept = false;
+      for (std::size_t r = 0; r < R; ++r) {
+        s[r] = vf::load_aligned(scale + at(g, r));
+        m[r] = vf::load_aligned(min + at(g, r));
+        kept |= simd::any(s[r] == vf(0.0f));
+      }
+      const auto value = [&](std::size_t i, std::size_t r)
+                             NIBBLE_LAMBDA_INLINE { return code(x[g].get(i, r), s[r], m[r]); };
+      std::uint8_t* const to = codes + g * tile::count * N;
+      if (!kept) {
+        tile::write_bytes(to, value);
+      } else {
+        tile::write_bytes(to, [&](std::size_t i, std::size_t r) NIBBLE_LAMBDA_INLINE {
+          return simd::select(s[r] == vf(0.0f), found(g, i, r), value(i, r));
+        });
+      }
+    }
+  }
+};
+
+/// Searches scale and minimum of all sub-blocks, gives them to store(b), which puts back what is stored, and finds the codes.
+template <int Max, bool Squared, std::size_t N, class Weight, class Store>
+NIBBLE_ALWAYS_INLINE void encode_affine(super_blocks<N>& s, quant::ggml::detail::affine_steps steps, std::size_t n,
+                                        Weight weigh, Store store) noexcept {
+  using super = super_blocks<N>;
+  constexpr std::size_t R = super::R;
+  affine_lanes found[super::groups][R];
+  for (std::size_t g = 0; g < super::groups; ++g) {
+    typename super::tile w;
+    for (std::size_t r = 0; r < R; ++r) weigh(s.x[g], w, r);
+    search_affine<N, Max, Squared, R>(s.x[g], w, steps, found[g]);
+    for (std::size_t r = 0; r < R; ++r) {
+      found[g][r].scale.store_aligned(s.scale + super::at(g, r));
+      found[g][r].min.store_aligned(s.min + super::at(g, r));
+    }
+  }
+  constexpr int max = N == 32 ? 63 : 15;
+  for (std::size_t b = 0; b < n; ++b) {
+    float* const scale = s.scale + b * super::subs;
+    float* const min = s.min + b * super::subs;
+    quant::ggml::detail::affine_scale each[super::subs];
+    for (std::size_t j = 0; j < super::subs; ++j) each[j] = {scale[j], min[j]};
+    const auto shared = quant::ggml::detail::share<super::subs>(each, max);
+    const auto [d, dmin] = store(b, shared);
+    for (std::size_t j = 0; j < super::subs; ++j) {
+      scale[j] = d * static_cast<float>(shared.scales[j]);
+      min[j] = rounded_product(dmin, static_cast<float>(shared.mins[j]));
+    }
+  }
+  s.template requantize<Max>([&](std::size_t g, std::size_t i, std::size_t r) NIBBLE_LAMBDA_INLINE {
+    const affine_lanes& f = found[g][r];
+    return nearest(rounded_products(f.step, s.x[g].get(i, r) - f.base), vf(0.0f), vf(static_cast<float>(Max)));
+  });
+}
+
+/// The halves of a super-block as stored.
+struct stored_halves {
+  float d, dmin;
+};
+
+/// Q4_K and Q5_K; pack(codes, block) writes the codes.
+template <int Max, class Format, class Pack>
+NIBBLE_ALWAYS_INLINE void encode_eight(const float* x, std::size_t count, std::byte* blocks,
+                                       quant::ggml::detail::affine_steps steps, Pack pack) noexcept {
+  using super = super_blocks<32>;
+  super s;
+  encode_steps<Format, super::blocks>(x, count, blocks, [&](const float* v, std::size_t n, std::byte* to) {
+    s.read(v);
+    const auto weigh = [](const super::tile& values, super::tile& w, std::size_t r) NIBBLE_LAMBDA_INLINE {
+      vf squares(0.0f);
+      for (std::size_t i = 0; i < 32; ++i) squares = squares + rounded_products(values.get(i, r), values.get(i, r));
+      const vf mean = square_root(squares / vf(32.0f));
+      for (std::size_t i = 0; i < 32; ++i) w.put(i, r, mean + magnitude(values.get(i, r)));
+    };
+    encode_affine<Max, true>(s, steps, n, weigh, [&](std::size_t b, const auto& shared) {
+      std::byte* const block = to + b * Format::block_bytes;
+      quant::ggml::detail::packed_scales::store(shared.scales, shared.mins, block + 4);
+      return stored_halves{quant::ggml::detail::store_half(shared.d, block),
+                           quant::ggml::detail::store_half(shared.dmin, block + 2)};
+    });
+    for (std::size_t b = 0; b < n; ++b) pack(s.codes + 256 * b, to + b * Format::block_bytes);
+  });
+}
+
+}  // namespace simd
+
+template <std::same_as<simd::isa_type> Isa>
+struct encode_ggml_blocks<Isa, quant::ggml::q4_k> {
+  using isa_type = simd::isa_type;
+  using format = quant::ggml::q4_k;
+
+  static void run(const float* x, std::size_t count, std::byte* blocks) noexcept {
+    simd::encode_eight<15, format>(x, count, blocks, {-1.0f, 0.1f, 20}, [](const std::uint8_t* codes, std::byte* to) {
+      simd::pack_four_bits(codes, 32, to + 16);
+    });
+  }
+};
+
+template <std::same_as<simd::isa_type> Isa>
+struct encode_ggml_blocks<Isa, quant::ggml::q5_k> {
+  using isa_type = simd::isa_type;
+  using format = quant::ggml::q5_k;
+
+  static void run(const float* x, std::size_t count, std::byte* blocks) noexcept {
+    simd::encode_eight<31, format>(x, count, blocks, {-0.5f, 0.1f, 15}, [](const std::uint8_t* codes, std::byte* to) {
+      simd::pack_one_bit(codes, 4, to + 16);
+      simd::pack_four_bits(codes, 32, to + 48);
+    });
+  }
+};
+
+template <std::same_as<simd::isa_type> Isa>
+struct encode_ggml_blocks<Isa, quant::ggml::q2_k> {
+  using isa_type = simd::isa_type;
+  using format = quant::ggml::q2_k;
+
+  static void run(const float* x, std::size_t count, std::byte* blocks) noexcept {
+    using super = simd::super_blocks<16>;
+    super s;
+    simd::encode_steps<format, super::blocks>(x, count, blocks, [&](const float* v, std::size_t n, std::byte* to) {
+      s.read(v);
+      const auto weigh = [](const super::tile& values, super::tile& w, std::size_t r) NIBBLE_LAMBDA_INLINE {
+        for (std::size_t i = 0; i < 16; ++i) w.put(i, r, simd::magnitude(values.get(i, r)));
+      };
+      simd::encode_affine<3, false>(s, {-0.5f, 0.1f, 15}, n, weigh, [&](std::size_t b, const auto& shared) {
+        std::byte* const block = to + b * format::block_bytes;
+        for (std::size_t j = 0; j < 16; ++j) block[j] = static_cast<std::byte>(shared.scales[j] | shared.mins[j] << 4);
+        return simd::stored_halves{quant::ggml::detail::store_half(shared.d, block + 80),
+                                   quant::ggml::detail::store_half(shared.dmin, block + 82)};
+      });
+      for (std::size_t b = 0; b < n; ++b) simd::pack_two_bits(s.codes + 256 * b, 0, to + b * format::block_bytes + 16);
+    });
+  }
+};
+
+template <std::same_as<simd::isa_type> Isa>
+struct encode_ggml_blocks<Isa, quant::ggml::q6_k> {
+  using isa_type = simd::isa_type;
+  using format = quant::ggml::q6_k;
+
+  static void run(const float* x, std::size_t count, std::byte* blocks) noexcept {
+    namespace g = quant::ggml::detail;
+    using super = simd::super_blocks<16>;
+    super s;
+    std::memset(s.min, 0, sizeof s.min);
+    simd::encode_steps<format, super::blocks>(x, count, blocks, [&](const float* v, std::size_t n, std::byte* to) {
+      s.read(v);
+      simd::step_lanes found[super::groups][super::R];
+      for (std::size_t i = 0; i < super::groups; ++i) {
+        simd::search_by_steps<16, 32>(s.x[i], found[i]);
+        for (std::size_t r = 0; r < super::R; ++r) found[i][r].scale.store_aligned(s.scale + super::at(i, r));
+      }
+      bool zero[super::blocks] = {};
+      for (std::size_t b = 0; b < n; ++b) {
+        std::byte* const block = to + b * format::block_bytes;
+        float* const scale = s.scale + 16 * b;
+        const float extreme = g::first_extreme(scale, 16);
+        zero[b] = g::is_tiny(extreme);
+        if (zero[b]) {
+          std::memset(block, 0, format::block_bytes);
+          continue;
+        }
+        const float iscale = -128.0f / extreme, d = g::store_half(1.0f / iscale, block + 208);
+        for (std::size_t j = 0; j < 16; ++j) {
+          const int integer = g::nearest(rounded_product(iscale, scale[j]), -128, 127);
+          block[192 + j] = static_cast<std::byte>(integer & 0xff);
+          scale[j] = d * static_cast<float>(integer);
+        }
+      }
+      s.template requantize_signed<32>([&](std::size_t i, std::size_t k, std::size_t r) NIBBLE_LAMBDA_INLINE {
+        const simd::step_lanes& f = found[i][r];
+        return simd::nearest(simd::rounded_products(f.step, s.x[i].get(k, r)), simd::vf(-32.0f), simd::vf(31.0f)) +
+               f.bias;
+      });
+      for (std::size_t b = 0; b < n; ++b) {
+        if (zero[b]) continue;
+        std::byte* const block = to + b * format::block_bytes;
+        simd::pack_four_bits(s.codes + 256 * b, 64, block);
+        simd::pack_two_bits(s.codes + 256 * b, 4, block + 128);
+      }
+    });
+  }
+};
+
+template <std::same_as<simd::isa_type> Isa>
+struct encode_ggml_blocks<Isa, quant::ggml::q3_k> {
+  using isa_type = simd::isa_type;
+  using format = quant::ggml::q3_k;
+
+  static void run(const float* x, std::size_t count, std::byte* blocks) noexcept {
+    namespace g = quant::ggml::detail;
+    using super = simd::super_blocks<16>;
+    super s;
+    std::memset(s.min, 0, sizeof s.min);
+    simd::encode_steps<format, super::blocks>(x, count, blocks, [&](const float* v, std::size_t n, std::byte* to) {
+      s.read(v);
+      super::tile codes[super::groups];
+      for (std::size_t i = 0; i < super::groups; ++i) {
+        simd::vf found[super::R];
+        simd::search_by_codes<16, 4>(s.x[i], codes[i], found);
+        for (std::size_t r = 0; r < super::R; ++r) found[r].store_aligned(s.scale + super::at(i, r));
+      }
+      for (std::size_t b = 0; b < n; ++b) {
+        std::byte* const block = to + b * format::block_bytes;
+        float* const scale = s.scale + 16 * b;
+        std::memset(block + 96, 0, 14);
+        const float extreme = g::first_extreme(scale, 16);
+        if (extreme == 0.0f) continue;  // all scales are 0 already
+        const float iscale = -32.0f / extreme, d = g::store_half(1.0f / iscale, block + 108);
+        for (std::size_t j = 0; j < 16; ++j) {
+          const unsigned integer = static_cast<unsigned>(g::nearest(rounded_product(iscale, scale[j]), -32, 31) + 32);
+          block[96 + j % 8] |= static_cast<std::byte>((integer & 15u) << (j / 8 * 4));
+          block[104 + j % 4] |= static_cast<std::byte>(integer >> 4 << (j / 4 * 2));
+          scale[j] = d * (static_cast<float>(integer) - 32.0f);
+        }
+      }
+      s.template requantize_signed<4>([&](std::size_t i, std::size_t k, std::size_t r)
+                                          NIBBLE_LAMBDA_INLINE { return codes[i].get(k, r); });
+      for (std::size_t b = 0; b < n; ++b) {
+        std::byte* const block = to + b * format::block_bytes;
+        simd::pack_one_bit(s.codes + 256 * b, 2, block);
+        simd::pack_two_bits(s.codes + 256 * b, 0, block + 32);
+      }
+    });
+  }
+};
+
+}  // namespace kernels
+}  // namespace NIBBLE_ABI
+}  // namespace nibble
+#endif
