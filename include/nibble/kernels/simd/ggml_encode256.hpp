@@ -65,7 +65,7 @@ NIBBLE_ALWAYS_INLINE void pack_four_bits(const std::uint8_t* codes, std::size_t 
 /// run while those of another wait.
 template <std::size_t N>
 struct super_blocks {
-  static constexpr std::size_t R = 2;
+  static constexpr std::size_t R = lanes == 16 ? 4 : 2;
   static constexpr std::size_t subs = 256 / N;  ///< sub-blocks of a super-block
   static constexpr std::size_t blocks = std::max<std::size_t>(1, R* lanes / subs);
   static constexpr std::size_t groups = blocks * subs / (R * lanes);  ///< of R registers each
@@ -84,37 +84,46 @@ struct super_blocks {
   /// Codes 0 .. Max against scale and min as stored; what found(g, i, r) says where a scale is 0.
   template <int Max, class Found>
   NIBBLE_ALWAYS_INLINE void requantize(Found found) noexcept {
-    const vf none(0.0f), top(static_cast<float>(Max));
-    encode([=](vf v, vf s, vf m) NIBBLE_LAMBDA_INLINE { return nearest((v + m) / s, none, top); }, found);
+    encode<0, Max>([](vf v, vf m) NIBBLE_LAMBDA_INLINE { return v + m; }, found);
   }
   /// Codes -half .. half - 1 with half added.
   template <int Half, class Found>
   NIBBLE_ALWAYS_INLINE void requantize_signed(Found found) noexcept {
-    const vf least(static_cast<float>(-Half)), most(static_cast<float>(Half - 1)), bias(static_cast<float>(Half));
-    encode([=](vf v, vf s, vf) NIBBLE_LAMBDA_INLINE { return nearest(v / s, least, most) + bias; }, found);
+    encode<-Half, Half - 1>([](vf v, vf) NIBBLE_LAMBDA_INLINE { return v; }, found);
   }
 
  private:
-  template <class Code, class Found>
-  NIBBLE_ALWAYS_INLINE void encode(Code code, Found found) noexcept {
+  /// The codes of numerator(x, min) / scale. A quotient is cheaper as a product with 1 / scale: up to 64, beyond all codes, that
+  /// is within 64 (2^-23 + 2^-24) < 2^-16 of the quotient as rounded. Where no product of a group comes that close to the middle
+  /// between two integers, both round to the same ones; else the group is divided.
+  template <int Least, int Most, class Numerator, class Found>
+  NIBBLE_ALWAYS_INLINE void encode(Numerator numerator, Found found) noexcept {
+    static_assert(Most < 63 && Least > -63);
+    const vf least(static_cast<float>(Least)), most(static_cast<float>(Most)), bias(static_cast<float>(-Least));
     for (std::size_t g = 0; g < groups; ++g) {
-      vf s[R], m[R];
-      bool kept = false;
+      vf s[R], m[R], inverse[R], farthest(0.0f);
+      bool ordinary = true;
+      NIBBLE_UNROLL
       for (std::size_t r = 0; r < R; ++r) {
         s[r] = vf::load_aligned(scale + at(g, r));
         m[r] = vf::load_aligned(min + at(g, r));
-        kept |= simd::any(s[r] == vf(0.0f));
+        inverse[r] = vf(1.0f) / s[r];
+        ordinary = ordinary && simd::all(magnitude(s[r]) >= vf(0x1p-120f));
       }
-      const auto value = [&](std::size_t i, std::size_t r)
-                             NIBBLE_LAMBDA_INLINE { return code(x[g].get(i, r), s[r], m[r]); };
       std::uint8_t* const to = codes + g * tile::count * N;
-      if (!kept) {
-        tile::write_bytes(to, value);
-      } else {
+      if (ordinary) {
+        const vf shift(rounding_shift);
         tile::write_bytes(to, [&](std::size_t i, std::size_t r) NIBBLE_LAMBDA_INLINE {
-          return simd::select(s[r] == vf(0.0f), found(g, i, r), value(i, r));
+          const vf q = numerator(x[g].get(i, r), m[r]) * inverse[r], whole = (q + shift) - shift;
+          farthest = simd::max(magnitude(q - whole), farthest);
+          return simd::min(simd::max(whole, least), most) + bias;
         });
       }
+      if (ordinary && simd::all(farthest <= vf(0.5f - 0x1p-16f))) continue;
+      tile::write_bytes(to, [&](std::size_t i, std::size_t r) NIBBLE_LAMBDA_INLINE {
+        const vf code = nearest(numerator(x[g].get(i, r), m[r]) / s[r], least, most) + bias;
+        return simd::select(s[r] == vf(0.0f), found(g, i, r), code);
+      });
     }
   }
 };

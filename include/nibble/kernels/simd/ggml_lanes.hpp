@@ -305,14 +305,21 @@ inline void search_by_steps(const sub_blocks<N, R>& x, step_lanes (&found)[R]) n
       step[r] = levels / extreme[r];
       xl[r] = l2[r] = none;
     }
-    for (std::size_t i = 0; i < N; ++i) {
-      NIBBLE_UNROLL
-      for (std::size_t r = 0; r < R; ++r) {
-        const vf l = nearest(rounded_products(step[r], x.get(i, r)), least, most);
-        xl[r] = xl[r] + rounded_products(cubes.get(i, r), l);
-        l2[r] = l2[r] + rounded_products(rounded_products(squares.get(i, r), l), l);
+    const auto sums = [&](auto code) NIBBLE_LAMBDA_INLINE {
+      for (std::size_t i = 0; i < N; ++i) {
+        NIBBLE_UNROLL
+        for (std::size_t r = 0; r < R; ++r) {
+          const vf l = code(rounded_products(step[r], x.get(i, r)));
+          xl[r] = xl[r] + rounded_products(cubes.get(i, r), l);
+          l2[r] = l2[r] + rounded_products(rounded_products(squares.get(i, r), l), l);
+        }
       }
-    }
+    };
+    // No product is greater than that of the extreme, Max + place / 10: few trials need both ends of the codes.
+    const vf shift(rounding_shift);
+    if (place <= -6) sums([=](vf t) NIBBLE_LAMBDA_INLINE { return (t + shift) - shift; });
+    else if (place <= 4) sums([=](vf t) NIBBLE_LAMBDA_INLINE { return simd::min((t + shift) - shift, most); });
+    else sums([=](vf t) NIBBLE_LAMBDA_INLINE { return nearest(t, least, most); });
     NIBBLE_UNROLL
     for (std::size_t r = 0; r < R; ++r) {
       const vf scale = simd::select(l2[r] > none, xl[r] / l2[r], none);
