@@ -12,6 +12,7 @@
 
 #include <nibble/core/half.hpp>
 #include <nibble/kernels/ggml_blocks.hpp>
+#include <nibble/kernels/scalar/ggml_blocks.hpp>
 #include <nibble/kernels/simd/bytes.hpp>
 #include <nibble/kernels/simd/vec.hpp>
 #include <nibble/quant/ggml_block256.hpp>

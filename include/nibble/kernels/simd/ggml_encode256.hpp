@@ -28,6 +28,7 @@ NIBBLE_ALWAYS_INLINE std::uint64_t eight_codes(const std::uint8_t* p) noexcept {
 /// f(i) for each i < n, a multiple of 8: the bytes i .. i + 7 of the result.
 template <class F>
 NIBBLE_ALWAYS_INLINE void pack_eights(std::byte* to, std::size_t n, F f) noexcept {
+  NIBBLE_UNROLL
   for (std::size_t i = 0; i < n; i += 8) {
     const std::uint64_t v = f(i);
     std::memcpy(to + i, &v, sizeof v);
@@ -37,28 +38,38 @@ NIBBLE_ALWAYS_INLINE void pack_eights(std::byte* to, std::size_t n, F f) noexcep
 constexpr std::uint64_t each_byte(unsigned v) noexcept { return v * 0x0101010101010101u; }
 
 /// quant::ggml::detail::store_two_bits of codes shifted right.
-NIBBLE_ALWAYS_INLINE void pack_two_bits(const std::uint8_t* codes, int shift, std::byte* to) noexcept {
-  pack_eights(to, 64, [=](std::size_t i) NIBBLE_LAMBDA_INLINE {
-    const std::uint8_t* const c = codes + i / 32 * 128 + i % 32;
-    std::uint64_t v = 0;
-    for (std::size_t k = 0; k < 4; ++k) v |= (eight_codes(c + 32 * k) >> shift & each_byte(3)) << 2 * k;
-    return v;
-  });
+template <int Shift>
+NIBBLE_ALWAYS_INLINE void pack_two_bits(const std::uint8_t* codes, std::byte* to) noexcept {
+  for (std::size_t h = 0; h < 2; ++h)
+    pack_eights(to + 32 * h, 32, [c = codes + 128 * h](std::size_t i) NIBBLE_LAMBDA_INLINE {
+      const auto two = [&](std::size_t k)
+                           NIBBLE_LAMBDA_INLINE { return eight_codes(c + 32 * k + i) >> Shift & each_byte(3); };
+      return two(0) | two(1) << 2 | two(2) << 4 | two(3) << 6;
+    });
 }
-/// Bit `bit` of code 32 j + l in bit j of byte l.
-NIBBLE_ALWAYS_INLINE void pack_one_bit(const std::uint8_t* codes, int bit, std::byte* to) noexcept {
+/// Bit `Bit` of code 32 j + l in bit j of byte l.
+template <int Bit>
+NIBBLE_ALWAYS_INLINE void pack_one_bit(const std::uint8_t* codes, std::byte* to) noexcept {
   pack_eights(to, 32, [=](std::size_t i) NIBBLE_LAMBDA_INLINE {
-    std::uint64_t v = 0;
-    for (std::size_t j = 0; j < 8; ++j) v |= (eight_codes(codes + 32 * j + i) >> bit & each_byte(1)) << j;
-    return v;
+    const auto one = [&](std::size_t j)
+                         NIBBLE_LAMBDA_INLINE { return (eight_codes(codes + 32 * j + i) >> Bit & each_byte(1)) << j; };
+    return one(0) | one(1) | one(2) | one(3) | one(4) | one(5) | one(6) | one(7);
   });
 }
-/// The lower four bits of two runs of `run` codes in a byte, for all 256 codes.
-NIBBLE_ALWAYS_INLINE void pack_four_bits(const std::uint8_t* codes, std::size_t run, std::byte* to) noexcept {
-  pack_eights(to, 128, [=](std::size_t i) NIBBLE_LAMBDA_INLINE {
-    const std::uint8_t* const c = codes + i / run * 2 * run + i % run;
-    return (eight_codes(c) & each_byte(15)) | (eight_codes(c + run) & each_byte(15)) << 4;
-  });
+/// The lower four bits of two runs of Run codes in a byte, for all 256 codes.
+template <std::size_t Run>
+NIBBLE_ALWAYS_INLINE void pack_four_bits(const std::uint8_t* codes, std::byte* to) noexcept {
+  for (std::size_t h = 0; h < 128; h += Run)
+    pack_eights(to + h, Run, [c = codes + 2 * h](std::size_t i) NIBBLE_LAMBDA_INLINE {
+      return (eight_codes(c + i) & each_byte(15)) | (eight_codes(c + Run + i) & each_byte(15)) << 4;
+    });
+}
+
+/// The scales from `scale` on times a factor, as whole numbers from Least to Most.
+template <int Least, int Most>
+NIBBLE_ALWAYS_INLINE vf whole_scales(float factor, const float* scale) noexcept {
+  return nearest(rounded_products(vf(factor), vf::load_aligned(scale)), vf(static_cast<float>(Least)),
+                 vf(static_cast<float>(Most)));
 }
 
 /// Whole super-blocks of sub-blocks of N values, as many as fill registers, R of them searched at a time so that the sums of one
@@ -201,7 +212,7 @@ struct encode_ggml_blocks<Isa, quant::ggml::q4_k> {
 
   static void run(const float* x, std::size_t count, std::byte* blocks) noexcept {
     simd::encode_eight<15, format>(x, count, blocks, {-1.0f, 0.1f, 20}, [](const std::uint8_t* codes, std::byte* to) {
-      simd::pack_four_bits(codes, 32, to + 16);
+      simd::pack_four_bits<32>(codes, to + 16);
     });
   }
 };
@@ -213,8 +224,8 @@ struct encode_ggml_blocks<Isa, quant::ggml::q5_k> {
 
   static void run(const float* x, std::size_t count, std::byte* blocks) noexcept {
     simd::encode_eight<31, format>(x, count, blocks, {-0.5f, 0.1f, 15}, [](const std::uint8_t* codes, std::byte* to) {
-      simd::pack_one_bit(codes, 4, to + 16);
-      simd::pack_four_bits(codes, 32, to + 48);
+      simd::pack_one_bit<4>(codes, to + 16);
+      simd::pack_four_bits<32>(codes, to + 48);
     });
   }
 };
@@ -238,7 +249,7 @@ struct encode_ggml_blocks<Isa, quant::ggml::q2_k> {
         return simd::stored_halves{quant::ggml::detail::store_half(shared.d, block + 80),
                                    quant::ggml::detail::store_half(shared.dmin, block + 82)};
       });
-      for (std::size_t b = 0; b < n; ++b) simd::pack_two_bits(s.codes + 256 * b, 0, to + b * format::block_bytes + 16);
+      for (std::size_t b = 0; b < n; ++b) simd::pack_two_bits<0>(s.codes + 256 * b, to + b * format::block_bytes + 16);
     });
   }
 };
@@ -271,11 +282,14 @@ struct encode_ggml_blocks<Isa, quant::ggml::q6_k> {
           continue;
         }
         const float iscale = -128.0f / extreme, d = g::store_half(1.0f / iscale, block + 208);
-        for (std::size_t j = 0; j < 16; ++j) {
-          const int integer = g::nearest(rounded_product(iscale, scale[j]), -128, 127);
-          block[192 + j] = static_cast<std::byte>(integer & 0xff);
-          scale[j] = d * static_cast<float>(integer);
+        simd::vi bytes[16 / simd::lanes];
+        NIBBLE_UNROLL
+        for (std::size_t j = 0; j < 16; j += simd::lanes) {
+          const simd::vf whole = simd::whole_scales<-128, 127>(iscale, scale + j);
+          bytes[j / simd::lanes] = simd::low_byte(whole);
+          (simd::vf(d) * whole).store_aligned(scale + j);
         }
+        simd::store_sixteen(bytes, block + 192);
       }
       s.template requantize_signed<32>([&](std::size_t i, std::size_t k, std::size_t r) NIBBLE_LAMBDA_INLINE {
         const simd::step_lanes& f = found[i][r];
@@ -285,8 +299,8 @@ struct encode_ggml_blocks<Isa, quant::ggml::q6_k> {
       for (std::size_t b = 0; b < n; ++b) {
         if (zero[b]) continue;
         std::byte* const block = to + b * format::block_bytes;
-        simd::pack_four_bits(s.codes + 256 * b, 64, block);
-        simd::pack_two_bits(s.codes + 256 * b, 4, block + 128);
+        simd::pack_four_bits<64>(s.codes + 256 * b, block);
+        simd::pack_two_bits<4>(s.codes + 256 * b, block + 128);
       }
     });
   }
@@ -317,19 +331,27 @@ struct encode_ggml_blocks<Isa, quant::ggml::q3_k> {
         const float extreme = g::first_extreme(scale, 16);
         if (extreme == 0.0f) continue;  // all scales are 0 already
         const float iscale = -32.0f / extreme, d = g::store_half(1.0f / iscale, block + 108);
-        for (std::size_t j = 0; j < 16; ++j) {
-          const unsigned integer = static_cast<unsigned>(g::nearest(rounded_product(iscale, scale[j]), -32, 31) + 32);
-          block[96 + j % 8] |= static_cast<std::byte>((integer & 15u) << (j / 8 * 4));
-          block[104 + j % 4] |= static_cast<std::byte>(integer >> 4 << (j / 4 * 2));
-          scale[j] = d * (static_cast<float>(integer) - 32.0f);
+        simd::vi bytes[16 / simd::lanes];
+        NIBBLE_UNROLL
+        for (std::size_t j = 0; j < 16; j += simd::lanes) {
+          const simd::vf whole = simd::whole_scales<-32, 31>(iscale, scale + j);
+          bytes[j / simd::lanes] = simd::low_byte(whole + simd::vf(32.0f));
+          (simd::vf(d) * whole).store_aligned(scale + j);
         }
+        std::uint8_t integers[16];
+        simd::store_sixteen(bytes, integers);
+        for (std::size_t j = 0; j < 8; ++j)
+          block[96 + j] = static_cast<std::byte>((integers[j] & 15u) | (integers[j + 8] & 15u) << 4);
+        for (std::size_t j = 0; j < 4; ++j)
+          block[104 + j] = static_cast<std::byte>(integers[j] >> 4 | integers[j + 4] >> 4 << 2 |
+                                                  integers[j + 8] >> 4 << 4 | integers[j + 12] >> 4 << 6);
       }
       s.template requantize_signed<4>([&](std::size_t i, std::size_t k, std::size_t r)
                                           NIBBLE_LAMBDA_INLINE { return codes[i].get(k, r); });
       for (std::size_t b = 0; b < n; ++b) {
         std::byte* const block = to + b * format::block_bytes;
-        simd::pack_one_bit(s.codes + 256 * b, 2, block);
-        simd::pack_two_bits(s.codes + 256 * b, 0, block + 32);
+        simd::pack_one_bit<2>(s.codes + 256 * b, block);
+        simd::pack_two_bits<0>(s.codes + 256 * b, block + 32);
       }
     });
   }

@@ -21,21 +21,6 @@ inline namespace NIBBLE_ABI {
 namespace kernels {
 namespace simd {
 
-/// Registers of half a block.
-inline constexpr std::size_t half_block = 16 / lanes;
-
-/// 16 lanes with values in [0, 255] as bytes.
-NIBBLE_ALWAYS_INLINE void store_sixteen(const vi (&v)[half_block], void* to) noexcept {
-#if NIBBLE_SIMD_NEON || NIBBLE_SIMD_WIDTH == 128
-  store_bytes<false>(v, to);
-#elif NIBBLE_SIMD_WIDTH == 512
-  _mm_storeu_si128(static_cast<__m128i*>(to), _mm512_cvtepi32_epi8(static_cast<__m512i>(v[0])));
-#else
-  const __m256i two = _mm256_packs_epi32(static_cast<__m256i>(v[0]), static_cast<__m256i>(v[1]));
-  const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(two), _mm256_extracti128_si256(two, 1));
-  _mm_storeu_si128(static_cast<__m128i*>(to), _mm_shuffle_epi32(bytes, 0xd8));  // the fours came out in turns
-#endif
-}
 /// Bit i is that of the sign of lane i.
 NIBBLE_ALWAYS_INLINE std::uint32_t sign_bits(vi v) noexcept {
 #if NIBBLE_SIMD_NEON

@@ -47,6 +47,24 @@ NIBBLE_ALWAYS_INLINE vf square_root(vf v) noexcept {
 #endif
 }
 
+/// Registers of 16 values, half a block of 32.
+inline constexpr std::size_t half_block = 16 / lanes;
+
+/// 16 lanes with values in [0, 255] as bytes.
+NIBBLE_ALWAYS_INLINE void store_sixteen(const vi (&v)[half_block], void* to) noexcept {
+#if NIBBLE_SIMD_NEON || NIBBLE_SIMD_WIDTH == 128
+  store_bytes<false>(v, to);
+#elif NIBBLE_SIMD_WIDTH == 512
+  _mm_storeu_si128(static_cast<__m128i*>(to), _mm512_cvtepi32_epi8(static_cast<__m512i>(v[0])));
+#else
+  const __m256i two = _mm256_packs_epi32(static_cast<__m256i>(v[0]), static_cast<__m256i>(v[1]));
+  const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(two), _mm256_extracti128_si256(two, 1));
+  _mm_storeu_si128(static_cast<__m128i*>(to), _mm_shuffle_epi32(bytes, 0xd8));  // the fours came out in turns
+#endif
+}
+/// Whole numbers, such that |v| < 2^22, as integers modulo 256.
+NIBBLE_ALWAYS_INLINE vi low_byte(vf v) noexcept { return bits_of(v + vf(rounding_shift)) & vi(255); }
+
 /// Value i of R * lanes sub-blocks of N values in R registers side by side.
 template <std::size_t N, std::size_t R>
 class sub_blocks {
@@ -75,15 +93,27 @@ class sub_blocks {
   /// f(i, r) as bytes, sub-block after sub-block; it gives whole numbers in [-128, 255].
   template <class F>
   static NIBBLE_ALWAYS_INLINE void write_bytes(std::uint8_t* to, F f) noexcept {
-    alignas(64) std::int32_t words[N / 4][count];
-    const auto byte = [&](std::size_t i, std::size_t r)
-                          NIBBLE_LAMBDA_INLINE { return bits_of(f(i, r) + vf(rounding_shift)) & vi(255); };
-    for (std::size_t q = 0; q < N / 4; ++q)
-      for (std::size_t r = 0; r < R; ++r)
-        (byte(4 * q, r) | byte(4 * q + 1, r) << 8 | byte(4 * q + 2, r) << 16 | byte(4 * q + 3, r) << 24)
-            .store_aligned(words[q] + r * lanes);
-    for (std::size_t j = 0; j < count; ++j)
-      for (std::size_t q = 0; q < N / 4; ++q) std::memcpy(to + j * N + 4 * q, &words[q][j], 4);
+    for (std::size_t r = 0; r < R; ++r)
+      for (std::size_t first = 0; first < N; first += 16) {
+        vi four[4];  // codes of a lane
+        NIBBLE_UNROLL
+        for (std::size_t q = 0; q < 4; ++q) {
+          const std::size_t i = first + 4 * q;
+          four[q] = low_byte(f(i, r)) | low_byte(f(i + 1, r)) << 8 | low_byte(f(i + 2, r)) << 16 |
+                    low_byte(f(i + 3, r)) << 24;
+        }
+        // Inside 128 bits: sixteen codes of lane 4 p + k are part p of register k.
+        const two_registers a = zip_lanes(four[0], four[1]), b = zip_lanes(four[2], four[3]);
+        const two_registers even = zip_pairs(a.low, b.low), odd = zip_pairs(a.high, b.high);
+        alignas(64) std::int32_t sixteen[4][lanes];
+        even.low.store_aligned(sixteen[0]);
+        even.high.store_aligned(sixteen[1]);
+        odd.low.store_aligned(sixteen[2]);
+        odd.high.store_aligned(sixteen[3]);
+        NIBBLE_UNROLL
+        for (std::size_t j = 0; j < lanes; ++j)
+          std::memcpy(to + (r * lanes + j) * N + first, sixteen[j % 4] + j / 4 * 4, 16);
+      }
   }
 
  private:
