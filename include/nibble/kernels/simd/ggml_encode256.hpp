@@ -3,7 +3,6 @@
 /// @file
 /// Writing the formats of GGUF files with super-blocks of 256 elements, on the native register width.
 
-#include <algorithm>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -145,7 +144,7 @@ NIBBLE_ALWAYS_INLINE void encode_affine(super_blocks<N>& s, quant::ggml::detail:
                                         Weight weigh, Store store) noexcept {
   using super = super_blocks<N>;
   constexpr std::size_t R = super::R;
-  affine_lanes found[super::groups][R];
+  affine_lanes found[super::groups][super::R];
   for (std::size_t g = 0; g < super::groups; ++g) {
     typename super::tile w;
     for (std::size_t r = 0; r < R; ++r) weigh(s.x[g], w, r);
@@ -159,9 +158,9 @@ NIBBLE_ALWAYS_INLINE void encode_affine(super_blocks<N>& s, quant::ggml::detail:
   for (std::size_t b = 0; b < n; ++b) {
     float* const scale = s.scale + b * super::subs;
     float* const min = s.min + b * super::subs;
-    quant::ggml::detail::affine_scale each[super::subs];
+    quant::ggml::detail::affine_scale each[256 / N];
     for (std::size_t j = 0; j < super::subs; ++j) each[j] = {scale[j], min[j]};
-    const auto shared = quant::ggml::detail::share<super::subs>(each, max);
+    const auto shared = quant::ggml::detail::share<256 / N>(each, max);
     const auto [d, dmin] = store(b, shared);
     for (std::size_t j = 0; j < super::subs; ++j) {
       scale[j] = d * static_cast<float>(shared.scales[j]);
