@@ -174,7 +174,7 @@ NIBBLE_ALWAYS_INLINE void encode_affine(super_blocks<N>& s, quant::ggml::detail:
 }
 
 /// The halves of a super-block as stored.
-struct stored_halves {
+struct super_scales {
   float d, dmin;
 };
 
@@ -195,7 +195,7 @@ NIBBLE_ALWAYS_INLINE void encode_eight(const float* x, std::size_t count, std::b
     encode_affine<Max, true>(s, steps, n, weigh, [&](std::size_t b, const auto& shared) {
       std::byte* const block = to + b * Format::block_bytes;
       quant::ggml::detail::packed_scales::store(shared.scales, shared.mins, block + 4);
-      return stored_halves{quant::ggml::detail::store_half(shared.d, block),
+      return super_scales{quant::ggml::detail::store_half(shared.d, block),
                            quant::ggml::detail::store_half(shared.dmin, block + 2)};
     });
     for (std::size_t b = 0; b < n; ++b) pack(s.codes + 256 * b, to + b * Format::block_bytes);
@@ -245,7 +245,7 @@ struct encode_ggml_blocks<Isa, quant::ggml::q2_k> {
       simd::encode_affine<3, false>(s, {-0.5f, 0.1f, 15}, n, weigh, [&](std::size_t b, const auto& shared) {
         std::byte* const block = to + b * format::block_bytes;
         for (std::size_t j = 0; j < 16; ++j) block[j] = static_cast<std::byte>(shared.scales[j] | shared.mins[j] << 4);
-        return simd::stored_halves{quant::ggml::detail::store_half(shared.d, block + 80),
+        return simd::super_scales{quant::ggml::detail::store_half(shared.d, block + 80),
                                    quant::ggml::detail::store_half(shared.dmin, block + 82)};
       });
       for (std::size_t b = 0; b < n; ++b) simd::pack_two_bits<0>(s.codes + 256 * b, to + b * format::block_bytes + 16);
