@@ -196,7 +196,7 @@ NIBBLE_ALWAYS_INLINE void encode_eight(const float* x, std::size_t count, std::b
       std::byte* const block = to + b * Format::block_bytes;
       quant::ggml::detail::packed_scales::store(shared.scales, shared.mins, block + 4);
       return super_scales{quant::ggml::detail::store_half(shared.d, block),
-                           quant::ggml::detail::store_half(shared.dmin, block + 2)};
+                          quant::ggml::detail::store_half(shared.dmin, block + 2)};
     });
     for (std::size_t b = 0; b < n; ++b) pack(s.codes + 256 * b, to + b * Format::block_bytes);
   });
@@ -246,7 +246,7 @@ struct encode_ggml_blocks<Isa, quant::ggml::q2_k> {
         std::byte* const block = to + b * format::block_bytes;
         for (std::size_t j = 0; j < 16; ++j) block[j] = static_cast<std::byte>(shared.scales[j] | shared.mins[j] << 4);
         return simd::super_scales{quant::ggml::detail::store_half(shared.d, block + 80),
-                                   quant::ggml::detail::store_half(shared.dmin, block + 82)};
+                                  quant::ggml::detail::store_half(shared.dmin, block + 82)};
       });
       for (std::size_t b = 0; b < n; ++b) simd::pack_two_bits<0>(s.codes + 256 * b, to + b * format::block_bytes + 16);
     });
