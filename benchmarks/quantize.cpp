@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: MIT
 // Floats to codes and back.
 
+#include <cstddef>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include <nibble/isa/tags.hpp>
+#include <nibble/quant/ggml_type.hpp>
 #include <nibble/quant/qtype.hpp>
+#include <nibble/tensor/ggml_rows.hpp>
 #include <nibble/tensor/quantize.hpp>
 
 #include "bench.hpp"
@@ -74,6 +77,40 @@ void time_dequantize(benchmark::State& state, const codec& c, shape s, std::size
   state.SetLabel(std::string(isa::native::name));
 }
 
+/// The block formats of GGUF files that nibble writes.
+std::vector<quant::ggml_type_info> ggml_formats() {
+  std::vector<quant::ggml_type_info> all;
+  for (const auto& info : quant::detail::ggml_types)
+    if (info.quantized && can_encode_ggml(info.type)) all.push_back(info);
+  return all;
+}
+std::vector<std::byte> ggml_blocks(const quant::ggml_type_info& info, shape s) {
+  return std::vector<std::byte>(s.N * s.K / info.block_elements * info.block_bytes);
+}
+
+/// GBps counts float input.
+void time_encode_ggml(benchmark::State& state, const quant::ggml_type_info& info, shape s, std::size_t threads) {
+  const auto& w =
+      input_cache::get<std::vector<float>>(text("floats/", name_of(s)), [&] { return values(s.N * s.K, 1); });
+  auto blocks = ggml_blocks(info, s);
+  const context ctx = pool_of(threads).context();
+  const double seconds =
+      time_loop(state, [&] { encode_ggml(info.type, make_span2d(w.data(), s.N, s.K), blocks, ctx); });
+  state.counters["GBps"] = static_cast<double>(w.size() * sizeof(float)) / seconds * 1e-9;
+  state.SetLabel(std::string(isa::native::name));
+}
+
+/// GBps counts float output.
+void time_decode_ggml(benchmark::State& state, const quant::ggml_type_info& info, shape s, std::size_t threads) {
+  auto blocks = ggml_blocks(info, s);
+  std::vector<float> out = values(s.N * s.K, 1);
+  const context ctx = pool_of(threads).context();
+  encode_ggml(info.type, make_span2d<const float>(out.data(), s.N, s.K), blocks, ctx);
+  const double seconds = time_loop(state, [&] { decode_ggml(info.type, blocks, out, ctx); });
+  state.counters["GBps"] = static_cast<double>(out.size() * sizeof(float)) / seconds * 1e-9;
+  state.SetLabel(std::string(isa::native::name));
+}
+
 }  // namespace
 
 void run_quantize(benchmark::State& state, qtype type, bool search, shape s, std::size_t threads) {
@@ -93,6 +130,12 @@ void register_quantize() {
     for (const std::size_t threads : thread_counts())
       add(name("dequantize", c, square, threads),
           [=](benchmark::State& state) { time_dequantize(state, c, square, threads); });
+  for (const quant::ggml_type_info& info : ggml_formats())
+    for (const std::size_t threads : thread_counts()) {
+      const std::string rest = text("/", info.name, "/", name_of(square), "/threads:", threads);
+      add("quantize" + rest, [=](benchmark::State& state) { time_encode_ggml(state, info, square, threads); });
+      add("dequantize" + rest, [=](benchmark::State& state) { time_decode_ggml(state, info, square, threads); });
+    }
 }
 
 }  // namespace nibble::bench

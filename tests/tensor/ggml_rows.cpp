@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <doctest/doctest.h>
 
+#include <nibble/core/thread_pool.hpp>
 #include <nibble/tensor/ggml_rows.hpp>
 
 #include <algorithm>
@@ -171,6 +172,50 @@ TEST_CASE("ggml_rows: nothing beyond the blocks and values is touched, whatever 
       CHECK(std::all_of(out.begin(), out.end(), [](float v) { return is_finite(v); }));
     }
   });
+}
+
+TEST_CASE("ggml_rows: bytes and values do not depend on the threads") {
+  thread_pool pool(3);
+  const context threads = pool.context();
+  const std::size_t rows = 5, cols = 9 * 1024, stride = cols + 3;
+  const auto x = test::gaussian(rows * stride, 11);
+  for_each_type([&](const quant::ggml_type_info& info) {
+    if (!can_encode_ggml(info.type)) return;
+    CAPTURE(info.name);
+    for (const std::size_t step : {cols, stride}) {
+      const auto view = make_span2d<const float>(x.data(), rows, cols, step);
+      std::vector<std::byte> one(rows * cols / info.block_elements * info.block_bytes), many(one.size());
+      encode_ggml(info.type, view, one);
+      encode_ggml(info.type, view, many, threads);
+      CHECK(std::memcmp(one.data(), many.data(), one.size()) == 0);
+      std::vector<float> y(rows * cols), z(rows * cols);
+      decode_ggml(info.type, one, y);
+      decode_ggml(info.type, one, z, threads);
+      CHECK(std::memcmp(y.data(), z.data(), y.size() * sizeof(float)) == 0);
+    }
+  });
+}
+
+TEST_CASE("ggml_rows: of many refused blocks the first is named, on any threads") {
+  thread_pool pool(3);
+  const std::size_t rows = 6, cols = 16 * 1024;
+  auto x = test::gaussian(rows * (cols + 1), 12);
+  for (const std::size_t stride : {cols, cols + 1}) {
+    auto bad = x;
+    for (std::size_t r = 2; r < rows; ++r) bad[r * stride + 9999] = std::numeric_limits<float>::infinity();
+    bad[2 * stride + 9000] = std::numeric_limits<float>::max();
+    bad[1 * stride + 16001] = std::numeric_limits<float>::quiet_NaN();
+    for (const context& ctx : {context{}, pool.context()}) {
+      std::vector<std::byte> blocks(rows * cols / 256 * 144);
+      const auto view = make_span2d<const float>(bad.data(), rows, cols, stride);
+      const auto r = refusal_of([&] { encode_ggml(ggml_type::q4_k, view, blocks, ctx); });
+      CHECK(r.says("row 1, column 16001 is"));
+      bad[1 * stride + 16001] = 0.0f;
+      const auto next = refusal_of([&] { encode_ggml(ggml_type::q4_k, view, blocks, ctx); });
+      CHECK(next.says("row 2, columns 8960 to 9215 are too large for Q4_K"));
+      bad[1 * stride + 16001] = std::numeric_limits<float>::quiet_NaN();
+    }
+  }
 }
 
 TEST_CASE("ggml_rows: no rows and no columns are no bytes") {

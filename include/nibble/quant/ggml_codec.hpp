@@ -13,6 +13,7 @@
 /// float (at most 11 + 7 + 5 significant bits), so one addition is all that rounds, and contraction changes nothing.
 
 #include <array>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -65,12 +66,13 @@ struct block_format {
 
   /// Whether values can be encoded: finite and in the range of the format.
   static refusal check_values(const float* x) noexcept {
-    refusal r = refusal::none;
+    std::int32_t largest = 0;  // bits of magnitudes order like the numbers, infinity and NaN last
     for (std::size_t i = 0; i < block_elements; ++i) {
-      if (!is_finite(x[i])) return refusal::not_finite;
-      if (x[i] > Format::greatest || x[i] < -Format::greatest) r = refusal::too_large;
+      const std::int32_t size = std::bit_cast<std::int32_t>(x[i]) & 0x7fffffff;
+      largest = largest < size ? size : largest;
     }
-    return r;
+    if (largest >= 0x7f800000) return refusal::not_finite;
+    return largest > std::bit_cast<std::int32_t>(Format::greatest) ? refusal::too_large : refusal::none;
   }
   /// Whether the half precision numbers of an encoded block are finite; a scale above 65504 is not.
   static refusal check_block(const std::byte* b) noexcept {

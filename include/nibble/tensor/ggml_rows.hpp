@@ -3,17 +3,21 @@
 /// @file
 /// Rows of a matrix in a type of GGUF files: bytes to values and values to bytes, with the type known at run time.
 
+#include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string_view>
 
 #include <nibble/core/config.hpp>
+#include <nibble/core/context.hpp>
 #include <nibble/core/error.hpp>
 #include <nibble/core/span2d.hpp>
 #include <nibble/isa/tags.hpp>
 #include <nibble/kernels/ggml_blocks.hpp>
 #include <nibble/kernels/scalar/ggml_blocks.hpp>
+#include <nibble/kernels/simd/ggml_blocks.hpp>
 #include <nibble/quant/ggml_block256.hpp>
 #include <nibble/quant/ggml_block32.hpp>
 #include <nibble/quant/ggml_codec.hpp>
@@ -53,6 +57,34 @@ inline constexpr bool encodes_ggml = requires(const float* x, std::byte* b) {
   Format::encode(x, b);
 };
 
+/// Blocks that a thread takes at once: their values, 32 KiB, stay in L1 from their check to their codes.
+template <class Format>
+inline constexpr std::size_t ggml_run = 8192 / Format::block_elements;
+
+/// Encodes blocks from x on, and returns how many went well before the first that is refused.
+template <class Format>
+std::size_t encode_ggml_run(const float* x, std::size_t count, std::byte* out) noexcept {
+  using quant::ggml::refusal;
+  std::size_t good = 0;
+  while (good < count && Format::check_values(x + good * Format::block_elements) == refusal::none) ++good;
+  kernels::encode_ggml_blocks<isa::native, Format>::run(x, good, out);
+  for (std::size_t i = 0; i < good; ++i)
+    if (Format::check_block(out + i * Format::block_bytes) != refusal::none) return i;
+  return good;
+}
+
+/// Says why the block from column `first` of a row on was refused.
+template <class Format>
+[[noreturn]] void refuse_ggml(const float* values, std::size_t r, std::size_t first) {
+  if (Format::check_values(values + first) == quant::ggml::refusal::not_finite) {
+    std::size_t k = first;
+    while (is_finite(values[k])) ++k;
+    core::fail(errc::bad_value, "encode_ggml: row ", r, ", column ", k, " is ", values[k]);
+  }
+  core::fail(errc::scale_overflow, "encode_ggml: row ", r, ", columns ", first, " to ",
+             first + Format::block_elements - 1, " are too large for ", quant::name_of(Format::type));
+}
+
 /// Bytes of n values in whole blocks; bad_shape, in the name of `who`, when they are none.
 inline std::size_t ggml_bytes(ggml_type type, std::size_t n, std::string_view who) {
   const quant::ggml_type_info& info = quant::info_of(type);
@@ -74,24 +106,32 @@ constexpr bool can_encode_ggml(ggml_type type) noexcept {
   return can;
 }
 
-/// The values of whole blocks, bit for bit those of ggml. `y` has as many values as `blocks` hold, in their order. Throws
-/// unsupported_format for a type that nibble has no code for, bad_shape when the sizes do not match.
-inline void decode_ggml(ggml_type type, std::span<const std::byte> blocks, std::span<float> y) {
+/// The values of whole blocks, bit for bit those of ggml. `y` has as many values as `blocks` hold, in their order; `ctx` says on
+/// which threads. Throws unsupported_format for a type that nibble has no code for, bad_shape when the sizes do not match.
+inline void decode_ggml(ggml_type type, std::span<const std::byte> blocks, std::span<float> y,
+                        const context& ctx = {}) {
   if (!can_decode_ggml(type))
     core::fail(errc::unsupported_format, "decode_ggml: no code for type ", quant::name_of(type));
   if (const std::size_t need = detail::ggml_bytes(type, y.size(), "decode_ggml"); blocks.size() != need)
     core::fail(errc::bad_shape, "decode_ggml: ", y.size(), " values of ", quant::name_of(type), " take ", need,
                " bytes; there are ", blocks.size());
   detail::with_ggml_format(type, [&]<class Format>(Format) {
-    kernels::decode_ggml_blocks<isa::native, Format>::run(blocks.data(), y.size() / Format::block_elements, y.data());
+    const std::size_t count = y.size() / Format::block_elements, run = detail::ggml_run<Format>;
+    core::for_each_item(ctx, ceil_div(count, run), [&](std::size_t item, std::size_t) {
+      const std::size_t first = item * run;
+      kernels::decode_ggml_blocks<isa::native, Format>::run(blocks.data() + first * Format::block_bytes,
+                                                            std::min(run, count - first),
+                                                            y.data() + first * Format::block_elements);
+    });
   });
 }
 
 /// The rows of x, each in whole blocks, as the bytes that ggml without an importance matrix writes (built without
 /// contraction of products into additions). `blocks` has exactly the bytes of x. Throws unsupported_format for a type that
 /// nibble cannot write, bad_shape when the sizes do not match; bad_value for a value that is not finite and scale_overflow
-/// where values are too large for the type, both with row and column.
-inline void encode_ggml(ggml_type type, span2d<const float> x, std::span<std::byte> blocks) {
+/// where values are too large for the type, both with row and column, of the first block that has such. `ctx` says on which
+/// threads; the bytes and the errors are the same on any.
+inline void encode_ggml(ggml_type type, span2d<const float> x, std::span<std::byte> blocks, const context& ctx = {}) {
   if (!can_encode_ggml(type))
     core::fail(errc::unsupported_format, "encode_ggml: no code that writes type ", quant::name_of(type));
   const std::size_t row_bytes = detail::ggml_bytes(type, x.cols, "encode_ggml");
@@ -103,24 +143,23 @@ inline void encode_ggml(ggml_type type, span2d<const float> x, std::span<std::by
     core::fail(errc::bad_shape, "encode_ggml: stride ", x.stride, " is less than the row of ", x.cols);
   detail::with_ggml_format(type, [&]<class Format>(Format) {
     if constexpr (detail::encodes_ggml<Format>) {
-      for (std::size_t r = 0; r < x.rows; ++r) {
-        const float* const values = row(x, r);
-        std::byte* const out = blocks.data() + r * row_bytes;
-        const std::size_t count = x.cols / Format::block_elements;
-        const auto check = [&](std::size_t i, quant::ggml::refusal reason) {
-          const std::size_t first = i * Format::block_elements;
-          if (reason == quant::ggml::refusal::not_finite)
-            for (std::size_t k = first;; ++k)
-              if (!is_finite(values[k]))
-                core::fail(errc::bad_value, "encode_ggml: row ", r, ", column ", k, " is ", values[k]);
-          if (reason == quant::ggml::refusal::too_large)
-            core::fail(errc::scale_overflow, "encode_ggml: row ", r, ", columns ", first, " to ",
-                       first + Format::block_elements - 1, " are too large for ", quant::name_of(type));
-        };
-        for (std::size_t i = 0; i < count; ++i) check(i, Format::check_values(values + i * Format::block_elements));
-        kernels::encode_ggml_blocks<isa::native, Format>::run(values, count, out);
-        for (std::size_t i = 0; i < count; ++i) check(i, Format::check_block(out + i * Format::block_bytes));
-      }
+      if (need == 0) return;
+      // Rows without a gap are one.
+      const bool dense = x.stride == x.cols;
+      const std::size_t rows = dense ? 1 : x.rows, of_row = x.cols / Format::block_elements;
+      const std::size_t count = dense ? x.rows * of_row : of_row, run = detail::ggml_run<Format>;
+      const std::size_t runs = ceil_div(count, run), all = rows * count;
+      std::atomic<std::size_t> refused{all};
+      core::for_each_item(ctx, rows * runs, [&](std::size_t item, std::size_t) {
+        const std::size_t r = item / runs, first = item % runs * run, n = std::min(run, count - first);
+        const std::size_t good = detail::encode_ggml_run<Format>(
+            row(x, r) + first * Format::block_elements, n, blocks.data() + (r * count + first) * Format::block_bytes);
+        if (good == n) return;
+        const std::size_t at = r * count + first + good;
+        for (std::size_t least = refused.load(); at < least && !refused.compare_exchange_weak(least, at);) {}
+      });
+      if (const std::size_t at = refused.load(); at != all)
+        detail::refuse_ggml<Format>(row(x, at / of_row), at / of_row, at % of_row * Format::block_elements);
     }
   });
 }
