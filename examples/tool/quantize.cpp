@@ -56,7 +56,7 @@ void requantize(const options& o, const model_file& file, std::size_t i, ggml_ty
     file.read_rows(i, first, std::span{values}.first(n * cols));
     const std::span<std::byte> out = std::span{blocks}.first(n * row_bytes);
     try {
-      nibble::encode_ggml(type, nibble::make_span2d(static_cast<const float*>(values.data()), n, cols), out);
+      nibble::encode_ggml(type, nibble::make_span2d<const float>(values.data(), n, cols), out, o.ctx);
     } catch (const nibble::error& e) {  // its rows count from the piece's first one
       nibble::core::fail(e.code(), "tensor '", t.name, "', rows from ", first, " on: ", e.what());
     }
