@@ -34,13 +34,12 @@ function(nibble_covered_by_next isa out)
   endif()
 endfunction()
 
-# nibble's own tests compile nibble::dispatch for the baseline and what of the tests' sets this CPU runs, but for those that
-# differ from another one in a few kernels; package/dispatch compiles it for all sets, as users do.
+# nibble's own tests compile nibble::dispatch for the baseline and what of the tests' sets this CPU runs; package/dispatch
+# compiles it for all sets, as users do.
 if(NOT NIBBLE_DISPATCH_ISAS)
   list(GET NIBBLE_ISAS 0 NIBBLE_DISPATCH_ISAS)
   foreach(isa IN LISTS NIBBLE_TEST_ISAS)
-    if(isa IN_LIST NIBBLE_HOST_ISAS AND NOT isa IN_LIST NIBBLE_DISPATCH_ISAS
-       AND NOT "${NIBBLE_ISA_LAYERS_${isa}}" STREQUAL "kernels")
+    if(isa IN_LIST NIBBLE_HOST_ISAS AND NOT isa IN_LIST NIBBLE_DISPATCH_ISAS)
       list(APPEND NIBBLE_DISPATCH_ISAS ${isa})
     endif()
   endforeach()
