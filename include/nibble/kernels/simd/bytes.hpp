@@ -46,6 +46,11 @@ NIBBLE_ALWAYS_INLINE vf float_of_bits(vi v) noexcept {
 #endif
 NIBBLE_ALWAYS_INLINE vf magnitude(vf v) noexcept { return float_of_bits(bits_of(v) & vi(0x7fffffff)); }
 
+/// Asks for the line 2 KB after y, which is written soon: stores that miss would wait for their lines one after the other.
+NIBBLE_ALWAYS_INLINE void will_write_after(const float* y) noexcept {
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(y) + 2048), 1);
+}
+
 /// Adding it rounds to even and leaves the integer in the low bits of the mantissa, for |x| <= 2^22.
 inline constexpr float rounding_shift = 12582912.0f;
 inline constexpr std::int32_t rounding_bits = 0x4b400000;

@@ -41,7 +41,11 @@ NIBBLE_ALWAYS_INLINE float half_at(const std::byte* p) noexcept {
 /// decode(block, y) for each block.
 template <class Format, class Decode>
 NIBBLE_ALWAYS_INLINE void decode_each(const std::byte* blocks, std::size_t count, float* y, Decode decode) noexcept {
-  for (std::size_t i = 0; i < count; ++i) decode(blocks + i * Format::block_bytes, y + i * Format::block_elements);
+  for (std::size_t i = 0; i < count; ++i, y += Format::block_elements) {
+    NIBBLE_UNROLL
+    for (std::size_t line = 0; line < Format::block_elements; line += 16) will_write_after(y + line);
+    decode(blocks + i * Format::block_bytes, y);
+  }
 }
 
 /// The 32 codes of 16 bytes: value(codes, i) of the lanes from element i on.

@@ -407,8 +407,7 @@ struct decode_groups<Isa> {
                                                   const std::uint8_t* codes, std::size_t group, std::size_t n, float* y,
                                                   Set set, Value value) noexcept {
     const auto one = [&](std::size_t i) NIBBLE_LAMBDA_INLINE {
-      // The lines that are written soon: a store that misses would wait for them one after the other.
-      __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(y + i) + 2048), 1);
+      simd::will_write_after(y + i);
       value(codes + i).store_unaligned(y + i);
     };
     std::size_t g = 0, i = 0;
