@@ -14,6 +14,7 @@
 #include <nibble/kernels/ggml_blocks.hpp>
 #include <nibble/kernels/scalar/ggml_blocks.hpp>
 #include <nibble/kernels/simd/bytes.hpp>
+#include <nibble/kernels/simd/params_lanes.hpp>
 #include <nibble/kernels/simd/vec.hpp>
 #include <nibble/quant/ggml_block256.hpp>
 #include <nibble/quant/ggml_block32.hpp>
@@ -46,6 +47,28 @@ NIBBLE_ALWAYS_INLINE void decode_each(const std::byte* blocks, std::size_t count
     for (std::size_t line = 0; line < Format::block_elements; line += 16) will_write_after(y + line);
     decode(blocks + i * Format::block_bytes, y);
   }
+}
+
+/// Blocks of eight sub-blocks of 32 with packed scales and minima, two sub-blocks at a time: codes(block, j, l) gives those of
+/// sub-block j (low) and of the next one (high) from element l on.
+template <class Format, class Codes>
+NIBBLE_ALWAYS_INLINE void decode_eight(const std::byte* blocks, std::size_t count, float* y, Codes codes) noexcept {
+  using packed = quant::ggml::detail::packed_scales;
+  decode_each<Format>(blocks, count, y, [&](const std::byte* b, float* to) NIBBLE_LAMBDA_INLINE {
+    const float d = half_at(b), dmin = half_at(b + 2);
+    for (std::size_t j = 0; j < 8; j += 2) {
+      const vf s0(d * static_cast<float>(packed::scale(b + 4, j))),
+          s1(d * static_cast<float>(packed::scale(b + 4, j + 1)));
+      const vf m0(dmin * static_cast<float>(packed::min(b + 4, j))),
+          m1(dmin * static_cast<float>(packed::min(b + 4, j + 1)));
+      NIBBLE_UNROLL
+      for (std::size_t l = 0; l < 32; l += lanes) {
+        const two_registers u = codes(b, j, l);
+        (s0 * to_float(u.low) - m0).store_unaligned(to + 32 * j + l);
+        (s1 * to_float(u.high) - m1).store_unaligned(to + 32 * j + 32 + l);
+      }
+    }
+  });
 }
 
 /// The 32 codes of 16 bytes: value(codes, i) of the lanes from element i on.
@@ -303,24 +326,12 @@ template <std::same_as<simd::isa_type> Isa>
 struct decode_ggml_blocks<Isa, quant::ggml::q4_k> {
   using isa_type = simd::isa_type;
   static void run(const std::byte* blocks, std::size_t count, float* y) noexcept {
-    using simd::vf;
     using simd::vi;
-    simd::decode_each<quant::ggml::q4_k>(blocks, count, y, [](const std::byte* b, float* to) NIBBLE_LAMBDA_INLINE {
-      const float d = simd::half_at(b), dmin = simd::half_at(b + 2);
-      using packed = quant::ggml::detail::packed_scales;
-      for (std::size_t j = 0; j < 8; j += 2) {
-        const vf s0(d * static_cast<float>(packed::scale(b + 4, j))),
-            s1(d * static_cast<float>(packed::scale(b + 4, j + 1)));
-        const vf m0(dmin * static_cast<float>(packed::min(b + 4, j))),
-            m1(dmin * static_cast<float>(packed::min(b + 4, j + 1)));
-        NIBBLE_UNROLL
-        for (std::size_t l = 0; l < 32; l += simd::lanes) {
-          const vi v = simd::load_codes(b + 16 + 16 * j + l);
-          (s0 * simd::to_float(v & vi(15)) - m0).store_unaligned(to + 32 * j + l);
-          (s1 * simd::to_float(v >> 4) - m1).store_unaligned(to + 32 * j + 32 + l);
-        }
-      }
-    });
+    simd::decode_eight<quant::ggml::q4_k>(blocks, count, y,
+                                          [](const std::byte* b, std::size_t j, std::size_t l) NIBBLE_LAMBDA_INLINE {
+                                            const vi v = simd::load_codes(b + 16 + 16 * j + l);
+                                            return simd::two_registers{v & vi(15), v >> 4};
+                                          });
   }
 };
 
@@ -328,26 +339,13 @@ template <std::same_as<simd::isa_type> Isa>
 struct decode_ggml_blocks<Isa, quant::ggml::q5_k> {
   using isa_type = simd::isa_type;
   static void run(const std::byte* blocks, std::size_t count, float* y) noexcept {
-    using simd::vf;
     using simd::vi;
-    simd::decode_each<quant::ggml::q5_k>(blocks, count, y, [](const std::byte* b, float* to) NIBBLE_LAMBDA_INLINE {
-      const float d = simd::half_at(b), dmin = simd::half_at(b + 2);
-      using packed = quant::ggml::detail::packed_scales;
-      for (std::size_t j = 0; j < 8; j += 2) {
-        const vf s0(d * static_cast<float>(packed::scale(b + 4, j))),
-            s1(d * static_cast<float>(packed::scale(b + 4, j + 1)));
-        const vf m0(dmin * static_cast<float>(packed::min(b + 4, j))),
-            m1(dmin * static_cast<float>(packed::min(b + 4, j + 1)));
-        NIBBLE_UNROLL
-        for (std::size_t l = 0; l < 32; l += simd::lanes) {
+    simd::decode_eight<quant::ggml::q5_k>(
+        blocks, count, y, [](const std::byte* b, std::size_t j, std::size_t l) NIBBLE_LAMBDA_INLINE {
           const vi v = simd::load_codes(b + 48 + 16 * j + l);
           const vi fifth = (simd::load_codes(b + 16 + l) << 4) >> static_cast<int>(j);
-          const vi u0 = (v & vi(15)) | (fifth & vi(16)), u1 = (v >> 4) | ((fifth >> 1) & vi(16));
-          (s0 * simd::to_float(u0) - m0).store_unaligned(to + 32 * j + l);
-          (s1 * simd::to_float(u1) - m1).store_unaligned(to + 32 * j + 32 + l);
-        }
-      }
-    });
+          return simd::two_registers{(v & vi(15)) | (fifth & vi(16)), (v >> 4) | ((fifth >> 1) & vi(16))};
+        });
   }
 };
 

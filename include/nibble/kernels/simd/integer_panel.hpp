@@ -413,7 +413,7 @@ struct integer_panel : panel_tools {
     NIBBLE_ALWAYS_INLINE void skip(std::size_t count) noexcept {
       block += count / 8 * pack::panel16::block_bytes(Bits);
     }
-    /// What is needed sixteen blocks on: L3 is some 100 ns away, a block takes 10 ns with two rows and 20 with eight.
+    /// What is needed sixteen blocks on: a block of two rows takes a small part of the time in which L3 answers.
     NIBBLE_ALWAYS_INLINE void prefetch() const noexcept {
       panel_tools::prefetch<Bits>(block, 16 * static_cast<std::ptrdiff_t>(pack::panel16::block_bytes(Bits)));
     }
