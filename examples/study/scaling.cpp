@@ -106,9 +106,9 @@ model_result measure(const std::string& name, const std::string& path, const std
     nn::transformer<> t(m, linear);
     c.sampled = compare(t, text, reference, {});
     if (held_out.sequences != 0) c.on_text = compare(t, held_out, held_out_reference, {});
-    const std::size_t count = ++done;
-    if (count % 4 == 0)
-      say("scaling: " + name + ", " + std::to_string(count) + " of " + std::to_string(formats.size()) + " formats");
+    const std::size_t finished = ++done;
+    if (finished % 4 == 0)
+      say("scaling: " + name + ", " + std::to_string(finished) + " of " + std::to_string(formats.size()) + " formats");
   });
   return r;
 }
