@@ -146,6 +146,7 @@ void add(const std::string& name, F&& f) {
 void register_quantize();
 void register_pack();
 void register_gemm();
+void register_super_blocks();
 void register_matrix();
 void register_nn();
 void register_peers();

@@ -132,6 +132,16 @@ void register_gemm() {
   }
 }
 
+/// Matrices of GGUF files, as the peers' K-quants have them.
+void register_super_blocks() {
+  for (const qtype type : super_block_formats)
+    for (const bool cold : {false, true})
+      for (const std::size_t M : batches)
+        for (const std::size_t threads : thread_counts())
+          add(gemm_name(text(quant::name_of(type), "/integer"), shapes[0], M, threads, cold),
+              [=](benchmark::State& state) { run_gemm(state, type, computing::integer, shapes[0], M, threads, cold); });
+}
+
 /// Every width x rule x group in integers, codebooks in floats as well: decoding from memory, and a large batch.
 void register_matrix() {
   constexpr shape s{4096, 4096};

@@ -151,6 +151,7 @@ int main(int argc, char** argv) {
   nibble::bench::register_roofs();
   nibble::bench::register_peers();
   nibble::bench::register_gemm();
+  nibble::bench::register_super_blocks();
   nibble::bench::register_matrix();
   nibble::bench::register_nn();
   benchmark::RunSpecifiedBenchmarks();

@@ -27,6 +27,10 @@ inline constexpr std::array formats{qtype::w2_g128, qtype::w3_g128,    qtype::w4
                                     qtype::w6_g128, qtype::w7_g128,    qtype::w8_g128,  qtype::w4_g32,
                                     qtype::w8_g32,  qtype::w8_channel, qtype::w4a_g128, qtype::nf4_g64};
 
+/// What Q2_K to Q6_K of GGUF files become, beside the formats above in products: in integers, square.
+inline constexpr std::array super_block_formats{qtype::w2o_g16_sb, qtype::w3f_g16_sb, qtype::w4o_g32_sb,
+                                                qtype::w5o_g32_sb, qtype::w6f_g16_sb};
+
 /// Of computation::bfloat16, which is for batches: after a code has become a bfloat16 weight, its format plays no part.
 inline constexpr std::array bfloat16_formats{qtype::w4_g128, qtype::w8_channel, qtype::nf4_g64};
 inline constexpr std::size_t least_bfloat16_batch = 16;
