@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <span>
@@ -25,36 +26,15 @@
 #include <nibble/core/error.hpp>
 #include <nibble/core/half.hpp>
 #include <nibble/io/atomic_file.hpp>
+#include <nibble/io/dtype.hpp>
 #include <nibble/io/file_text.hpp>
 #include <nibble/io/mapped_file.hpp>
 #include <nibble/io/tensor_sink.hpp>
+#include <nibble/io/tensor_view.hpp>
 
 namespace nibble {
 inline namespace NIBBLE_ABI {
 namespace io {
-
-// clang-format off
-/// Element types of a safetensors file, in the order of dtype_table.
-enum class dtype : std::uint8_t {
-  boolean, u8, i8, f8_e5m2, f8_e4m3, f8_e8m0, f8_e4m3fnuz, f8_e5m2fnuz, i16, u16, f16, bf16, i32, u32, f32, f64, i64, u64,
-  c64, f4, f6_e2m3, f6_e3m2,
-};
-// clang-format on
-
-/// The name of a dtype in the file and the width of one element.
-struct dtype_entry {
-  std::string_view name;
-  std::size_t bits;
-};
-inline constexpr std::array<dtype_entry, 22> dtype_table{{
-    {"BOOL", 8},        {"U8", 8},          {"I8", 8},      {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8},
-    {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"I16", 16},    {"U16", 16},    {"F16", 16},    {"BF16", 16},
-    {"I32", 32},        {"U32", 32},        {"F32", 32},    {"F64", 64},    {"I64", 64},    {"U64", 64},
-    {"C64", 64},        {"F4", 4},          {"F6_E2M3", 6}, {"F6_E3M2", 6},
-}};
-constexpr std::string_view name_of(dtype type) noexcept { return dtype_table[static_cast<std::size_t>(type)].name; }
-constexpr std::size_t bits_of(dtype type) noexcept { return dtype_table[static_cast<std::size_t>(type)].bits; }
-static_assert(name_of(dtype::bf16) == "BF16" && name_of(dtype::f6_e3m2) == "F6_E3M2" && bits_of(dtype::f64) == 64);
 
 /// One tensor of a file. Row-major; shape {} is a scalar of one element, an extent may be 0.
 struct tensor_info {
@@ -304,35 +284,34 @@ class safetensors_reader {
     return data_.subspan(t.begin, t.end - t.begin);
   }
 
-  /// Whether read_f32 takes the tensor.
+  /// Tensor t with its bytes, for the readers of checkpoints.
+  tensor_view view(const tensor_info& t) const { return {t.name, t.type, t.shape, bytes(t)}; }
+
+  /// Whether the tensor is of a type in which weights stand by themselves: F32, F16 or BF16. (8-bit floats have scales in
+  /// tensors beside them; read_f32 takes them and small integers too.)
   static bool is_float(const tensor_info& t) noexcept {
     return t.type == dtype::f32 || t.type == dtype::f16 || t.type == dtype::bf16;
   }
-  /// Values [first, first + out.size()) in row-major order of an F32, F16 or BF16 tensor, exactly. Throws
-  /// unsupported_format, with name and dtype, for other types and bad_shape for a range outside the tensor.
+  /// Values [first, first + out.size()) in row-major order, exactly, of a tensor whose type fits_float: F32, F16, BF16, the
+  /// 8-bit floats, integers of up to 16 bits. Throws unsupported_format, with name and dtype, for other types and bad_shape
+  /// for a range outside the tensor.
   void read_f32(const tensor_info& t, std::size_t first, std::span<float> out) const {
-    if (!is_float(t))
+    if (!fits_float(t.type))
       core::fail(errc::unsupported_format, "safetensors: ", place_, ": tensor '", printable(t.name), "' is ",
-                 name_of(t.type), "; F32, F16 and BF16 can be read as float");
-    const std::size_t element_bytes = bits_of(t.type) / 8;
-    const std::span<const std::byte> source = bytes(t);
-    const std::size_t elements = source.size() / element_bytes;
-    if (first > elements || out.size() > elements - first)
-      core::fail(errc::bad_shape, "safetensors: ", place_, ": values [", first, ", +", out.size(), ") of tensor '",
-                 printable(t.name), "', which has ", elements);
-    const std::byte* const p = source.data() + first * element_bytes;
-    if (t.type == dtype::f32) {
-      if (!out.empty()) std::memcpy(out.data(), p, out.size_bytes());
-      return;
-    }
-    for (std::size_t i = 0; i < out.size(); ++i) {
-      std::uint16_t bits;
-      std::memcpy(&bits, p + 2 * i, 2);
-      out[i] = t.type == dtype::f16 ? to_float(half{bits}) : to_float(bfloat16{bits});
-    }
+                 name_of(t.type),
+                 rounds_to_float(t.type) ? "; its values must be rounded: read_f32_rounded"
+                                         : "; its values cannot be read as floats");
+    detail::read_floats(t.type, elements_at(t, first, out.size()), out.size(), out.data());
+  }
+  /// The same for I32, U32, I64, U64 and F64 too, whose values are rounded to the nearest float; what that cost.
+  rounding_report read_f32_rounded(const tensor_info& t, std::size_t first, std::span<float> out) const {
+    if (!rounds_to_float(t.type))
+      core::fail(errc::unsupported_format, "safetensors: ", place_, ": tensor '", printable(t.name), "' is ",
+                 name_of(t.type), "; its values cannot be read as floats");
+    return detail::round_floats(t.type, elements_at(t, first, out.size()), out.size(), out.data());
   }
   aligned_vector<float> read_f32(const tensor_info& t) const {
-    if (!is_float(t)) read_f32(t, 0, {});  // refuses
+    if (!fits_float(t.type)) read_f32(t, 0, {});  // refuses
     aligned_vector<float> values(bytes(t).size() / (bits_of(t.type) / 8));
     read_f32(t, 0, values);
     return values;
@@ -356,6 +335,16 @@ class safetensors_reader {
   }
 
  private:
+  /// Where element `first` of t lies; throws bad_shape unless `count` elements are there.
+  const std::byte* elements_at(const tensor_info& t, std::size_t first, std::size_t count) const {
+    const std::size_t element_bytes = bits_of(t.type) / 8;
+    const std::span<const std::byte> source = bytes(t);
+    const std::size_t elements = source.size() / element_bytes;
+    if (first > elements || count > elements - first)
+      core::fail(errc::bad_shape, "safetensors: ", place_, ": values [", first, ", +", count, ") of tensor '",
+                 printable(t.name), "', which has ", elements);
+    return source.data() + first * element_bytes;
+  }
   void parse(std::span<const std::byte> bytes) {
     detail::parsed_header header = detail::parse_header(bytes, place_);
     tensors_ = std::move(header.tensors);
@@ -403,6 +392,18 @@ class safetensors_writer {
   void add(std::string name, dtype type, std::vector<std::size_t> shape, tensor_fill fill) {
     const std::size_t bytes = bytes_of(name, type, shape);
     entries_.push_back({std::move(name), type, std::move(shape), bytes, std::move(fill)});
+  }
+
+  /// A tensor as the writers of checkpoints give it; its bytes move into the writer. Throws bad_shape when they are not as
+  /// many as dtype and shape take.
+  void add(tensor_bytes t) {
+    const std::size_t bytes = bytes_of(t.name, t.type, t.shape);
+    if (bytes != t.bytes.size())
+      core::fail(errc::bad_shape, "safetensors_writer: tensor '", printable(t.name), "' of shape ", shape_text(t.shape),
+                 " and ", name_of(t.type), " with ", t.bytes.size(), " bytes");
+    auto values = std::make_shared<std::vector<std::byte>>(std::move(t.bytes));  // a tensor_fill can be copied
+    entries_.push_back({std::move(t.name), t.type, std::move(t.shape), bytes,
+                        [values = std::move(values)](tensor_sink& sink) { sink.write(*values); }});
   }
 
   /// Writes a new file beside `path` and renames it over `path`, so that a reader sees the old file or the whole new one.
