@@ -43,12 +43,10 @@ inline tensor_view view_of(const tensor_bytes& t) { return {t.name, t.type, t.sh
 namespace detail {
 
 /// Throws bad_file unless the tensor has this dtype and shape and the bytes that they take.
-inline void check_tensor(std::string_view who, const tensor_view& t, dtype type,
-                         std::initializer_list<std::size_t> shape) {
+inline void check_tensor(std::string_view who, const tensor_view& t, dtype type, std::span<const std::size_t> want) {
   if (t.type != type)
     core::fail(errc::bad_file, who, ": tensor '", printable(t.name), "' is ", name_of(t.type),
                "; rule: ", name_of(type));
-  const std::span<const std::size_t> want{shape.begin(), shape.size()};
   bool same = t.shape.size() == want.size();
   for (std::size_t i = 0; same && i < want.size(); ++i) same = t.shape[i] == want[i];
   if (!same)
@@ -61,6 +59,11 @@ inline void check_tensor(std::string_view who, const tensor_view& t, dtype type,
   if (!fits || t.bytes.size() != bits / 8)
     core::fail(errc::bad_file, who, ": tensor '", printable(t.name), "' of ", name_of(type), " ", shape_text(want),
                " has ", t.bytes.size(), " bytes");
+}
+
+inline void check_tensor(std::string_view who, const tensor_view& t, dtype type,
+                         std::initializer_list<std::size_t> want) {
+  check_tensor(who, t, type, std::span<const std::size_t>{want.begin(), want.size()});
 }
 
 /// Extent i of a tensor that must have `rank` extents, none of them 0. Throws bad_file.

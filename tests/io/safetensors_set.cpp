@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: MIT
+#include <nibble/io/safetensors_set.hpp>
+
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include "support/refusal.hpp"
+#include "support/temporary_folder.hpp"
+
+namespace {
+
+using namespace nibble;
+using io::safetensors_set;
+using io::safetensors_writer;
+
+const std::vector<float> values{1.0f, 2.0f, 3.0f, 4.0f, 5.0f, 6.0f};
+
+void write_shard(const test::temporary_folder& folder, const std::string& name,
+                 const std::vector<std::string>& tensors) {
+  safetensors_writer writer;
+  for (std::size_t i = 0; i < tensors.size(); ++i) writer.add<float>(tensors[i], {i + 1}, {values.data(), i + 1});
+  writer.save(folder / name);
+}
+/// Two shards, a and b in the first, c in the second.
+void write_two(const test::temporary_folder& folder) {
+  write_shard(folder, "one.safetensors", {"a", "b"});
+  write_shard(folder, "two.safetensors", {"c"});
+}
+constexpr const char* index_name = "model.safetensors.index.json";
+const std::string good_index =
+    R"({"metadata": {"total_size": 16}, "weight_map": {"a": "one.safetensors", "b": "one.safetensors", "c": "two.safetensors"}})";
+
+test::refusal refusal(const test::temporary_folder& folder, const std::string& index) {
+  folder.write(index_name, index);
+  const test::refusal r = test::refusal_of([&] { safetensors_set{folder / index_name}; });
+  CHECK(r.code == errc::bad_file);
+  return r;
+}
+
+}  // namespace
+
+TEST_CASE("safetensors_set: an index, its folder and a single file open alike") {
+  const test::temporary_folder folder("set");
+  write_two(folder);
+  folder.write(index_name, good_index);
+  for (const std::string& path : {folder / index_name, folder.path.string()}) {
+    const safetensors_set set{path};
+    REQUIRE(set.tensors().size() == 3);
+    CHECK(set.shards().size() == 2);
+    CHECK(set.total_size() == 16u);
+    CHECK(set.read_f32("b")[1] == 2.0f);
+    CHECK(set.read_f32("c")[0] == 1.0f);
+    CHECK(set.shard_of(set.at("c")).contains("c"));
+    CHECK_FALSE(set.contains("d"));
+    CHECK(set.find("d") == nullptr);
+    CHECK(set.view(set.at("b")).bytes.size() == 8);
+    set.release(set.at("b"));
+    CHECK(set.read_f32("b")[0] == 1.0f);
+  }
+  const safetensors_set one{folder / "one.safetensors"};
+  CHECK(one.tensors().size() == 2);
+  CHECK_FALSE(one.total_size().has_value());
+  CHECK(test::refusal_of([&] { one.at("c"); }).says("has no tensor 'c'"));
+}
+
+TEST_CASE("safetensors_set: a folder needs one model: named as usual, or alone") {
+  const test::temporary_folder folder("set_folder");
+  CHECK(test::refusal_of([&] { safetensors_set{folder.path.string()}; }).says("and 0 other safetensors files"));
+  write_shard(folder, "gptq_model-4bit.safetensors", {"a"});
+  CHECK(safetensors_set{folder.path.string()}.contains("a"));
+  write_shard(folder, "other.safetensors", {"b"});
+  CHECK(test::refusal_of([&] { safetensors_set{folder.path.string()}; }).says("and 2 other safetensors files"));
+  write_shard(folder, "model.safetensors", {"c"});
+  CHECK(safetensors_set{folder.path.string()}.contains("c"));
+}
+
+TEST_CASE("safetensors_set: a shard that is missing") {
+  const test::temporary_folder folder("set_missing");
+  write_shard(folder, "one.safetensors", {"a", "b"});
+  CHECK(refusal(folder, good_index).says("shard 'two.safetensors', which has 1 tensors of the index, is missing"));
+}
+
+TEST_CASE("safetensors_set: a tensor that its shard does not have") {
+  const test::temporary_folder folder("set_lacking");
+  write_two(folder);
+  CHECK(refusal(folder, R"({"weight_map": {"a": "one.safetensors", "b": "one.safetensors", "d": "one.safetensors"}})")
+            .says("tensor 'd' is not in its shard 'one.safetensors'"));
+}
+
+TEST_CASE("safetensors_set: a tensor in two shards, in the map or in the files") {
+  const test::temporary_folder folder("set_twice");
+  write_two(folder);
+  CHECK(refusal(folder, R"({"weight_map": {"a": "one.safetensors", "a": "two.safetensors"}})")
+            .says("the key 'a' occurs twice"));
+  write_shard(folder, "two.safetensors", {"c", "b"});
+  const test::refusal r = refusal(folder, good_index);
+  CHECK(r.says("tensor 'b' is in '"));
+  CHECK(r.says("one.safetensors' and in '"));
+  write_shard(folder, "two.safetensors", {"a"});
+  write_shard(folder, "one.safetensors", {"b", "c"});
+  CHECK(refusal(folder, good_index).says("tensor 'c' is in '"));
+}
+
+TEST_CASE("safetensors_set: a tensor that the index does not list") {
+  const test::temporary_folder folder("set_unlisted");
+  write_two(folder);
+  CHECK(refusal(folder, R"({"weight_map": {"a": "one.safetensors", "c": "two.safetensors"}})")
+            .says("does not list tensor 'b' of"));
+}
+
+TEST_CASE("safetensors_set: file names of an index do not leave its folder") {
+  const test::temporary_folder folder("set_names");
+  for (const std::string name :
+       {"../one.safetensors", "/etc/passwd", "sub/one.safetensors", "..", ".", "", "a\\\\b", "a\\u0000b"}) {
+    CAPTURE(name);
+    CHECK(
+        refusal(folder, R"({"weight_map": {"a": ")" + name + R"("}})").says("rule: the name of a file of this folder"));
+  }
+}
+
+TEST_CASE("safetensors_set: every rule of the index is one error") {
+  const test::temporary_folder folder("set_rules");
+  write_two(folder);
+  CHECK(refusal(folder, "[]").says("rule: one JSON object"));
+  CHECK(refusal(folder, "{").says("not JSON at byte"));
+  CHECK(refusal(folder, "{}").says("rule: 'weight_map' is an object"));
+  CHECK(refusal(folder, R"({"weight_map": []})").says("rule: 'weight_map' is an object"));
+  CHECK(refusal(folder, R"({"weight_map": {"a": 1}})").says("tensor 'a' is mapped to 1; rule: a file name"));
+  CHECK(refusal(folder, R"({"metadata": 1, "weight_map": {}})").says("rule: 'metadata' is an object"));
+  CHECK(refusal(folder, R"({"metadata": {"total_size": -1}, "weight_map": {}})").says("total_size is -1"));
+  CHECK(refusal(folder, R"({"metadata": {"total_size": 1.5}, "weight_map": {}})").says("total_size is 1.5"));
+  for (std::size_t n = 0; n < good_index.size(); ++n) refusal(folder, good_index.substr(0, n));
+  folder.write(index_name, R"({"metadata": {"total_size": 16.0}, "weight_map": {}})");
+  CHECK(safetensors_set{folder / index_name}.total_size() == 16u);
+}
