@@ -135,3 +135,31 @@ TEST_CASE("safetensors_set: every rule of the index is one error") {
   folder.write(index_name, R"({"metadata": {"total_size": 16.0}, "weight_map": {}})");
   CHECK(safetensors_set{folder / index_name}.total_size() == 16u);
 }
+
+TEST_CASE("safetensors_set: what save_shards wrote opens as one, split at the limit") {
+  const test::temporary_folder folder("set_shards");
+  safetensors_writer writer;
+  writer.metadata["k"] = "v";
+  for (const std::string name : {"a", "b", "c", "d"})  // 24, 24, 24 and 8 bytes
+    writer.add<float>(name, {name == "d" ? std::size_t{2} : 6}, std::span{values}.first(name == "d" ? 2 : 6));
+  const std::vector<std::string> names = writer.save_shards(folder.path.string(), 48);
+  REQUIRE(names == std::vector<std::string>{"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
+                                            "model.safetensors.index.json"});
+  const safetensors_set set{folder.path.string()};
+  CHECK(set.tensors().size() == 4);
+  CHECK(set.total_size() == 80u);
+  CHECK(set.shard_of(set.at("b")).tensors().size() == 2);
+  CHECK(set.shard_of(set.at("d")).metadata().at("k") == "v");
+  CHECK(set.read_f32("c")[5] == 6.0f);
+}
+
+TEST_CASE("safetensors_set: tensors larger than the limit of save_shards have files of their own, few one file") {
+  const test::temporary_folder folder("set_large");
+  safetensors_writer writer;
+  for (const std::string name : {"a", "b", "c"}) writer.add<float>(name, {6}, values);
+  CHECK(writer.save_shards(folder.path.string(), 8).size() == 4);
+  CHECK(safetensors_set{folder.path.string()}.shards().size() == 3);
+  CHECK(writer.save_shards(folder.path.string(), 1000) == std::vector<std::string>{"model.safetensors"});
+  writer.add<float>("a", {6}, values);
+  CHECK(test::refusal_of([&] { writer.save_shards(folder.path.string(), 24); }).says("'a' occurs twice"));
+}

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -411,20 +412,46 @@ class safetensors_writer {
   /// with spaces to a multiple of 8. Throws bad_value for names that are not UTF-8 or occur twice, io_failed with the
   /// system's reason, and what the fill functions throw; then `path` is as it was.
   void save(const std::string& path) const {
-    std::vector<const entry*> order;
-    for (const entry& e : entries_) order.push_back(&e);
-    std::sort(order.begin(), order.end(), [](const entry* a, const entry* b) {
-      return std::pair{bits_of(b->type), std::string_view{a->name}} <
-             std::pair{bits_of(a->type), std::string_view{b->name}};
-    });
-    const std::string header = make_header(order);
+    std::vector<const entry*> all;
+    for (const entry& e : entries_) all.push_back(&e);
+    write_file(path, std::move(all));
+  }
 
-    atomic_file file{"safetensors_writer", path};
-    const std::uint64_t header_bytes = header.size();
-    file.write(std::as_bytes(std::span{&header_bytes, 1}));
-    file.write(header);
-    for (const entry* e : order) detail::write_tensor(file, "safetensors_writer", e->name, e->bytes, e->fill);
-    file.commit();
+  /// The tensors in the order in which they were added, split over files of `folder` of at most max_bytes of tensors each (a
+  /// larger tensor has one of its own): model.safetensors where they fit one; else model-00001-of-00003.safetensors and so
+  /// on, each written as save() does, and last model.safetensors.index.json, which safetensors_set opens. Every file has the
+  /// whole __metadata__. Gives the names of the files. Files of an earlier save with another number of shards stay.
+  std::vector<std::string> save_shards(const std::string& folder, std::size_t max_bytes) const {
+    std::vector<std::vector<const entry*>> shards(1);
+    std::size_t bytes = 0, total = 0;
+    for (const entry& e : entries_) {
+      if (!shards.back().empty() && (e.bytes > max_bytes || bytes > max_bytes - e.bytes)) {
+        shards.emplace_back();
+        bytes = 0;
+      }
+      shards.back().push_back(&e);
+      bytes += e.bytes;
+      total += e.bytes;
+    }
+    const std::string prefix = folder.empty() ? "" : folder + "/";
+    std::vector<std::string> names;
+    nlohmann::json map = nlohmann::json::object();
+    for (std::size_t i = 0; i < shards.size(); ++i) {
+      char name[64] = "model.safetensors";
+      if (shards.size() != 1)
+        std::snprintf(name, sizeof name, "model-%05zu-of-%05zu.safetensors", i + 1, shards.size());
+      for (const entry* e : shards[i])
+        if (!map.emplace(e->name, name).second)
+          core::fail(errc::bad_value, "safetensors_writer: tensor name '", printable(e->name), "' occurs twice");
+      names.push_back(name);
+    }
+    for (std::size_t i = 0; i < shards.size(); ++i) write_file(prefix + names[i], std::move(shards[i]));
+    if (names.size() == 1) return names;
+    names.push_back("model.safetensors.index.json");
+    atomic_file index{"safetensors_writer", prefix + names.back()};
+    index.write(nlohmann::json{{"metadata", {{"total_size", total}}}, {"weight_map", std::move(map)}}.dump(2));
+    index.commit();
+    return names;
   }
 
  private:
@@ -444,6 +471,21 @@ class safetensors_writer {
       core::fail(errc::bad_shape, "safetensors_writer: tensor '", printable(name), "' of shape ", shape_text(shape),
                  " and ", name_of(type), " is no whole number of bytes below 2^61");
     return bits / 8;
+  }
+
+  void write_file(const std::string& path, std::vector<const entry*> order) const {
+    std::sort(order.begin(), order.end(), [](const entry* a, const entry* b) {
+      return std::pair{bits_of(b->type), std::string_view{a->name}} <
+             std::pair{bits_of(a->type), std::string_view{b->name}};
+    });
+    const std::string header = make_header(order);
+
+    atomic_file file{"safetensors_writer", path};
+    const std::uint64_t header_bytes = header.size();
+    file.write(std::as_bytes(std::span{&header_bytes, 1}));
+    file.write(header);
+    for (const entry* e : order) detail::write_tensor(file, "safetensors_writer", e->name, e->bytes, e->fill);
+    file.commit();
   }
 
   std::string make_header(std::span<const entry* const> order) const {
