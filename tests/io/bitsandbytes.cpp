@@ -123,6 +123,12 @@ TEST_CASE("bitsandbytes: tensors that do not fit the state are refused") {
   CHECK(refusal(g, R"({"quant_type": "nf4", "blocksize": 64, "dtype": "f", "shape": [13, 21], "nested_blocksize": 256,)"
                    R"( "nested_offset": 0.5})")
             .says("'l.weight.absmax' is F32; rule: U8"));
+  const std::string rest = R"(, "shape": [13, 21], "nested_blocksize": 256, "nested_offset": )";
+  const std::string start = R"({"quant_type": "nf4", "blocksize": 64, "dtype": "f")";
+  CHECK(refusal(g, start + rest + "1e39}").says("'nested_offset' is 1e+39; rule: a float"));
+  CHECK(refusal(g, start + rest + "\"1\"}").says("'nested_offset' is \"1\"; rule: a float"));
+  CHECK(refusal(g, start + rest + "1e999}").says("not JSON at byte"));
+  CHECK(refusal(g, start + R"(, "shape": [13, 21], "nested_blocksize": 128})").says("nested_blocksize 128; rule: 256"));
   const golden_layer nested("nf4_nested");
   io::bnb_tensors t = tensors_of(nested, "nf4");
   t.nested_absmax.reset();

@@ -134,7 +134,7 @@ TEST_CASE("checkpoint: a configuration that contradicts the tensors is refused")
     CHECK(r.code == code);
     CHECK(r.says(part));
   };
-  says("gptq4", gptq(8, 16), "layer 'l': the shapes are those of 4 bits, the configuration state 8");
+  says("gptq4", gptq(8, 16), "layer 'l': the shapes are those of 4 bits, the configuration says 8");
   says("gptq4", gptq(4, 32), "groups of 32 (configuration) in rows of 64 are 2; the file has 4");
   says("gptq4", gptq(4, -1), "groups of 0 (configuration) in rows of 64 are 1; the file has 4");
   says("gptq4", gptq(4, 16, R"(, "checkpoint_format": "marlin")"), "checkpoint_format 'marlin'",

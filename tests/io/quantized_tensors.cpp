@@ -143,6 +143,13 @@ TEST_CASE("quantized_tensors: a layer that changes between its making is an erro
   CHECK(test::refusal_of([&] { writer.save(path.path); }).says("'w': the layer has another form"));
 }
 
+TEST_CASE("quantized_tensors: a quant_state that is not UTF-8 is refused") {
+  const io::checkpoint_matrix layer{grouped(), {}, {}, "\xff"};
+  safetensors_writer writer;
+  CHECK(test::refusal_of([&] { io::add_quantized(writer, "w", layer); }).says("'\\xff' is not UTF-8"));
+  CHECK(test::refusal_of([&] { io::add_quantized(writer, "w", [&] { return layer; }); }).code == errc::bad_value);
+}
+
 TEST_CASE("quantized_tensors: one name holds one matrix") {
   const any_qmatrix m = grouped();
   safetensors_writer writer;

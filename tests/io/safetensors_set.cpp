@@ -103,6 +103,14 @@ TEST_CASE("safetensors_set: a tensor in two shards, in the map or in the files")
   CHECK(refusal(folder, good_index).says("tensor 'c' is in '"));
 }
 
+TEST_CASE("safetensors_set: a shard whose name ends like another one's is another shard") {
+  const test::temporary_folder folder("set_suffix");
+  write_shard(folder, "one.safetensors", {"a"});
+  write_shard(folder, "xone.safetensors", {"b"});
+  CHECK(refusal(folder, R"({"weight_map": {"a": "one.safetensors", "b": "one.safetensors", "c": "xone.safetensors"}})")
+            .says("tensor 'b' is in '"));
+}
+
 TEST_CASE("safetensors_set: a tensor that the index does not list") {
   const test::temporary_folder folder("set_unlisted");
   write_two(folder);

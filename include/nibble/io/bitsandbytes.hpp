@@ -96,7 +96,8 @@ inline bnb_quant_state parse_quant_state(std::string_view text, std::string_view
       block != quant::double_quant_block)
     core::fail(errc::unsupported_format, place, ": nested_blocksize ", block, "; rule: ", quant::double_quant_block);
   const nlohmann::json& offset = member("nested_offset");
-  if (!offset.is_number()) core::fail(errc::bad_file, place, ": 'nested_offset' is no number");
+  if (!offset.is_number() || !is_finite(static_cast<float>(offset.get<double>())))
+    core::fail(errc::bad_file, place, ": 'nested_offset' is ", printable(offset.dump()), "; rule: a float");
   s.nested_offset = static_cast<float>(offset.get<double>());
   return s;
 }
@@ -125,10 +126,7 @@ inline checkpoint_matrix read_bnb(const bnb_tensors& t) {
   const bnb_quant_state s =
       parse_quant_state(layer.quant_state, core::message("bitsandbytes: tensor '", printable(t.quant_state.name), "'"));
 
-  std::size_t values = 0;
-  if (!detail::checked_multiply(s.N, s.K, values))
-    core::fail(errc::bad_file, "bitsandbytes: '", printable(t.quant_state.name), "': shape [", s.N, ", ", s.K,
-               "] has 2^64 values or more");
+  const std::size_t values = s.N * s.K;  // both below 2^32
   detail::check_tensor("bitsandbytes", t.weight, dtype::u8, {ceil_div(values, std::size_t{2}), 1});
   const std::size_t blocks = ceil_div(values, std::size_t{s.blocksize});
   detail::check_tensor("bitsandbytes", t.absmax, s.nested ? dtype::u8 : dtype::f32, {blocks});

@@ -188,8 +188,7 @@ class checkpoint {
     const std::size_t size = groups == 0 ? 0 : l.K / groups;
     if (size == 0 || l.K % groups != 0 || (size & (size - 1)) != 0)
       refuse(l, groups, " groups in rows of ", l.K,
-             " do not say how many columns a group has; rule: options or "
-             "configuration say it");
+             " do not say how many columns a group has; rule: options or configuration say it");
     return size;
   }
   /// The width that options or configuration state for the layer; 0 when they do not.
@@ -228,8 +227,8 @@ class checkpoint {
       l.version = version_of(l);
     }
     if (const int stated = stated_bits(); stated != 0 && stated != l.bits)
-      refuse(l, "the shapes are those of ", l.bits, " bits, ", options_.bits ? "the options" : "the configuration",
-             " state ", stated);
+      refuse(l, "the shapes are those of ", l.bits, " bits, ",
+             options_.bits ? "the options say " : "the configuration says ", stated);
     l.group_size = group_size_of(l, groups);
   }
   gptq_version version_of(const checkpoint_layer& l) const {

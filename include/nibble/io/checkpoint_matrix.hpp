@@ -57,6 +57,9 @@ inline void permute_columns(span2d<const float> x, std::span<const std::uint32_t
   if (out.rows != x.rows || out.cols != x.cols)
     core::fail(errc::bad_shape, "permute_columns: X is ", x.rows, " x ", x.cols, ", the output ", out.rows, " x ",
                out.cols);
+  if (x.rows == 0) return;
+  nibble::detail::check_matrix(x, "permute_columns");
+  nibble::detail::check_matrix(out, "permute_columns");
   check_column_order(order, x.cols, "permute_columns");
   for (std::size_t m = 0; m < x.rows; ++m)
     for (std::size_t j = 0; j < x.cols; ++j) row(out, m)[j] = row(x, m)[order.empty() ? j : order[j]];
@@ -100,6 +103,8 @@ void dequantize_rows(const checkpoint_matrix& layer, std::size_t first, span2d<f
   if (out.cols != K || first > N || out.rows > N - first)
     core::fail(errc::bad_shape, "dequantize_rows: rows [", first, ", +", out.rows, ") of ", out.cols, " values; W is ",
                N, " x ", K);
+  if (out.rows == 0) return;
+  nibble::detail::check_matrix(out, "dequantize_rows");
   detail::check_layer(layer, "dequantize_rows");
   std::vector<float> room(layer.column_order.empty() ? 0 : core::slots_of(ctx, out.rows) * K);
   core::for_each_item(ctx, out.rows, [&](std::size_t i, std::size_t slot) {

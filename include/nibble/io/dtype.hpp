@@ -149,9 +149,9 @@ inline rounding_report round_floats(dtype type, const std::byte* p, std::size_t 
       const float f = static_cast<float>(v);
       out[i] = f;
       if (f != f) continue;  // NaN stays NaN
-      // In long double, which holds 64-bit integers where the target has it so; the comparison with v says the truth there.
+      // long double holds 64-bit integers on the targets of the library.
       const long double exact = static_cast<long double>(v), error = static_cast<long double>(f) - exact;
-      if (error == 0 || exact == static_cast<long double>(f)) continue;
+      if (exact == static_cast<long double>(f)) continue;  // infinities among them
       ++report.rounded;
       const double magnitude = static_cast<double>(error < 0 ? -error : error);
       if (magnitude > static_cast<double>(std::numeric_limits<float>::max())) {

@@ -76,8 +76,7 @@ inline void check_form(const gptq_form& form) {
 
 /// Zero points of 8 bits with 256 among them do not fit the plane of bytes. Then the matrix holds offsets -s z in floats:
 /// s has 11 significant bits at most and z 9, so that the offset is exact, the value fma(s, u, -s z) is s (u - z) rounded
-/// once, and z = offset / -s. That needs scales that are finite and not 0; a
-/// negative one gives +0 where the formula has -0.
+/// once, and z = offset / -s. That needs scales that are finite and not 0; a negative one gives +0 where the formula has -0.
 inline any_qmatrix gptq_with_offsets(const format_desc& f, std::size_t N, std::size_t K, const std::uint16_t* zeros,
                                      const tensor_view& scales) {
   format_desc wide = f;

@@ -134,8 +134,11 @@ inline void write_plane(plane p, const quantized_parts& m, tensor_sink& sink) {
   }
 }
 
+/// The text of __metadata__. Throws bad_value for a quant_state that is not UTF-8, which JSON must be.
 inline std::string describe(const quantized_parts& m) {
   const format_desc& f = m.view.format;
+  if (find_ill_formed_utf8(m.quant_state) != m.quant_state.size())
+    core::fail(errc::bad_value, "add_quantized: quant_state '", printable(m.quant_state), "' is not UTF-8");
   nlohmann::ordered_json d;
   d["version"] = quantized_tensors_version;
   d["rule"] = rule_names[static_cast<std::size_t>(f.rule)];
@@ -146,7 +149,7 @@ inline std::string describe(const quantized_parts& m) {
   d["N"] = m.view.N;
   d["K"] = m.view.K;
   if (!m.quant_state.empty()) d["quant_state"] = m.quant_state;
-  return d.dump(-1, ' ', true);  // ASCII; quant_state is UTF-8, as parse_quant_state demands
+  return d.dump(-1, ' ', true);  // ASCII
 }
 
 /// Adds the planes of a matrix; `with` calls what it is given with the quantized_parts, when the file is written.
@@ -157,8 +160,6 @@ void add_planes(safetensors_writer& writer, const std::string& name, const quant
   if (!m.row_absmax.empty() && m.row_absmax.size() != m.view.N)
     core::fail(errc::bad_shape, "add_quantized: '", printable(name), "': ", m.row_absmax.size(),
                " row maxima for N = ", m.view.N);
-  if (find_ill_formed_utf8(m.quant_state) != m.quant_state.size())
-    core::fail(errc::bad_value, "add_quantized: '", printable(name), "': quant_state is not UTF-8");
   if (!writer.metadata.emplace("nibble." + name, describe(m)).second)
     core::fail(errc::bad_value, "add_quantized: '", printable(name), "' is in the file already");
   for (std::size_t i = 0; i < plane_names.size(); ++i) {

@@ -94,7 +94,7 @@ class safetensors_set {
     const std::string found = std::filesystem::is_directory(path, unused) ? find_in(path) : path;
     folder_ = std::filesystem::path(found).parent_path().string();
     if (detail::ends_with(found, ".json")) open_index(found);
-    else add(safetensors_reader{found}, nullptr);
+    else add(safetensors_reader{found}, found, nullptr);
   }
 
   /// All tensors, shard by shard, in the order of their data. `begin` and `end` count from the start of the shard's data.
@@ -170,7 +170,7 @@ class safetensors_set {
       if (!std::filesystem::exists(shard, unused))
         core::fail(errc::bad_file, "safetensors_set: ", place_, ": shard '", printable(entry.first), "', which has ",
                    entry.second, " tensors of the index, is missing");
-      add(safetensors_reader{shard}, &index);
+      add(safetensors_reader{shard}, entry.first, &index);
     }
     for (const auto& [name, shard] : index.file_of)
       if (!contains(name))
@@ -178,7 +178,8 @@ class safetensors_set {
                    "' is not in its shard '", printable(shard), "'");
   }
 
-  void add(safetensors_reader&& shard, const detail::shard_index* index) {
+  /// `name`: of the file, as an index has it.
+  void add(safetensors_reader&& shard, std::string_view name, const detail::shard_index* index) {
     for (const tensor_info& t : shard.tensors()) {
       if (const auto known = by_name_.find(t.name); known != by_name_.end())
         core::fail(errc::bad_file, "safetensors_set: tensor '", printable(t.name), "' is in ",
@@ -188,7 +189,7 @@ class safetensors_set {
         if (it == index->file_of.end())
           core::fail(errc::bad_file, "safetensors_set: ", place_, " does not list tensor '", printable(t.name), "' of ",
                      shard.place());
-        if (!detail::ends_with(shard.place(), it->second + "'"))
+        if (std::string_view{it->second} != name)
           core::fail(errc::bad_file, "safetensors_set: ", place_, ": tensor '", printable(t.name), "' is in ",
                      shard.place(), ", the index says '", printable(it->second), "'");
       }
