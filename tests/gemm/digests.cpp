@@ -162,7 +162,7 @@ digests weight_digests() {
       const auto w = weights_of(N, K);
       const any_qmatrix q = quantize(static_cast<qtype>(i), make_span2d(w.data(), N, K));
       testing::digest parameters;
-      parameters.add(q.scale_plane()).add(q.zero_plane()).add(q.super_scales());
+      parameters.add(q.scale_plane()).add(q.zero_plane()).add(q.super_scales()).add(q.block_scales());
       std::string panels = "-";
       if (can_pack(info.format, K, layout_id::panel16) == errc::ok) {
         const packed_matrix p = pack_matrix(q.view(), layout_id::panel16);

@@ -73,6 +73,7 @@ TEST_CASE("quantized_tensors: every format of the list comes back plane by plane
     CHECK(test::same_bytes(back.scale_plane(), m.scale_plane()));
     CHECK(test::same_bytes(back.zero_plane(), m.zero_plane()));
     CHECK(test::same_bits(back.super_scales(), m.super_scales()));
+    CHECK(test::same_bytes(std::as_bytes(back.block_scales()), std::as_bytes(m.block_scales())));
     const quantized_view v = io::view_quantized(file, "model.w").view;
     CHECK(v.codes == file.bytes(file.at("model.w.nibble.codes")).data());
     std::vector<float> want(N * K), got(N * K);

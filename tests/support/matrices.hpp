@@ -36,6 +36,10 @@ inline std::vector<format_desc> all_formats(int bits, std::vector<std::uint32_t>
         out.push_back(f);
       }
     }
+    for (const std::uint32_t size : group_sizes)
+      if (quant::super_block_k % size == 0)
+        out.push_back(
+            {rule, static_cast<std::uint8_t>(bits), granularity_kind::grouped, scale_storage::super_block, size});
   }
   return out;
 }
@@ -69,11 +73,12 @@ inline any_qmatrix random_qmatrix(const format_desc& f, std::size_t N, std::size
         const bfloat16 h = to_bfloat16(v);
         std::memcpy(&plane[at], &h, 2);
       }
-      if (storage == scale_storage::double_quant) plane[at] = static_cast<std::byte>(rng());
+      if (quant::has_two_levels(storage)) plane[at] = static_cast<std::byte>(rng());
     }
   };
   fill(m.scale_plane(), f.scale, scale);
   for (float& s : m.super_scales()) s = scale * unit(rng);
+  for (half& s : m.block_scales()) s = to_half(scale / 64.0f * unit(rng));
   if (f.rule == code_rule::asymmetric)
     for (std::byte& z : m.zero_plane()) z = static_cast<std::byte>(rng() & ((1u << f.bits) - 1u));
   if (f.rule == code_rule::asymmetric_offset)

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <random>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -24,80 +23,7 @@ std::vector<float> values_of(const quantized_view& v) {
   return out;
 }
 
-constexpr ggml_type types[] = {ggml_type::q8_0,   ggml_type::q4_0,  ggml_type::q4_1,  ggml_type::q5_0, ggml_type::q5_1,
-                               ggml_type::iq4_nl, ggml_type::mxfp4, ggml_type::q2_k,  ggml_type::q3_k, ggml_type::q4_k,
-                               ggml_type::q5_k,   ggml_type::q6_k,  ggml_type::iq4_xs};
-
-template <class Format>
-void decode_all(const std::vector<std::byte>& blocks, std::vector<float>& y) {
-  for (std::size_t b = 0; b < blocks.size() / Format::block_bytes; ++b)
-    Format::decode(blocks.data() + b * Format::block_bytes, y.data() + b * Format::block_elements);
-}
-std::vector<float> decode(ggml_type type, const std::vector<std::byte>& blocks, std::size_t count) {
-  using namespace quant::ggml;
-  std::vector<float> y(count);
-  switch (type) {
-    case ggml_type::q8_0: decode_all<q8_0>(blocks, y); break;
-    case ggml_type::q4_0: decode_all<q4_0>(blocks, y); break;
-    case ggml_type::q4_1: decode_all<q4_1>(blocks, y); break;
-    case ggml_type::q5_0: decode_all<q5_0>(blocks, y); break;
-    case ggml_type::q5_1: decode_all<q5_1>(blocks, y); break;
-    case ggml_type::iq4_nl: decode_all<iq4_nl>(blocks, y); break;
-    case ggml_type::mxfp4: decode_all<mxfp4>(blocks, y); break;
-    case ggml_type::q2_k: decode_all<q2_k>(blocks, y); break;
-    case ggml_type::q3_k: decode_all<q3_k>(blocks, y); break;
-    case ggml_type::q4_k: decode_all<q4_k>(blocks, y); break;
-    case ggml_type::q5_k: decode_all<q5_k>(blocks, y); break;
-    case ggml_type::q6_k: decode_all<q6_k>(blocks, y); break;
-    default: decode_all<iq4_xs>(blocks, y);
-  }
-  return y;
-}
-
-/// Blocks of random bits whose halves are finite.
-std::vector<std::byte> random_blocks(ggml_type type, std::size_t blocks, unsigned seed) {
-  const quant::ggml_type_info& info = quant::info_of(type);
-  std::mt19937 rng(seed);
-  std::vector<std::byte> out(blocks * info.block_bytes);
-  for (std::byte& b : out) b = static_cast<std::byte>(rng());
-  const auto halves = [&]() -> std::vector<std::size_t> {
-    switch (type) {
-      case ggml_type::mxfp4: return {};
-      case ggml_type::q4_1:
-      case ggml_type::q5_1:
-      case ggml_type::q4_k:
-      case ggml_type::q5_k: return {0, 2};
-      case ggml_type::q2_k: return {80, 82};
-      case ggml_type::q3_k: return {108};
-      case ggml_type::q6_k: return {208};
-      default: return {0};
-    }
-  }();
-  for (std::size_t b = 0; b < blocks; ++b)
-    for (const std::size_t at : halves) out[b * info.block_bytes + at + 1] &= std::byte{0xbf};
-  return out;
-}
-
 }  // namespace
-
-TEST_CASE("convert: block formats of GGUF files become matrices with the same values, bit for bit") {
-  for (const ggml_type type : types) {
-    CAPTURE(quant::info_of(type).name);
-    constexpr std::size_t N = 6, K = 512;
-    const auto blocks = random_blocks(type, N * K / quant::info_of(type).block_elements, 7);
-    const any_qmatrix m = from_ggml(type, blocks, N, K);
-    CHECK(test::same_bits(values_of(m.view()), decode(type, blocks, N * K)));
-  }
-}
-
-TEST_CASE("convert: plain blocks come back byte for byte") {
-  for (const ggml_type type : types) {
-    if (!quant::has_plain_blocks(type)) continue;
-    CAPTURE(quant::info_of(type).name);
-    const auto blocks = random_blocks(type, 3 * 5, 8);
-    CHECK(to_ggml(type, from_ggml(type, blocks, 3, 160).view()) == blocks);
-  }
-}
 
 TEST_CASE("convert: every pair that is called lossless keeps every bit, and every other pair is refused") {
   std::size_t pairs = 0;
@@ -144,11 +70,35 @@ TEST_CASE("convert: formats known at compile time") {
   CHECK(test::same_bits(values_of(convert<quant::nf4_flat64>(nf4).view()), values_of(nf4.view())));
 }
 
-TEST_CASE("convert: groups of 128 with half scales are Q4_0 without loss") {
+TEST_CASE("convert: formats with half scales are blocks of GGUF files without loss") {
   const auto x = test::normal_values(4 * 256, 2);
-  const auto w = quantize<quant::w4_g128>(make_span2d(x.data(), 4, 256));
-  const auto blocks = to_ggml(ggml_type::q4_0, w.view());
-  CHECK(test::same_bits(decode(ggml_type::q4_0, blocks, 4 * 256), values_of(w.view())));
+  const auto check = [&](const any_qmatrix& w, ggml_type type) {
+    CAPTURE(quant::name_of(type));
+    const auto blocks = convert_to_ggml(w.view(), type);
+    std::vector<float> values(4 * 256);
+    decode_ggml(type, blocks, values);
+    CHECK(test::same_bits(values, values_of(w.view())));
+  };
+  const auto W = make_span2d(x.data(), 4, 256);
+  check(quantize(qtype::w4_g128, W), ggml_type::q4_0);
+  check(quantize(qtype::w3_g64, W), ggml_type::q5_0);
+  check(quantize(qtype::w6_g32, W), ggml_type::q8_0);
+  check(quantize(qtype::w4o_g128, W), ggml_type::q4_1);
+  check(quantize(qtype::w5o_g128, W), ggml_type::q5_1);
+}
+
+TEST_CASE("convert: K-quants are formats with a float for each sub-block, bit for bit") {
+  const auto x = test::normal_values(4 * 512, 2);
+  for (const ggml_type type : {ggml_type::q2_k, ggml_type::q3_k, ggml_type::q4_k, ggml_type::q5_k, ggml_type::q6_k}) {
+    CAPTURE(quant::name_of(type));
+    std::vector<std::byte> blocks(detail::ggml_bytes(type, 4 * 512, "test"));
+    encode_ggml(type, make_span2d(x.data(), 4, 512), blocks);
+    const any_qmatrix two = matrix_from_ggml(type, blocks, 4, 512);
+    format_desc f = two.format();
+    f.scale = scale_storage::f32;
+    CHECK(test::same_bits(values_of(convert(two.view(), f).view()), values_of(two.view())));
+    CHECK(test::same_bits(values_of(convert(two.view(), two.format()).view()), values_of(two.view())));
+  }
 }
 
 TEST_CASE("convert: a lossy conversion reports the error of its values") {
@@ -177,12 +127,10 @@ TEST_CASE("convert: a lossy conversion reports the error of its values") {
 TEST_CASE("convert: what cannot be done without loss is refused by name") {
   const any_qmatrix m = test::random_qmatrix(quant::w4a_g128::format(), 2, 256, 1);
   CHECK(test::refusal_of([&] { convert(m.view(), quant::w4_g128::format()); }).says("convert_lossy rounds"));
-  CHECK(test::refusal_of([&] { to_ggml(ggml_type::q4_1, m.view()); }).code == errc::unsupported_format);
-  CHECK(test::refusal_of([&] { to_ggml(ggml_type::q4_k, m.view()); }).says("Q4_K shares scales on two levels"));
+  CHECK(test::refusal_of([&] { convert_to_ggml(m.view(), ggml_type::q4_1); }).code == errc::unsupported_format);
+  CHECK(test::refusal_of([&] {
+          convert_to_ggml(m.view(), ggml_type::q4_k);
+        }).says("not every matrix fits blocks of Q4_K"));
   const any_qmatrix odd = test::random_qmatrix(quant::w4_g32::format(), 2, 40, 1);
-  CHECK(test::refusal_of([&] { to_ggml(ggml_type::q4_0, odd.view()); }).says("rows of 40 are no whole blocks of 32"));
-  const std::vector<std::byte> bytes(35);
-  CHECK(test::refusal_of([&] { from_ggml(ggml_type::q8_0, bytes, 1, 32); }).says("35 bytes; 1 rows of 34 are needed"));
-  CHECK(test::refusal_of([&] { from_ggml(ggml_type::iq2_s, bytes, 1, 256); }).code == errc::unsupported_format);
-  CHECK(test::refusal_of([&] { from_ggml(ggml_type::f32, bytes, 1, 32); }).code == errc::unsupported_format);
+  CHECK(test::refusal_of([&] { convert_to_ggml(odd.view(), ggml_type::q4_0); }).code == errc::bad_shape);
 }

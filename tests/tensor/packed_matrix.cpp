@@ -17,6 +17,7 @@ bool equal(const any_qmatrix& a, const any_qmatrix& b) {
   return quant::same_format(a.format(), b.format()) && a.N() == b.N() && a.K() == b.K() &&
          test::same_bytes(a.scale_plane(), b.scale_plane()) && test::same_bytes(a.zero_plane(), b.zero_plane()) &&
          test::same_bits(a.super_scales(), b.super_scales()) &&
+         std::ranges::equal(a.block_scales(), b.block_scales()) &&
          floats(a.view().table, entries) == floats(b.view().table, entries);
 }
 

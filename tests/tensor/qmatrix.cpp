@@ -49,6 +49,10 @@ std::vector<format_desc> all_formats() {
                                          {granularity_kind::flat, 24u}})
           formats.push_back({static_cast<code_rule>(rule), static_cast<std::uint8_t>(bits), kind,
                              static_cast<scale_storage>(scale), size});
+  for (int bits = 2; bits <= 8; ++bits)
+    for (int rule = 0; rule <= static_cast<int>(code_rule::codebook); ++rule)
+      formats.push_back({static_cast<code_rule>(rule), static_cast<std::uint8_t>(bits), granularity_kind::grouped,
+                         scale_storage::super_block, 16});
   return formats;
 }
 
@@ -120,6 +124,8 @@ TEST_CASE("qmatrix: planes are aligned, zeroed, and of the lengths that a view p
     CHECK((v.zeros != nullptr) == quant::has_zeros(f));
     CHECK(v.row_stride_bytes == (f.granularity == granularity_kind::flat ? 0 : pack::packed_bytes(K, f.bits)));
     CHECK((v.super_scales != nullptr) == (f.scale == scale_storage::double_quant));
+    CHECK((v.block_scales != nullptr) == (f.scale == scale_storage::super_block));
+    CHECK(m.block_scales().size() == N * quant::block_scales_per_row(f, K));
     for (const std::byte b : m.codes()) CHECK(b == std::byte{0});
     if (f.scale == scale_storage::double_quant) {
       m.super_scales().back() = 3.5f;

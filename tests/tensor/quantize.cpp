@@ -36,7 +36,7 @@ std::vector<float> dequantized(const quantized_view& v, const context& ctx = {})
 
 bool same_planes(const any_qmatrix& a, const any_qmatrix& b) {
   return std::ranges::equal(a.codes(), b.codes()) && std::ranges::equal(a.scale_plane(), b.scale_plane()) &&
-         std::ranges::equal(a.zero_plane(), b.zero_plane()) &&
+         std::ranges::equal(a.zero_plane(), b.zero_plane()) && std::ranges::equal(a.block_scales(), b.block_scales()) &&
          std::ranges::equal(a.super_scales(), b.super_scales(), [](float x, float y) {
            return std::bit_cast<std::uint32_t>(x) == std::bit_cast<std::uint32_t>(y);
          });
@@ -215,27 +215,33 @@ TEST_CASE("quantize: codes, parameters and values hash to the same number everyw
   const std::size_t N = 6, K = 331;
   std::vector<float> w(N * K);
   for (float& v : w) v = static_cast<float>(g.unit() + g.unit() + g.unit() + g.unit() - 2.0);
-  const auto hash = [&](fitter method) {
+  const auto hash = [&](fitter method, bool super_blocks) {
     std::uint64_t h = 0xcbf29ce484222325u;  // FNV-1a
     const auto add = [&](const void* data, std::size_t bytes) {
       for (std::size_t i = 0; i < bytes; ++i) h = (h ^ static_cast<const std::uint8_t*>(data)[i]) * 0x100000001b3u;
     };
     for (std::size_t i = 0; i < quant::qtype_count; ++i) {
+      if ((quant::info_of(static_cast<qtype>(i)).format.scale == scale_storage::super_block) != super_blocks) continue;
       const any_qmatrix q =
           quantize(static_cast<qtype>(i), matrix(w, N, K), {.fit = {.method = method, .percentile = 0.99}});
       add(q.codes().data(), q.codes().size());
       add(q.scale_plane().data(), q.scale_plane().size());
       add(q.zero_plane().data(), q.zero_plane().size());
       add(q.super_scales().data(), q.super_scales().size_bytes());
+      add(q.block_scales().data(), q.block_scales().size_bytes());
       const auto y = dequantized(q.view());
       add(y.data(), y.size() * sizeof(float));
     }
     return h;
   };
-  CHECK(hash(fitter::min_max) == 0x4adcef3cf5a351a1u);
-  CHECK(hash(fitter::percentile) == 0xb02410abbd58aba0u);
-  CHECK(hash(fitter::mse_search) == 0x518259693b643026u);
-  CHECK(hash(fitter::least_squares) == 0x725c9ef60003dca6u);
+  CHECK(hash(fitter::min_max, false) == 0x4adcef3cf5a351a1u);
+  CHECK(hash(fitter::percentile, false) == 0xb02410abbd58aba0u);
+  CHECK(hash(fitter::mse_search, false) == 0x518259693b643026u);
+  CHECK(hash(fitter::least_squares, false) == 0x725c9ef60003dca6u);
+  CHECK(hash(fitter::min_max, true) == 0x619ca71ebf32b0d8u);
+  CHECK(hash(fitter::percentile, true) == 0x619ca71ebf32b0d8u);
+  CHECK(hash(fitter::mse_search, true) == 0x65d65e5aff59787du);
+  CHECK(hash(fitter::least_squares, true) == 0xd855745550bce48cu);
 }
 
 TEST_CASE("quantize: NF4 and FP4 in flat blocks equal the independent implementation, bit for bit") {

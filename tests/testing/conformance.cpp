@@ -434,6 +434,7 @@ TEST_CASE("conformance: quantization of weights passes; a scale by another range
     std::copy(q.scale_plane().begin(), q.scale_plane().end(), out.scales.begin());
     std::copy(q.zero_plane().begin(), q.zero_plane().end(), out.zeros.begin());
     std::copy(q.super_scales().begin(), q.super_scales().end(), out.super_scales.begin());
+    std::copy(q.block_scales().begin(), q.block_scales().end(), out.block_scales.begin());
     return errc::ok;
   };
   const testing::report good = testing::check_quantize(

@@ -4,6 +4,7 @@
 /// What the CPU drivers of all ISAs share: the state of a call, the parameters of a panel as floats, the store of a tile,
 /// and the plain path over canonical rows.
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
@@ -76,6 +77,12 @@ struct call {
            (f.rule == code_rule::symmetric || f.rule == code_rule::symmetric_full || image != nullptr) &&
            !long_sums() && !group_scales();
   }
+  /// The same of rules with half steps or an offset: token sums hold what kernels::panel_params::zeros says of them.
+  bool one_zero() const noexcept {
+    const code_rule rule = w.matrix.format.rule;
+    return o.computation == computation::integer && w.layout == layout_id::panel16 &&
+           (rule == code_rule::mid_rise || rule == code_rule::asymmetric_offset) && !long_sums() && !group_scales();
+  }
   /// Width and constant zero point of the codes that integer kernels multiply.
   int code_bits() const noexcept { return image != nullptr ? image->bits : w.matrix.format.bits; }
   float code_zero() const noexcept {
@@ -101,8 +108,8 @@ inline errc can_scale_activations(const packed_view& w, const gemm_options& o) n
   return w.layout == layout_id::panel16 ? errc::ok : errc::unsupported_layout;
 }
 
-/// Decodes the parameters of one panel into the slot's area, for plane `plane` of an image. `halves`: half scales may stay as
-/// they are stored. The float path's zero points go to params.zeros' place as floats, returned through `zero_values`.
+/// Decodes the parameters of one panel into the slot's area, for plane `plane` of an image. `halves`: half scales, and
+/// multiples of super-blocks, may stay as they are stored. The float path's zero points go to params.zeros' place as floats, returned through `zero_values`.
 inline kernels::panel_params decode_params(const call& c, std::size_t index, std::size_t slot,
                                            const float*& zero_values, std::size_t& zero_value_stride, bool halves,
                                            std::size_t plane = 0) noexcept {
@@ -116,9 +123,16 @@ inline kernels::panel_params decode_params(const call& c, std::size_t index, std
   p.scale_stride = p.zero_stride = p.offset_stride = one_scale ? 0 : 16;
 
   float* scales = c.own<float>(slot, c.plan.scales);
+  const bool multiples = halves && f.scale == scale_storage::super_block && c.image == nullptr;
   halves = halves && f.scale == scale_storage::f16 && !one_scale && c.image == nullptr;
+  const std::size_t blocks = ceil_div(w.K, quant::super_block_k);  // of a row, when there are any
+  const half* const block_scales = w.block_scales + index * quant::block_scales_per_row(f, w.K) * 16;
+  if (multiples) p.block_shift = std::countr_zero(quant::super_block_k / f.group_size);
   if (halves) {
     p.halves = static_cast<const half*>(w.scales) + index * count;
+  } else if (multiples) {
+    p.scale_codes = static_cast<const std::int8_t*>(w.scales) + index * count;
+    kernels::decode_scales(scale_storage::f16, block_scales, blocks * 16, scales);
   } else if (one_scale) {
     float s = 0.0f;
     if (f.scale == scale_storage::double_quant)
@@ -135,6 +149,9 @@ inline kernels::panel_params decode_params(const call& c, std::size_t index, std
                                           : 0.0f;
       }
     }
+  } else if (f.scale == scale_storage::super_block) {
+    kernels::decode_super_blocks(static_cast<const std::int8_t*>(w.scales) + index * count, block_scales, c.plan.groups,
+                                 quant::super_block_k / f.group_size, scales);
   } else {
     const std::size_t size = quant::scale_bytes(f.scale);
     kernels::decode_scales(f.scale, static_cast<const std::byte*>(w.scales) + index * count * size, count, scales);
@@ -162,7 +179,7 @@ inline kernels::panel_params decode_params(const call& c, std::size_t index, std
       else as_float[n] = z;
     }
   }
-  p.zeros = c.sums_started() ? nullptr : as_int;
+  p.zeros = c.sums_started() || c.one_zero() ? nullptr : as_int;
   zero_values = as_float;
   zero_value_stride = p.zero_stride;
 
@@ -174,6 +191,12 @@ inline kernels::panel_params decode_params(const call& c, std::size_t index, std
       float z = 0.0f;
       kernels::decode_scales(storage, first, 1, &z);
       for (std::size_t n = 0; n < 16; ++n) offsets[n] = z;
+    } else if (multiples) {
+      p.offset_codes = static_cast<const std::int8_t*>(w.zeros) + index * count;
+      kernels::decode_scales(scale_storage::f16, block_scales + blocks * 16, blocks * 16, offsets);
+    } else if (f.scale == scale_storage::super_block) {
+      kernels::decode_super_blocks(static_cast<const std::int8_t*>(w.zeros) + index * count, block_scales + blocks * 16,
+                                   c.plan.groups, quant::super_block_k / f.group_size, offsets);
     } else {
       kernels::decode_scales(storage, first + index * count * quant::scale_bytes(storage), count, offsets);
     }

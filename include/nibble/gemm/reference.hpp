@@ -98,6 +98,7 @@ struct reference {
                                           w.matrix.super_scales[canonical_group / quant::double_quant_block],
                                           w.matrix.scale_offset);
         break;
+      case scale_storage::super_block: scale = multiple(w, w.matrix.scales, group, n, k / quant::super_block_k); break;
     }
     switch (f.rule) {
       case code_rule::symmetric:
@@ -108,6 +109,9 @@ struct reference {
         double offset = 0.0;
         if (f.scale == scale_storage::f16) offset = to_float(static_cast<const half*>(w.matrix.zeros)[group]);
         else if (f.scale == scale_storage::bf16) offset = to_float(static_cast<const bfloat16*>(w.matrix.zeros)[group]);
+        else if (f.scale == scale_storage::super_block)
+          offset = multiple(w, w.matrix.zeros, group, n,
+                            ceil_div(w.matrix.K, quant::super_block_k) + k / quant::super_block_k);
         else offset = static_cast<const float*>(w.matrix.zeros)[group];
         return std::fma(scale, u, offset);
       }
@@ -124,6 +128,15 @@ struct reference {
   }
 
  private:
+  /// A scale or offset of row n whose half is that of number `block`.
+  static double multiple(const packed_view& w, const void* codes, std::size_t group, std::size_t n,
+                         std::size_t block) noexcept {
+    const std::size_t in_row = quant::block_scales_per_row(w.matrix.format, w.matrix.K);
+    const std::size_t at =
+        w.layout == layout_id::panel16 ? (n / 16 * in_row + block) * 16 + n % 16 : n * in_row + block;
+    return static_cast<double>(static_cast<const std::int8_t*>(codes)[group]) *
+           static_cast<double>(to_float(w.matrix.block_scales[at]));
+  }
   static bool has_image(const packed_view& w, const gemm_options& o) noexcept {
     return o.computation == computation::integer && w.matrix.format.rule == code_rule::codebook;
   }

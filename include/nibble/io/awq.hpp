@@ -93,8 +93,8 @@ inline std::vector<tensor_bytes> write_awq(const checkpoint_matrix& layer, const
   const quantized_view v = layer.matrix.view();
   const bool rows =
       v.format.granularity == granularity_kind::per_channel || v.format.granularity == granularity_kind::grouped;
-  if (v.format.rule != code_rule::asymmetric || v.format.bits != 4 || !rows ||
-      v.format.scale == scale_storage::double_quant || !layer.column_order.empty())
+  if (v.format.rule != code_rule::asymmetric || v.format.bits != 4 || !rows || quant::has_two_levels(v.format.scale) ||
+      !layer.column_order.empty())
     core::fail(errc::unsupported_format, "awq: '", printable(name), "': a matrix of ", int{v.format.bits},
                " bits; rule: asymmetric codes of 4 bits, float scales for groups or rows, columns in order");
   if (v.N % 8 != 0) core::fail(errc::bad_shape, "awq: '", printable(name), "': N = ", v.N, "; rule: a multiple of 8");

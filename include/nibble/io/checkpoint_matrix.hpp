@@ -180,6 +180,7 @@ constexpr dtype dtype_of(scale_storage storage) noexcept {
     case scale_storage::f32: return dtype::f32;
     case scale_storage::f16: return dtype::f16;
     case scale_storage::bf16: return dtype::bf16;
+    case scale_storage::super_block: return dtype::i8;
     case scale_storage::double_quant: break;
   }
   return dtype::u8;

@@ -134,7 +134,7 @@ inline std::vector<tensor_bytes> write_pack_quantized(const checkpoint_matrix& l
   const format_desc& f = v.format;
   const bool asymmetric = f.rule == code_rule::asymmetric, tensor = f.granularity == granularity_kind::per_tensor;
   if ((!asymmetric && f.rule != code_rule::symmetric && f.rule != code_rule::symmetric_full) ||
-      f.granularity == granularity_kind::flat || f.scale == scale_storage::double_quant)
+      f.granularity == granularity_kind::flat || quant::has_two_levels(f.scale))
     core::fail(errc::unsupported_format, "compressed_tensors: '", printable(name),
                "': rule: symmetric or asymmetric codes, float scales for groups, rows or the matrix");
   check_column_order(layer.column_order, v.K, "compressed_tensors");

@@ -178,7 +178,7 @@ inline std::vector<tensor_bytes> write_gptq(const checkpoint_matrix& layer, cons
   const bool rows =
       v.format.granularity == granularity_kind::per_channel || v.format.granularity == granularity_kind::grouped;
   if ((v.format.rule != code_rule::asymmetric && !offsets) || v.format.bits != form.bits || !rows ||
-      v.format.scale == scale_storage::double_quant || v.format.group_size != form.group_size)
+      quant::has_two_levels(v.format.scale) || v.format.group_size != form.group_size)
     core::fail(errc::unsupported_format, "gptq: '", printable(name), "': a matrix of ", int{v.format.bits},
                " bits in groups of ", v.format.group_size, " to be written with ", form.bits, " bits in groups of ",
                form.group_size, "; rule: asymmetric codes of the same, with float scales");

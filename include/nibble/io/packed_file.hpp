@@ -131,6 +131,8 @@ inline plane_sizes sizes_of(const format_desc& f, std::size_t N, std::size_t K, 
   s.bytes[2] = times(scales, quant::zero_bytes(f));
   if (f.scale == scale_storage::double_quant)
     s.bytes[3] = times(ceil_div(canonical, quant::double_quant_block), sizeof(float));
+  if (const std::size_t halves = quant::block_scales_per_row(f, K); halves != 0)
+    s.bytes[3] = times(times(panels ? pack::panel16::panels(N) * 16 : N, halves), sizeof(half));
   if (f.rule == code_rule::codebook) s.bytes[4] = (std::size_t{1} << f.bits) * sizeof(float);
   for (const std::size_t b : s.bytes)
     s.overflow |= __builtin_add_overflow(s.total, round_up(b, std::size_t{64}), &s.total);
@@ -156,7 +158,9 @@ inline void write_packed(const packed_view& W, std::span<std::byte> out) {
   const quantized_view& m = W.matrix;
   const detail::plane_sizes sizes = detail::sizes_of(m.format, m.N, m.K, W.layout);
   std::memset(out.data(), 0, out.size());
-  const void* planes[] = {m.codes, m.scales, m.zeros, m.super_scales, m.table};
+  const bool blocks = m.format.scale == scale_storage::super_block;
+  const void* planes[] = {m.codes, m.scales, m.zeros,
+                          blocks ? m.block_scales : static_cast<const void*>(m.super_scales), m.table};
   std::size_t at = packed_header_bytes;
   for (std::size_t i = 0; i < 5; ++i) {
     const std::size_t row = pack::packed_bytes(m.K, m.format.bits);
@@ -216,7 +220,7 @@ inline packed_view view_packed(std::span<const std::byte> file, bool verify = tr
   below(h.K, std::uint64_t{1} << 40, 24, "K");
   below(h.rule, static_cast<std::uint64_t>(code_rule::codebook) + 1, 32, "code rule");
   below(h.granularity, static_cast<std::uint64_t>(granularity_kind::flat) + 1, 34, "granularity");
-  below(h.scale, static_cast<std::uint64_t>(scale_storage::double_quant) + 1, 35, "scale storage");
+  below(h.scale, static_cast<std::uint64_t>(scale_storage::super_block) + 1, 35, "scale storage");
   if (h.bits < 2 || h.bits > 8)
     core::fail(errc::bad_file, "packed_file: offset 33: ", int{h.bits}, " bits are not 2 to 8");
   std::uint64_t gaps = h.zero_1 | h.zero_2;
@@ -259,7 +263,8 @@ inline packed_view view_packed(std::span<const std::byte> file, bool verify = tr
   m.codes = planes[0];
   m.scales = planes[1];
   m.zeros = planes[2];
-  m.super_scales = reinterpret_cast<const float*>(planes[3]);
+  if (m.format.scale == scale_storage::super_block) m.block_scales = reinterpret_cast<const half*>(planes[3]);
+  else m.super_scales = reinterpret_cast<const float*>(planes[3]);
   m.table = reinterpret_cast<const float*>(planes[4]);
   check_view(m, "packed_file", W.layout == layout_id::row_major);
   return W;

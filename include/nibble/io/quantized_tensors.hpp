@@ -4,8 +4,10 @@
 /// nibble's own matrices in safetensors files, which any safetensors library reads. Matrix NAME, W[N, K], is
 ///
 ///   NAME.nibble.codes         U8   [N, bytes of a row], canonical codes (quant/format.hpp); flat formats: [bytes]
-///   NAME.nibble.scales        F32, F16, BF16; U8 with double quantization; [1], [N], [N, groups] or, flat, [blocks]
+///   NAME.nibble.scales        F32, F16, BF16; U8 with double quantization, I8 with super-blocks; [1], [N], [N, groups] or,
+///                             flat, [blocks]
 ///   NAME.nibble.zeros         the shape of scales: U8 zero points, or offsets in the type of the scales (double quantization: F32)
+///   NAME.nibble.block_scales  F16  [N, ceil(K / 256)], super-blocks; with offsets [N, 2 ceil(K / 256)], theirs last
 ///   NAME.nibble.super_scales  F32  [ceil(scales / 256) + 1], double quantization: greatest magnitudes, then the offset
 ///   NAME.nibble.table         F32  [2^bits], codebooks: the values of the codes
 ///   NAME.nibble.column_order  U32  [K], where columns were reordered \ see checkpoint_matrix
@@ -54,13 +56,13 @@ namespace detail {
 inline constexpr std::array<std::string_view, 6> rule_names{"symmetric",  "symmetric_full",    "mid_rise",
                                                             "asymmetric", "asymmetric_offset", "codebook"};
 inline constexpr std::array<std::string_view, 4> granularity_names{"per_tensor", "per_channel", "grouped", "flat"};
-inline constexpr std::array<std::string_view, 4> storage_names{"f32", "f16", "bf16", "double_quant"};
+inline constexpr std::array<std::string_view, 5> storage_names{"f32", "f16", "bf16", "double_quant", "super_block"};
 
 /// The planes of a matrix, in the order of this list.
-enum class plane : std::uint8_t { codes, scales, zeros, super_scales, table, column_order, row_absmax };
-inline constexpr std::array<std::string_view, 7> plane_names{
-    ".nibble.codes", ".nibble.scales",       ".nibble.zeros",     ".nibble.super_scales",
-    ".nibble.table", ".nibble.column_order", ".nibble.row_absmax"};
+enum class plane : std::uint8_t { codes, scales, zeros, block_scales, super_scales, table, column_order, row_absmax };
+inline constexpr std::array<std::string_view, 8> plane_names{
+    ".nibble.codes",        ".nibble.scales", ".nibble.zeros",        ".nibble.block_scales",
+    ".nibble.super_scales", ".nibble.table",  ".nibble.column_order", ".nibble.row_absmax"};
 constexpr std::string_view name_of(plane p) noexcept { return plane_names[static_cast<std::size_t>(p)]; }
 
 /// dtype and shape of a plane of a matrix of this format.
@@ -80,6 +82,7 @@ inline plane_form form_of(plane p, const format_desc& f, std::size_t N, std::siz
     case plane::zeros:
       if (f.rule == code_rule::asymmetric) return {dtype::u8, shape};
       return {f.scale == scale_storage::double_quant ? dtype::f32 : dtype_of(f.scale), shape};
+    case plane::block_scales: return {dtype::f16, {N, quant::block_scales_per_row(f, K)}};
     case plane::super_scales: return {dtype::f32, {quant::super_scale_count(scales)}};
     case plane::table: return {dtype::f32, {std::size_t{1} << f.bits}};
     case plane::column_order: return {dtype::u32, {K}};
@@ -93,6 +96,7 @@ constexpr bool has_plane(plane p, const format_desc& f) noexcept {
     case plane::codes:
     case plane::scales: return true;
     case plane::zeros: return quant::has_zeros(f);
+    case plane::block_scales: return f.scale == scale_storage::super_block;
     case plane::super_scales: return f.scale == scale_storage::double_quant;
     case plane::table: return f.rule == code_rule::codebook;
     case plane::column_order:
@@ -125,6 +129,7 @@ inline void write_plane(plane p, const quantized_parts& m, tensor_sink& sink) {
       return;
     case plane::scales: return write(v.scales, sink.left());
     case plane::zeros: return write(v.zeros, sink.left());
+    case plane::block_scales: return write(v.block_scales, sink.left());
     case plane::super_scales:
       write(v.super_scales, sink.left() - sizeof(float));
       return write(&v.scale_offset, sizeof(float));
@@ -334,6 +339,7 @@ quantized_tensor view_quantized(const File& file, const std::string& name) {
   v.row_stride_bytes = v.format.granularity == granularity_kind::flat ? 0 : pack::packed_bytes(v.K, v.format.bits);
   v.scales = at(detail::plane::scales, std::byte{});
   v.zeros = at(detail::plane::zeros, std::byte{});
+  v.block_scales = at(detail::plane::block_scales, half{});
   v.super_scales = at(detail::plane::super_scales, float{});
   if (v.super_scales != nullptr)
     v.scale_offset = v.super_scales[quant::super_scale_count(quant::scale_count(v.format, v.N, v.K)) - 1];
@@ -367,6 +373,7 @@ checkpoint_matrix read_quantized(const File& file, const std::string& name) {
   copy(detail::plane::codes, out.matrix.codes().data());
   copy(detail::plane::scales, out.matrix.scale_plane().data());
   copy(detail::plane::zeros, out.matrix.zero_plane().data());
+  copy(detail::plane::block_scales, out.matrix.block_scales().data());
   copy(detail::plane::super_scales, out.matrix.super_scales().data());
   if (found[detail::plane::column_order]) {
     out.column_order.resize(about.K);

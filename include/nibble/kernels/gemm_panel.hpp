@@ -52,9 +52,14 @@ struct panel_params {
   /// The scales as stored, in place of `scales`: for the one-row kernels of an ISA with reads_halves, and integer ones of up to
   /// half_scale_rows, which have no need then of a pass over them beforehand.
   const half* halves = nullptr;
+  /// Where those could stand, of super-blocks: multiples as stored, [groups][16], of scales and of offsets. `scales` and
+  /// `offsets` hold then what they are multiples of, 16 for each 2^block_shift groups.
+  const std::int8_t* scale_codes = nullptr;
+  const std::int8_t* offset_codes = nullptr;
+  int block_shift = 0;
   std::size_t scale_stride = 16;
-  /// Integer path: z of the law, [groups][16]. nullptr, with shift 0 and no offsets, when z is one number: then x_sums holds
-  /// (code_bias - z) * X, which is added to the sum of each group.
+  /// Integer path: z of the law, [groups][16]. nullptr when z is one number: then x_sums holds what the sum of each group, times
+  /// 2^shift, lacks, ((code_bias << shift) - z) * X. With offsets, where z is 0, it holds X all the same.
   const std::int32_t* zeros = nullptr;
   std::size_t zero_stride = 16;
   const float* offsets = nullptr;  ///< [groups][16] or nullptr
@@ -129,6 +134,7 @@ struct centred_codes {
   const std::int32_t* origin = nullptr;  ///< [groups][16]; a stride of 0 shares one set
   std::size_t origin_stride = 0;
   const std::uint8_t* image = nullptr;  ///< 256 bytes that take the place of codes first, or nullptr
+  bool doubled = false;                 ///< mid-rise: values are 2 u - origin
 };
 
 /// What a later call reads, asked for among the steps of this one: packed blocks of up to two panels.
@@ -164,7 +170,8 @@ struct next_blocks {
 ///                                       packed blocks, which begin at k0; group a multiple of 32 or >= K
 /// `block_panels`                        how many panels the next one takes at once; not there when 1
 /// `block_k`                             k of a block, whose operands stay in L1; divides tiling.hpp's kc_integer
-/// `in_blocks(M, group, K, packed)`      whether they are the faster way than packed_block, or (packed: false) integer_block; those
+/// `in_blocks(M, group, K, packed)`      whether they take groups of this size and are the faster way than packed_block, or
+///                                       (packed: false) integer_block; those
 ///                                       below are there only where block_panels > 1
 /// `centred<Bits>(codes, blocks, values)`  packed blocks, which begin at k0, to units of s8
 /// `block_scope`                         what integer_blocks changes of the core's state, to be kept for many calls

@@ -42,7 +42,8 @@ inline void decode_scales(scale_storage storage, const void* stored, std::size_t
       for (std::size_t i = 0; i < count; ++i) out[i] = to_float(s[i]);
       return;
     }
-    case scale_storage::double_quant: return;  // needs the position of each scale in the canonical plane: see below
+    case scale_storage::double_quant:  // these need the position of each scale in the canonical plane: see below
+    case scale_storage::super_block: return;
   }
 }
 
@@ -73,7 +74,38 @@ inline void encode_scales(scale_storage storage, const float* values, std::size_
       for (std::size_t i = 0; i < count; ++i) s[i] = to_bfloat16(values[i]);
       return;
     }
-    case scale_storage::double_quant: return;  // all scales of a matrix at once: quant::quantize_scales
+    case scale_storage::double_quant:  // many scales at once: quant::quantize_scales, quant::quantize_super_block
+    case scale_storage::super_block: return;
+  }
+}
+
+/// out[g][n] = codes[g][n] * blocks[g / in_block][n] for the 16 columns of a panel. in_block: groups of 256 k.
+inline void decode_super_blocks(const std::int8_t* codes, const half* blocks, std::size_t groups, std::size_t in_block,
+                                float* out) noexcept {
+  for (std::size_t first = 0; first < groups; first += in_block, blocks += 16) {
+    const std::size_t end = groups - first < in_block ? groups : first + in_block;
+    float d[16];
+    decode_scales(scale_storage::f16, blocks, 16, d);
+#if defined(__AVX512F__)
+    const __m512 all = _mm512_loadu_ps(d);
+    for (std::size_t g = first; g < end; ++g) {
+      const __m128i c = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + g * 16));
+      _mm512_storeu_ps(out + g * 16, _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(c)), all));
+    }
+#elif defined(__AVX2__)
+    const __m256 low = _mm256_loadu_ps(d), high = _mm256_loadu_ps(d + 8);
+    for (std::size_t g = first; g < end; ++g) {
+      const auto values = [&](std::size_t i) {
+        return _mm256_cvtepi32_ps(
+            _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes + g * 16 + i))));
+      };
+      _mm256_storeu_ps(out + g * 16, _mm256_mul_ps(values(0), low));
+      _mm256_storeu_ps(out + g * 16 + 8, _mm256_mul_ps(values(8), high));
+    }
+#else
+    for (std::size_t g = first; g < end; ++g)
+      for (std::size_t n = 0; n < 16; ++n) out[g * 16 + n] = static_cast<float>(codes[g * 16 + n]) * d[n];
+#endif
   }
 }
 

@@ -158,11 +158,14 @@ struct affine : detail::per_element_blocks<affine<Bits, Rule, Granularity, Scale
 
   using granularity = Granularity;
   using scale_type = Scale;
-  /// What the plane of zeros holds: u8 zero points, offsets in the scale's type (float for double_quant), or nothing.
-  using zero_type =
-      std::conditional_t<Rule == code_rule::asymmetric, std::uint8_t,
-                         std::conditional_t<Rule != code_rule::asymmetric_offset, void,
-                                            std::conditional_t<std::is_same_v<Scale, double_quant>, float, Scale>>>;
+  /// What the plane of zeros holds: u8 zero points, offsets in the scale's type (float for double_quant, s8 multiples for
+  /// super_block), or nothing.
+  using zero_type = std::conditional_t<
+      Rule == code_rule::asymmetric, std::uint8_t,
+      std::conditional_t<
+          Rule != code_rule::asymmetric_offset, void,
+          std::conditional_t<std::is_same_v<Scale, double_quant>, float,
+                             std::conditional_t<std::is_same_v<Scale, super_block>, std::int8_t, Scale>>>>;
   using params = group_params;
   static constexpr int bits = Bits;
   static constexpr code_rule rule = Rule;

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include <nibble/core/config.hpp>
+#include <nibble/core/half.hpp>
 
 namespace nibble {
 
@@ -35,6 +36,7 @@ enum class scale_storage : std::uint8_t {
   f16,
   bf16,
   double_quant,  ///< u8 codes into the signed dynamic map, float absmax for each 256 scales, one float offset (QLoRA)
+  super_block,   ///< s8 multiples of a half that 256 weights of a row share, offsets likewise (K-quants of GGUF files)
 };
 
 /// A number format as run-time data. Kernels are templates on code width and decoder; everything here is read outside
@@ -56,6 +58,8 @@ struct format_desc {
 /// n * ceil(K / group_size) + k / group_size (grouped), (n * K + k) / group_size (flat).
 /// zeros: one per scale; std::uint8_t zero points for `asymmetric`; for `asymmetric_offset` the scale's storage type
 /// (float when the scales are double_quant); nullptr for the other rules.
+/// block_scales: of super_block, B = ceil(K / 256) for each row, with offsets 2 B: a scale in k [256 b, 256 b + 256) of row n is
+/// its code times half b of the row, an offset its code times half B + b.
 struct quantized_view {
   format_desc format;
   std::size_t N = 0;  ///< outputs
@@ -66,6 +70,7 @@ struct quantized_view {
   const void* zeros = nullptr;
   const float* super_scales = nullptr;  ///< double_quant: ceil(scale_count / 256) floats
   float scale_offset = 0.0f;            ///< double_quant: added to every scale
+  const half* block_scales = nullptr;   ///< super_block
   const float* table = nullptr;         ///< codebook: 2^bits values
 };
 

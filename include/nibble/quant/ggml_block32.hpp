@@ -21,6 +21,9 @@ inline namespace NIBBLE_ABI {
 namespace quant {
 namespace ggml {
 
+/// The levels of MXFP4: the values of E2M1 doubled.
+inline constexpr std::array<float, 16> mxfp4_table = {0.0f, 1.0f,  2.0f,  3.0f,  4.0f,  6.0f,  8.0f,  12.0f,
+                                                      0.0f, -1.0f, -2.0f, -3.0f, -4.0f, -6.0f, -8.0f, -12.0f};
 /// The levels of IQ4_NL and IQ4_XS.
 inline constexpr std::array<int, 16> iq4_table = {-127, -104, -83, -65, -49, -35, -22, -10,
                                                   1,    13,   25,  38,  53,  69,  89,  113};
@@ -243,11 +246,9 @@ struct iq4_nl : block_format<iq4_nl, ggml_type::iq4_nl> {
 struct mxfp4 : block_format<mxfp4, ggml_type::mxfp4> {
   static constexpr std::array<std::size_t, 0> halves{};
   static void decode(const std::byte* b, float* y) noexcept {
-    static constexpr std::array<float, 16> table = {0.0f, 1.0f,  2.0f,  3.0f,  4.0f,  6.0f,  8.0f,  12.0f,
-                                                    0.0f, -1.0f, -2.0f, -3.0f, -4.0f, -6.0f, -8.0f, -12.0f};
     const std::uint32_t e = detail::load_u8(b);
     const float d = std::bit_cast<float>(e < 2 ? 0x00200000u << e : (e - 1) << 23);  // 2^-128 and 2^-127 are subnormal
-    detail::decode_nibbles(b + 1, y, [d](unsigned u, std::size_t) { return table[u] * d; });
+    detail::decode_nibbles(b + 1, y, [d](unsigned u, std::size_t) { return mxfp4_table[u] * d; });
   }
 };
 

@@ -12,6 +12,7 @@
 #include <nibble/core/error.hpp>
 #include <nibble/core/round.hpp>
 #include <nibble/quant/format.hpp>
+#include <nibble/quant/super_block.hpp>
 
 namespace nibble {
 inline namespace NIBBLE_ABI {
@@ -69,10 +70,14 @@ inline void check_extents(std::size_t N, std::size_t K, const char* who) {
 inline void check_format(const format_desc& f, const char* who) {
   if (f.bits < 2 || f.bits > 8)
     core::fail(errc::unsupported_format, who, ": ", int{f.bits}, " bits; 2..8 are supported");
-  if (f.rule > code_rule::codebook || f.granularity > granularity_kind::flat || f.scale > scale_storage::double_quant)
+  if (f.rule > code_rule::codebook || f.granularity > granularity_kind::flat || f.scale > scale_storage::super_block)
     core::fail(errc::unsupported_format, who, ": unknown code rule ", int{static_cast<std::uint8_t>(f.rule)},
                ", granularity ", int{static_cast<std::uint8_t>(f.granularity)}, " or scale storage ",
                int{static_cast<std::uint8_t>(f.scale)});
+  if (f.scale == scale_storage::super_block &&
+      (f.granularity != granularity_kind::grouped || f.group_size == 0 || super_block_k % f.group_size != 0))
+    core::fail(errc::unsupported_format, who, ": scales of super-blocks with groups of ", f.group_size,
+               "; they need groups of rows whose size divides ", super_block_k);
   switch (f.granularity) {
     case granularity_kind::per_tensor:
     case granularity_kind::per_channel:

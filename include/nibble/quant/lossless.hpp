@@ -4,7 +4,6 @@
 /// Which formats hold the values of which others, bit for bit, known at compile time: is_lossless_v<From, To> for policies and
 /// the block formats of GGUF files. tensor/convert.hpp converts along these pairs.
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
@@ -15,6 +14,7 @@
 #include <nibble/quant/format.hpp>
 #include <nibble/quant/ggml_block256.hpp>
 #include <nibble/quant/ggml_block32.hpp>
+#include <nibble/quant/ggml_parts.hpp>
 #include <nibble/quant/ggml_type.hpp>
 #include <nibble/quant/granularity.hpp>
 #include <nibble/quant/policy.hpp>
@@ -34,8 +34,8 @@ namespace detail {
 
 /// Whether each scale of `from` is one of `to`, and where zero points or offsets are stored like scales, each of those.
 constexpr bool holds_scales(const format_desc& from, const format_desc& to) noexcept {
-  if (from.scale == scale_storage::double_quant && to.scale == scale_storage::double_quant)  // planes as they are
-    return from.granularity == to.granularity && from.group_size == to.group_size;
+  if (has_two_levels(to.scale))  // planes as they are
+    return from.scale == to.scale && from.granularity == to.granularity && from.group_size == to.group_size;
   return from.scale == to.scale || to.scale == scale_storage::f32;
 }
 
@@ -86,52 +86,8 @@ constexpr bool is_lossless(const format_facts& from, const format_facts& to) noe
          detail::holds_scales(from.format, to.format);
 }
 
-/// The levels of IQ4_NL and IQ4_XS as a codebook.
-struct iq4_table {
-  static constexpr int bits = 4;
-  static constexpr sorted_table<4> table{[] {
-    std::array<float, 16> v{};
-    for (std::size_t i = 0; i < 16; ++i) v[i] = static_cast<float>(ggml::iq4_table[i]);
-    return v;
-  }()};
-  static constexpr codebook_desc desc() noexcept { return table.desc(codebook_scaling::absmax); }
-};
-/// E2M1, doubled: the values of MXFP4's codes as ggml has them.
-struct e2m1_table {
-  static constexpr int bits = 4;
-  static constexpr std::array<float, 16> values{0.0f, 1.0f,  2.0f,  3.0f,  4.0f,  6.0f,  8.0f,  12.0f,
-                                                0.0f, -1.0f, -2.0f, -3.0f, -4.0f, -6.0f, -8.0f, -12.0f};
-};
-
-/// The format that a block format of GGUF files is, taken apart: with the scales of sub-blocks as floats, which a half times an
-/// integer of up to 8 bits is. bits 0 for types that nibble cannot decode, and for plain floats.
-constexpr format_facts facts_of(ggml_type type) noexcept {
-  const auto of = [](code_rule rule, int bits, int group, scale_storage scale, const float* table = nullptr) {
-    return format_facts{
-        {rule, static_cast<std::uint8_t>(bits), granularity_kind::grouped, scale, static_cast<std::uint32_t>(group)},
-        table};
-  };
-  constexpr auto full = code_rule::symmetric_full;
-  constexpr auto offset = code_rule::asymmetric_offset;
-  constexpr auto book = code_rule::codebook;
-  switch (type) {
-    case ggml_type::q8_0: return of(full, 8, 32, scale_storage::f16);
-    case ggml_type::q4_0: return of(full, 4, 32, scale_storage::f16);
-    case ggml_type::q5_0: return of(full, 5, 32, scale_storage::f16);
-    case ggml_type::q4_1: return of(offset, 4, 32, scale_storage::f16);
-    case ggml_type::q5_1: return of(offset, 5, 32, scale_storage::f16);
-    case ggml_type::iq4_nl: return of(book, 4, 32, scale_storage::f16, iq4_table::table.values.data());
-    case ggml_type::mxfp4: return of(book, 4, 32, scale_storage::bf16, e2m1_table::values.data());
-    case ggml_type::q2_k: return of(offset, 2, 16, scale_storage::f32);
-    case ggml_type::q3_k: return of(full, 3, 16, scale_storage::f32);
-    case ggml_type::q4_k: return of(offset, 4, 32, scale_storage::f32);
-    case ggml_type::q5_k: return of(offset, 5, 32, scale_storage::f32);
-    case ggml_type::q6_k: return of(full, 6, 16, scale_storage::f32);
-    case ggml_type::iq4_xs: return of(book, 4, 32, scale_storage::f32, iq4_table::table.values.data());
-    default: return of(full, 0, 32, scale_storage::f32);
-  }
-}
-/// Whether a matrix of the format of facts_of(type) has a place in blocks of that type: one scale for each 32, as a half.
+/// Whether every matrix of the format that holds a type's blocks fits such blocks: those with one half for each 32 weights. (The
+/// scales of K-quants have 4 or 6 bits, those of MXFP4 are powers of two.)
 constexpr bool has_plain_blocks(ggml_type type) noexcept {
   return type == ggml_type::q8_0 || type == ggml_type::q4_0 || type == ggml_type::q5_0 || type == ggml_type::q4_1 ||
          type == ggml_type::q5_1 || type == ggml_type::iq4_nl;
@@ -139,14 +95,16 @@ constexpr bool has_plain_blocks(ggml_type type) noexcept {
 
 namespace detail {
 
-/// Facts of a policy, or of a block format.
+/// Facts of a policy, or of the format that holds a block format; bits 0 for blocks that no format holds (plain floats).
 template <class T>
 constexpr format_facts facts_of_type() noexcept {
   if constexpr (matrix_format<T>) {
     if constexpr (requires { T::table::desc(); }) return {T::format(), T::table::desc().values};
     else return {T::format(), nullptr};
+  } else if constexpr (requires { ggml::parts_of<T>::format; }) {
+    return {ggml::parts_of<T>::format, ggml::parts_of<T>::table};
   } else {
-    return quant::facts_of(T::type);
+    return {{.bits = 0}, nullptr};
   }
 }
 template <class T>
@@ -187,10 +145,10 @@ static_assert(is_lossless_v<ggml::q8_0, affine<8, code_rule::symmetric_full, gro
               is_lossless_v<affine<8, code_rule::symmetric, grouped<32>, half>, ggml::q8_0>);
 static_assert(is_lossless_v<affine<4, code_rule::symmetric, grouped<128>, half>, ggml::q4_0>);
 static_assert(is_lossless_v<ggml::q4_1, affine<4, code_rule::asymmetric_offset, grouped<32>, half>>);
-static_assert(is_lossless_v<ggml::iq4_nl, codebook<iq4_table, grouped<32>, half>> &&
-              is_lossless_v<ggml::iq4_nl, codebook<user_table<4>, grouped<32>, half>>);
-static_assert(is_lossless_v<ggml::q4_k, affine<4, code_rule::asymmetric_offset, grouped<32>>> &&
-              !is_lossless_v<affine<4, code_rule::asymmetric_offset, grouped<32>>, ggml::q4_k>);
+static_assert(is_lossless_v<ggml::iq4_nl, codebook<user_table<4>, grouped<32>, half>>);
+static_assert(is_lossless_v<ggml::q4_k, affine<4, code_rule::asymmetric_offset, grouped<32>, super_block>> &&
+              is_lossless_v<ggml::q4_k, affine<4, code_rule::asymmetric_offset, grouped<32>>> &&
+              !is_lossless_v<affine<4, code_rule::asymmetric_offset, grouped<32>, super_block>, ggml::q4_k>);
 static_assert(is_lossless_v<ggml::q4_0, ggml::q8_0> && !is_lossless_v<ggml::q8_0, ggml::q4_0>);
 
 }  // namespace quant

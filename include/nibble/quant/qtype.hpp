@@ -11,6 +11,8 @@
 ///   _g32 _g64 _g128           one half scale for each group of a row (_bf16: bfloat16 scales)
 ///   _flat64                   one float scale for each 64 consecutive elements of the matrix
 ///   _dq                       scales quantized once more (quant/double_quant.hpp)
+///   _sb                       scales as multiples of a half for each 256 weights of a row (quant/super_block.hpp): w2o_g16_sb,
+///                             w3f_g16_sb, w4o_g32_sb, w5o_g32_sb and w6f_g16_sb hold Q2_K to Q6_K of GGUF files
 
 #include <array>
 #include <cstddef>
@@ -46,25 +48,30 @@
   X(lloyd##b##_g128, codebook<lloyd_max_table<b>, grouped<128>, half>)
 
 /// X(name, policy type...) for every format of the list.
-#define NIBBLE_QTYPES(X)                                                   \
-  NIBBLE_QTYPES_OF_WIDTH(X, 2)                                             \
-  NIBBLE_QTYPES_OF_WIDTH(X, 3)                                             \
-  NIBBLE_QTYPES_OF_WIDTH(X, 4)                                             \
-  NIBBLE_QTYPES_OF_WIDTH(X, 5)                                             \
-  NIBBLE_QTYPES_OF_WIDTH(X, 6)                                             \
-  NIBBLE_QTYPES_OF_WIDTH(X, 7)                                             \
-  NIBBLE_QTYPES_OF_WIDTH(X, 8)                                             \
-  X(w4a_g32, affine<4, code_rule::asymmetric, grouped<32>, half>)          \
-  X(w4o_g32, affine<4, code_rule::asymmetric_offset, grouped<32>, half>)   \
-  X(w4_g128_bf16, affine<4, code_rule::symmetric, grouped<128>, bfloat16>) \
-  X(w8_g128_bf16, affine<8, code_rule::symmetric, grouped<128>, bfloat16>) \
-  X(w4_g64_dq, affine<4, code_rule::symmetric, grouped<64>, double_quant>) \
-  X(nf4_channel, codebook<nf4_table, per_channel>)                         \
-  X(nf4_g64, codebook<nf4_table, grouped<64>, half>)                       \
-  X(nf4_flat64, codebook<nf4_table, flat<64>>)                             \
-  X(nf4_flat64_dq, codebook<nf4_table, flat<64>, double_quant>)            \
-  X(fp4_g64, codebook<fp4_table, grouped<64>, half>)                       \
-  X(fp4_flat64, codebook<fp4_table, flat<64>>)                             \
+#define NIBBLE_QTYPES(X)                                                           \
+  NIBBLE_QTYPES_OF_WIDTH(X, 2)                                                     \
+  NIBBLE_QTYPES_OF_WIDTH(X, 3)                                                     \
+  NIBBLE_QTYPES_OF_WIDTH(X, 4)                                                     \
+  NIBBLE_QTYPES_OF_WIDTH(X, 5)                                                     \
+  NIBBLE_QTYPES_OF_WIDTH(X, 6)                                                     \
+  NIBBLE_QTYPES_OF_WIDTH(X, 7)                                                     \
+  NIBBLE_QTYPES_OF_WIDTH(X, 8)                                                     \
+  X(w4a_g32, affine<4, code_rule::asymmetric, grouped<32>, half>)                  \
+  X(w4o_g32, affine<4, code_rule::asymmetric_offset, grouped<32>, half>)           \
+  X(w4_g128_bf16, affine<4, code_rule::symmetric, grouped<128>, bfloat16>)         \
+  X(w8_g128_bf16, affine<8, code_rule::symmetric, grouped<128>, bfloat16>)         \
+  X(w4_g64_dq, affine<4, code_rule::symmetric, grouped<64>, double_quant>)         \
+  X(w2o_g16_sb, affine<2, code_rule::asymmetric_offset, grouped<16>, super_block>) \
+  X(w3f_g16_sb, affine<3, code_rule::symmetric_full, grouped<16>, super_block>)    \
+  X(w4o_g32_sb, affine<4, code_rule::asymmetric_offset, grouped<32>, super_block>) \
+  X(w5o_g32_sb, affine<5, code_rule::asymmetric_offset, grouped<32>, super_block>) \
+  X(w6f_g16_sb, affine<6, code_rule::symmetric_full, grouped<16>, super_block>)    \
+  X(nf4_channel, codebook<nf4_table, per_channel>)                                 \
+  X(nf4_g64, codebook<nf4_table, grouped<64>, half>)                               \
+  X(nf4_flat64, codebook<nf4_table, flat<64>>)                                     \
+  X(nf4_flat64_dq, codebook<nf4_table, flat<64>, double_quant>)                    \
+  X(fp4_g64, codebook<fp4_table, grouped<64>, half>)                               \
+  X(fp4_flat64, codebook<fp4_table, flat<64>>)                                     \
   X(fp4_flat64_dq, codebook<fp4_table, flat<64>, double_quant>)
 
 namespace nibble {

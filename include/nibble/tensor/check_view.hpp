@@ -26,6 +26,7 @@ inline void check_view(const quantized_view& v, const char* who, bool rows = tru
   plane(v.scales, "scales");
   if (quant::has_zeros(v.format)) plane(v.zeros, "zero points");
   if (v.format.scale == scale_storage::double_quant) plane(v.super_scales, "second-level scales");
+  if (v.format.scale == scale_storage::super_block) plane(v.block_scales, "scales of super-blocks");
   if (v.format.rule == code_rule::codebook) plane(v.table, "table");
   if (!rows || v.format.granularity == granularity_kind::flat || v.N == 1) return;
   if (const std::size_t need = pack::packed_bytes(v.K, v.format.bits); v.row_stride_bytes < need)

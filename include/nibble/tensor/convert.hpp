@@ -20,10 +20,10 @@
 #include <nibble/core/half.hpp>
 #include <nibble/core/span2d.hpp>
 #include <nibble/pack/bits.hpp>
-#include <nibble/quant/ggml_planes.hpp>
 #include <nibble/quant/ggml_type.hpp>
 #include <nibble/quant/lossless.hpp>
 #include <nibble/tensor/check_view.hpp>
+#include <nibble/tensor/ggml_matrix.hpp>
 #include <nibble/tensor/qmatrix.hpp>
 #include <nibble/tensor/quantize.hpp>
 
@@ -88,18 +88,25 @@ inline any_qmatrix convert(const quantized_view& W, const format_desc& to, const
       for (std::size_t k = 0; k < W.K; ++k) pack::put(out.codes().data(), n * W.K + k, to.bits, codes[k]);
   }
 
-  if (to.scale == scale_storage::double_quant) {  // the same groups
-    std::memcpy(out.scale_plane().data(), W.scales, out.scale_plane().size());
-    std::memcpy(out.super_scales().data(), W.super_scales, (out.super_scales().size() - 1) * sizeof(float));
-    out.super_scales().back() = W.scale_offset;
+  if (quant::has_two_levels(to.scale)) {  // the same groups, so the planes are the same too
+    const auto copy = [](auto&& plane, const void* from) {
+      if (!plane.empty() && from != nullptr) std::memcpy(plane.data(), from, plane.size_bytes());
+    };
+    copy(out.scale_plane(), W.scales);
+    copy(out.zero_plane(), W.zeros);
+    copy(out.block_scales(), W.block_scales);
+    if (to.scale == scale_storage::double_quant) {
+      copy(out.super_scales().first(out.super_scales().size() - 1), W.super_scales);
+      out.super_scales().back() = W.scale_offset;
+    }
+    if (W.format.rule == to.rule || to.rule != code_rule::asymmetric) return out;
   }
-  const scale_storage offsets = to.scale == scale_storage::double_quant ? scale_storage::f32 : to.scale;
   for (std::size_t g = 0; g < out.scale_count(); ++g) {
     const quant::group_extent first = quant::extent_of(to, W.N, W.K, g);
     const std::size_t source = quant::group_of(W.format, W.K, first.n, first.k);
     const quant::group_params p = quant::params_at(W, source);
-    if (to.scale != scale_storage::double_quant) detail::put_scale(to.scale, out.scale_plane(), g, p.scale);
-    if (to.rule == code_rule::asymmetric_offset) detail::put_scale(offsets, out.zero_plane(), g, p.zero);
+    if (!quant::has_two_levels(to.scale)) detail::put_scale(to.scale, out.scale_plane(), g, p.scale);
+    if (to.rule == code_rule::asymmetric_offset) detail::put_scale(to.scale, out.zero_plane(), g, p.zero);
     if (to.rule != code_rule::asymmetric) continue;
     out.zero_plane()[g] = W.format.rule == code_rule::asymmetric
                               ? static_cast<const std::byte*>(W.zeros)[source]
@@ -158,75 +165,18 @@ lossy_conversion convert_lossy(const quantized_view& W, const quantize_options& 
   else return convert_lossy(W, To::format(), codebook_desc{}, options, ctx);
 }
 
-namespace detail {
-
-/// Blocks of a type that has facts, and the bytes of a row of K. Throws unsupported_format or bad_shape.
-inline std::size_t check_blocks(ggml_type type, std::size_t N, std::size_t K, const char* who) {
-  const quant::ggml_type_info& info = quant::info_of(type);
-  if (quant::facts_of(type).format.bits == 0)
-    core::fail(errc::unsupported_format, who, ": ", info.name, " has no codes and scales that a matrix holds");
-  quant::check_extents(N, K, who);
-  if (K % info.block_elements != 0)
-    core::fail(errc::bad_shape, who, ": rows of ", K, " are no whole blocks of ", info.block_elements, ", as ",
-               info.name, " has them");
-  return K / info.block_elements * info.block_bytes;
-}
-
-}  // namespace detail
-
-/// Rows of a block format as W[N, K] of the format of quant::facts_of(type), each value with the same bits. `blocks` are the
-/// bytes of a tensor, row after row. Throws bad_shape unless they are exactly N rows, unsupported_format for types that
-/// nibble does not decode and for plain floats.
-inline any_qmatrix from_ggml(ggml_type type, std::span<const std::byte> blocks, std::size_t N, std::size_t K) {
-  const std::size_t row_bytes = detail::check_blocks(type, N, K, "from_ggml");
-  if (blocks.size() / row_bytes != N || blocks.size() % row_bytes != 0)
-    core::fail(errc::bad_shape, "from_ggml: ", blocks.size(), " bytes; ", N, " rows of ", row_bytes, " are needed");
-  const quant::format_facts facts = quant::facts_of(type);
-  const quant::ggml_type_info& info = quant::info_of(type);
-  any_qmatrix out(facts.format, N, K, facts.table);
-  const std::size_t groups = info.block_elements / facts.format.group_size;
-  std::vector<std::uint8_t> codes(K);
-  quant::group_params params[16];
-  std::size_t g = 0;
-  for (std::size_t n = 0; n < N; ++n) {
-    for (std::size_t b = 0; b < K / info.block_elements; ++b) {
-      quant::ggml::split_block(type, blocks.data() + n * row_bytes + b * info.block_bytes,
-                               codes.data() + b * info.block_elements, params);
-      for (std::size_t j = 0; j < groups; ++j, ++g) {
-        detail::put_scale(facts.format.scale, out.scale_plane(), g, params[j].scale);
-        if (quant::has_zeros(facts.format)) detail::put_scale(facts.format.scale, out.zero_plane(), g, params[j].zero);
-      }
-    }
-    pack::pack_row(codes.data(), K, facts.format.bits, out.codes().data() + n * out.row_stride_bytes());
-  }
-  return out;
-}
-
-/// W as rows of blocks, each value with the same bits: Q8_0, Q4_0, Q5_0, Q4_1, Q5_1 and IQ4_NL from formats that
-/// quant::is_lossless lets into quant::facts_of(type). Throws unsupported_format for others, bad_shape unless K is a multiple
-/// of 32.
-inline std::vector<std::byte> to_ggml(ggml_type type, const quantized_view& W) {
-  check_view(W, "to_ggml");
-  const std::size_t row_bytes = detail::check_blocks(type, W.N, W.K, "to_ggml");
+/// W as rows of blocks, each value with the same bits: Q8_0, Q4_0, Q5_0, Q4_1, Q5_1 and IQ4_NL, from the formats that
+/// quant::is_lossless_v lets into them; for other types and formats quantize, or matrix_to_ggml for a matrix that blocks gave.
+/// Throws unsupported_format for these, bad_shape unless K is a multiple of 32.
+template <class = void>
+std::vector<std::byte> convert_to_ggml(const quantized_view& W, ggml_type type, const context& ctx = {}) {
+  check_view(W, "convert_to_ggml");
   if (!quant::has_plain_blocks(type))
-    core::fail(errc::unsupported_format, "to_ggml: ", quant::info_of(type).name,
-               " shares scales on two levels; quantize to it");
-  const quant::format_facts facts = quant::facts_of(type);
-  const any_qmatrix m = convert(W, facts.format, facts.table);
-  const std::size_t block_bytes = quant::info_of(type).block_bytes;
-  std::vector<std::byte> out(W.N * row_bytes);
-  std::vector<std::uint8_t> codes(W.K);
-  std::size_t g = 0;
-  for (std::size_t n = 0; n < W.N; ++n) {
-    pack::unpack_row(m.codes().data() + n * m.row_stride_bytes(), W.K, facts.format.bits, codes.data());
-    for (std::size_t b = 0; b < W.K / 32; ++b, ++g) {
-      half scale, zero;
-      std::memcpy(&scale, m.scale_plane().data() + 2 * g, 2);
-      if (quant::has_zeros(facts.format)) std::memcpy(&zero, m.zero_plane().data() + 2 * g, 2);
-      quant::ggml::join_block(type, codes.data() + 32 * b, scale, zero, out.data() + n * row_bytes + b * block_bytes);
-    }
-  }
-  return out;
+    core::fail(errc::unsupported_format, "convert_to_ggml: not every matrix fits blocks of ", quant::name_of(type));
+  std::vector<std::byte> blocks(W.N * detail::ggml_bytes(type, W.K, "convert_to_ggml"));
+  const float* const table = type == ggml_type::iq4_nl ? quant::ggml::parts_of<quant::ggml::iq4_nl>::table : nullptr;
+  matrix_to_ggml(convert(W, matrix_format_of(type), table).view(), type, blocks, ctx);
+  return blocks;
 }
 
 }  // namespace NIBBLE_ABI

@@ -11,13 +11,15 @@
 #include <nibble/quant/format.hpp>
 #include <nibble/quant/granularity.hpp>
 #include <nibble/quant/scale.hpp>
+#include <nibble/quant/super_block.hpp>
 
 namespace nibble {
 
 /// Bytes by purpose.
 struct byte_ledger {
-  std::size_t payload = 0;      ///< codes: N * K * bits, rounded up to a byte
-  std::size_t scales = 0;       ///< with double quantization: codes, block maxima and the offset
+  std::size_t payload = 0;  ///< codes: N * K * bits, rounded up to a byte
+  std::size_t scales =
+      0;  ///< with double quantization: codes, block maxima and the offset; with super-blocks their halves
   std::size_t zero_points = 0;  ///< zero points or offsets
   std::size_t padding = 0;      ///< rows rounded up to bytes; in packed forms panels rounded up as well
   std::size_t container = 0;    ///< what belongs to the matrix as a whole: a user's table, headers of a file
@@ -53,6 +55,11 @@ constexpr byte_ledger canonical_ledger(const format_desc& f, std::size_t N, std:
   l.scales = groups * quant::scale_bytes(f.scale);
   if (f.scale == scale_storage::double_quant) l.scales += quant::super_scale_count(groups) * sizeof(float);
   l.zero_points = groups * quant::zero_bytes(f);
+  if (const std::size_t halves = N * quant::block_scales_per_row(f, K) * sizeof(half); halves != 0) {
+    const std::size_t of_scales = N * ceil_div(K, quant::super_block_k) * sizeof(half);
+    l.scales += of_scales;
+    l.zero_points += halves - of_scales;
+  }
   l.container = table_bytes;
   return l;
 }

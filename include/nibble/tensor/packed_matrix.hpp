@@ -3,6 +3,7 @@
 /// @file
 /// Weights in a kernel's layout: made once from the canonical form, given back bit for bit.
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -23,6 +24,7 @@
 #include <nibble/quant/double_quant.hpp>
 #include <nibble/quant/granularity.hpp>
 #include <nibble/quant/scale.hpp>
+#include <nibble/quant/super_block.hpp>
 #include <nibble/tensor/check_view.hpp>
 #include <nibble/tensor/packed_view.hpp>
 #include <nibble/tensor/qmatrix.hpp>
@@ -121,6 +123,7 @@ class packed_matrix {
     v.matrix.scales = scales_.data();
     v.matrix.zeros = zeros_.empty() ? nullptr : zeros_.data();
     v.matrix.super_scales = super_scales_.empty() ? nullptr : super_scales_.data();
+    v.matrix.block_scales = block_scales_.empty() ? nullptr : block_scales_.data();
     v.matrix.table = table_.empty() ? nullptr : table_.data();
     return v;
   }
@@ -129,8 +132,8 @@ class packed_matrix {
   byte_ledger ledger() const noexcept {
     if (N() == 0) return {};
     byte_ledger l = canonical_ledger(format(), N(), K(), table_.size() * sizeof(float));
-    const std::size_t stored =
-        codes_.size() + scales_.size() + zeros_.size() + (super_scales_.size() + table_.size()) * sizeof(float);
+    const std::size_t stored = codes_.size() + scales_.size() + zeros_.size() + block_scales_.size() * sizeof(half) +
+                               (super_scales_.size() + table_.size()) * sizeof(float);
     l.padding = stored - l.payload - l.scales - l.zero_points - l.container;
     return l;
   }
@@ -149,6 +152,7 @@ class packed_matrix {
       if (!zeros_.empty()) std::memcpy(zeros, zeros_.data(), zeros_.size());
     }
     if (layout_ == layout_id::row_major) {
+      std::copy(block_scales_.begin(), block_scales_.end(), out.block_scales().begin());
       std::memcpy(out.codes().data(), codes_.data(), codes_.size());
       return out;
     }
@@ -164,6 +168,10 @@ class packed_matrix {
       transpose(scale_size, scales_.data() + first * scale_size, groups, columns, 16, scales + first * scale_size,
                 groups);
       transpose(zero_size, zeros_.data() + first * zero_size, groups, columns, 16, zeros + first * zero_size, groups);
+      const std::size_t halves = quant::block_scales_per_row(format(), K());
+      if (halves != 0)
+        transpose(sizeof(half), reinterpret_cast<const std::byte*>(block_scales_.data() + n * halves), halves, columns,
+                  16, reinterpret_cast<std::byte*>(out.block_scales().data() + n * halves), halves);
     });
     return out;
   }
@@ -193,6 +201,8 @@ class packed_matrix {
       const auto* z = static_cast<const std::byte*>(from.zeros);
       zeros_.assign(z, z + scales * zero_size);
     }
+    block_scales_.assign(from.block_scales,
+                         from.block_scales + from.N * quant::block_scales_per_row(from.format, from.K));
   }
 
   void make_panels(const quantized_view& from, const context& ctx) {
@@ -209,6 +219,8 @@ class packed_matrix {
       std::memcpy(scales_.data(), from.scales, scale_size);
       if (zero_size != 0) std::memcpy(zeros_.data(), from.zeros, zero_size);
     }
+    const std::size_t halves = quant::block_scales_per_row(f, from.K);
+    block_scales_.resize(panels * 16 * halves);
     const std::size_t row_bytes = row_bytes_of(from);
     const auto* scales = static_cast<const std::byte*>(from.scales);
     const auto* zeros = static_cast<const std::byte*>(from.zeros);
@@ -221,6 +233,9 @@ class packed_matrix {
       transpose(scale_size, scales + first * scale_size, columns, groups, groups, scales_.data() + first * scale_size,
                 16);
       transpose(zero_size, zeros + first * zero_size, columns, groups, groups, zeros_.data() + first * zero_size, 16);
+      if (halves != 0)
+        transpose(sizeof(half), reinterpret_cast<const std::byte*>(from.block_scales + n * halves), columns, halves,
+                  halves, reinterpret_cast<std::byte*>(block_scales_.data() + n * halves), 16);
     });
   }
 
@@ -252,6 +267,7 @@ class packed_matrix {
   detail::emptied_by_move<description> canonical_;
   aligned_vector<std::byte> codes_, scales_, zeros_;
   aligned_vector<float> super_scales_, table_;
+  aligned_vector<half> block_scales_;
 };
 
 /// W in the fastest layout that its format has.

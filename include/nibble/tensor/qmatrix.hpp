@@ -20,6 +20,7 @@
 #include <nibble/quant/granularity.hpp>
 #include <nibble/quant/policy.hpp>
 #include <nibble/quant/scale.hpp>
+#include <nibble/quant/super_block.hpp>
 #include <nibble/tensor/ledger.hpp>
 
 namespace nibble {
@@ -96,6 +97,7 @@ class any_qmatrix {
       v.super_scales = super_scales_.data();
       v.scale_offset = super_scales_.back();
     }
+    v.block_scales = block_scales_.empty() ? nullptr : block_scales_.data();
     v.table = own_table_.empty() ? outer_table_.value : own_table_.data();
     return v;
   }
@@ -110,6 +112,9 @@ class any_qmatrix {
   /// Double quantization only: the greatest magnitude of each 256 scales, then the offset of all.
   std::span<float> super_scales() noexcept { return super_scales_; }
   std::span<const float> super_scales() const noexcept { return super_scales_; }
+  /// Super-blocks only: for each row the halves of its scales, then those of its offsets.
+  std::span<half> block_scales() noexcept { return block_scales_; }
+  std::span<const half> block_scales() const noexcept { return block_scales_; }
 
   /// The bytes of all planes, by purpose.
   byte_ledger ledger() const noexcept {
@@ -127,6 +132,7 @@ class any_qmatrix {
     scales_.resize(groups * quant::scale_bytes(format_.scale));
     zeros_.resize(groups * quant::zero_bytes(format_));
     if (format_.scale == scale_storage::double_quant) super_scales_.resize(quant::super_scale_count(groups));
+    block_scales_.resize(N() * quant::block_scales_per_row(format_, K()));
   }
 
   struct extents {
@@ -138,6 +144,7 @@ class any_qmatrix {
   aligned_vector<std::byte> scales_;
   aligned_vector<std::byte> zeros_;
   aligned_vector<float> super_scales_;
+  aligned_vector<half> block_scales_;
   detail::emptied_by_move<const float*> outer_table_;
   aligned_vector<float> own_table_;
 };
@@ -186,12 +193,21 @@ class qmatrix {
 
 namespace quant {
 
+/// The half of a super-block that scales group g; with `offsets` that of its offset.
+inline half block_scale_at(const quantized_view& v, std::size_t g, bool offsets) noexcept {
+  const std::size_t in_row = groups_per_row(v.format, v.K), n = g / in_row;
+  const std::size_t block = g % in_row * v.format.group_size / super_block_k;
+  return v.block_scales[n * block_scales_per_row(v.format, v.K) + (offsets ? ceil_div(v.K, super_block_k) : 0) + block];
+}
+
 /// Scale of group g as a float. Every reader of scales, kernels included, gives this value.
 inline float scale_at(const quantized_view& v, std::size_t g) noexcept {
   switch (v.format.scale) {
     case scale_storage::f32: return static_cast<const float*>(v.scales)[g];
     case scale_storage::f16: return to_float(static_cast<const half*>(v.scales)[g]);
     case scale_storage::bf16: return to_float(static_cast<const bfloat16*>(v.scales)[g]);
+    case scale_storage::super_block:
+      return super_block_value(static_cast<const std::int8_t*>(v.scales)[g], block_scale_at(v, g, false));
     case scale_storage::double_quant: break;
   }
   return double_quant_scale(static_cast<const std::uint8_t*>(v.scales)[g], v.super_scales[g / double_quant_block],
@@ -205,6 +221,8 @@ inline float zero_at(const quantized_view& v, std::size_t g) noexcept {
   switch (v.format.scale) {
     case scale_storage::f16: return to_float(static_cast<const half*>(v.zeros)[g]);
     case scale_storage::bf16: return to_float(static_cast<const bfloat16*>(v.zeros)[g]);
+    case scale_storage::super_block:
+      return super_block_value(static_cast<const std::int8_t*>(v.zeros)[g], block_scale_at(v, g, true));
     case scale_storage::f32:
     case scale_storage::double_quant: break;
   }

@@ -132,9 +132,9 @@ inline void store_groups(any_qmatrix& m, std::size_t first, const quant::group_p
       kernels::encode_scales(storage, values, count, to + i * quant::scale_bytes(storage));
     }
   };
-  const bool two_levels = f.scale == scale_storage::double_quant;  // scales all at once, when every group is fitted
+  const bool two_levels = quant::has_two_levels(f.scale);  // scales all at once, when every group is fitted
   if (!two_levels) store(f.scale, &quant::group_params::scale, m.scale_plane().data());
-  if (f.rule == code_rule::asymmetric_offset)
+  if (f.rule == code_rule::asymmetric_offset && f.scale != scale_storage::super_block)
     store(two_levels ? scale_storage::f32 : f.scale, &quant::group_params::zero, m.zero_plane().data());
   if (f.rule != code_rule::asymmetric) return;
   auto* const zeros = reinterpret_cast<std::uint8_t*>(m.zero_plane().data()) + first;
@@ -145,7 +145,7 @@ inline void store_groups(any_qmatrix& m, std::size_t first, const quant::group_p
 inline void read_params(const quantized_view& v, std::size_t first, std::size_t n,
                         quant::group_params* params) noexcept {
   const format_desc& f = v.format;
-  if (n < 4 || f.scale == scale_storage::double_quant) {
+  if (n < 4 || quant::has_two_levels(f.scale)) {
     for (std::size_t i = 0; i < n; ++i) params[i] = quant::params_at(v, first + i);
     return;
   }
@@ -201,7 +201,7 @@ class quantize_job {
   std::size_t run(const context& ctx) {
     const format_desc& f = codec_.format;
     const std::size_t groups = quant::scale_count(f, W_.rows, W_.cols);
-    const bool two_levels = f.scale == scale_storage::double_quant;
+    const bool two_levels = quant::has_two_levels(f.scale);
     if (two_levels) fitted_.resize(groups);
     if (!two_levels && f.granularity != granularity_kind::per_tensor) {
       // Scales and codes of an item in one go, while its values are in the cache.
@@ -216,8 +216,12 @@ class quantize_job {
     if (f.granularity == granularity_kind::per_tensor) fit_group(0, {0, 0, W_.rows * W_.cols});
     else for_each_chunk(ctx, [&](const chunk& c) { fit(c); });
     if (first_failed_ != no_group) return first_failed_;
-    if (two_levels) {
-      quant::quantize_scales(fitted_.data(), groups, reinterpret_cast<std::uint8_t*>(out_.scale_plane().data()),
+    if (f.scale == scale_storage::super_block) {
+      if (const std::size_t failed = quantize_super_blocks(ctx); failed != no_group) return failed;
+    } else if (two_levels) {
+      std::vector<float> scales(groups);
+      for (std::size_t g = 0; g < groups; ++g) scales[g] = fitted_[g].scale;
+      quant::quantize_scales(scales.data(), groups, reinterpret_cast<std::uint8_t*>(out_.scale_plane().data()),
                              out_.super_scales().data(),
                              has_zero_level() ? quant::zero_scale::nearest : quant::zero_scale::exact);
       view_ = out_.view();  // the offset is known now
@@ -254,6 +258,32 @@ class quantize_job {
   static constexpr std::size_t no_group = std::numeric_limits<std::size_t>::max();
 
  private:
+  /// Scales and offsets of all super-blocks, rows in parallel. Returns the first group of one that overflows, or no_group.
+  std::size_t quantize_super_blocks(const context& ctx) {
+    const format_desc& f = codec_.format;
+    const std::size_t in_row = quant::groups_per_row(f, W_.cols), in_block = quant::super_block_k / f.group_size;
+    const std::size_t blocks = ceil_div(W_.cols, quant::super_block_k);
+    const auto store = [&](std::size_t n, std::size_t b, float quant::group_params::*member, quant::small_value small,
+                           std::byte* plane, half* halves) {
+      float values[quant::super_block_k];
+      const std::size_t first = n * in_row + b * in_block, left = in_row - b * in_block;
+      const std::size_t count = left < in_block ? left : in_block;
+      for (std::size_t i = 0; i < count; ++i) values[i] = fitted_[first + i].*member;
+      const half d = quant::quantize_super_block(values, count, small, reinterpret_cast<std::int8_t*>(plane) + first);
+      halves[b] = d;
+      if (!is_finite(to_float(d))) lower(first_failed_, first);
+    };
+    core::for_each_item(ctx, W_.rows, [&](std::size_t n, std::size_t) {
+      half* const halves = out_.block_scales().data() + n * quant::block_scales_per_row(f, W_.cols);
+      for (std::size_t b = 0; b < blocks; ++b) {
+        store(n, b, &quant::group_params::scale, quant::small_value::step, out_.scale_plane().data(), halves);
+        if (f.rule == code_rule::asymmetric_offset)
+          store(n, b, &quant::group_params::zero, quant::small_value::zero, out_.zero_plane().data(), halves + blocks);
+      }
+    });
+    return first_failed_;
+  }
+
   /// The unit of parallel work: whole rows, or for flat formats a run of blocks.
   struct chunk {
     std::size_t first_group, end_group;  // its groups: none of its own for per_tensor, which is fitted apart
@@ -393,7 +423,7 @@ class quantize_job {
       store_groups(out_, r.first + i, params, n);
       if (const std::size_t bad = first_not_finite(params, n); bad < n) lower(first_failed_, r.first + i + bad);
       if (fitted_.empty()) continue;
-      for (std::size_t j = 0; j < n; ++j) fitted_[r.first + i + j] = params[j].scale;
+      for (std::size_t j = 0; j < n; ++j) fitted_[r.first + i + j] = params[j];
     }
     return r.count;
   }
@@ -418,7 +448,7 @@ class quantize_job {
   void keep(std::size_t g, quant::group_params p) noexcept {
     if (!quant::detail::finite(p)) return lower(first_failed_, g);
     store_groups(out_, g, &p, 1);
-    if (!fitted_.empty()) fitted_[g] = p.scale;
+    if (!fitted_.empty()) fitted_[g] = p;
   }
 
   /// The parameters that codes are chosen against: as stored, but for copies of bitsandbytes as fitted.
@@ -426,7 +456,7 @@ class quantize_job {
     quant::group_params p = quant::params_at(view_, g);
     if (!fitted_.empty() && codec_.format.rule == code_rule::codebook &&
         codec_.book.scaling == codebook_scaling::absmax_reciprocal)
-      p.scale = fitted_[g];
+      p.scale = fitted_[g].scale;
     return p;
   }
 
@@ -507,6 +537,7 @@ class quantize_job {
     switch (codec_.format.scale) {
       case scale_storage::f16: return "half";
       case scale_storage::bf16: return "bfloat16";
+      case scale_storage::super_block: return "127 halves";
       case scale_storage::f32:
       case scale_storage::double_quant: break;
     }
@@ -522,7 +553,7 @@ class quantize_job {
   bool by_own_rule_;                                 // for kernels::fit_groups
   std::optional<kernels::clip_search<Isa>> search_;  // mse_search of groups that lie in one run
   float tensor_limit_ = 0.0f;                        // of a per_tensor group under `saturate`
-  std::vector<float> fitted_;  // double quantization: the scales before they are quantized themselves
+  std::vector<quant::group_params> fitted_;          // scales on two levels before they are quantized themselves
   std::atomic<std::size_t> first_failed_{no_group};
 };
 

@@ -90,6 +90,7 @@ struct quantized_planes {
   std::size_t N = 0, K = 0, row_stride_bytes = 0;
   std::span<std::byte> codes, scales, zeros;
   std::span<float> super_scales;  ///< double_quant: one for each 256 scales, then the offset
+  std::span<half> block_scales;   ///< super_block: of each row those of scales, then of offsets
 };
 /// Min-max quantization of W[N, K] by the rules of nibble::quantize.
 using quantize_function = std::function<errc(span2d<const float> W, const quantized_planes& out)>;
@@ -183,8 +184,14 @@ class multiply_runner {
       const auto aligned = [&](std::size_t size) { return std::max<std::size_t>(o.alignment, size == 0 ? 1 : size); };
       const std::size_t scale_size = aligned(quant::scale_bytes(canonical.format().scale));
       const std::size_t zero_size = aligned(quant::zero_bytes(canonical.format()));
+      const auto keep_blocks = [&](const half* from, std::size_t rows) {
+        const std::size_t halves = rows * quant::block_scales_per_row(canonical.format(), canonical.K());
+        blocks_ = std::make_unique<input<half>>(std::span<const half>(from, halves), where,
+                                                std::max(o.alignment, sizeof(half)), "scales of super-blocks");
+      };
       if (o.layout == layout_id::row_major) {
         view_ = {layout_id::row_major, canonical.view()};
+        keep_blocks(view_.matrix.block_scales, canonical.N());
         codes_ = std::make_unique<input<std::byte>>(gapped_rows(canonical), where, o.alignment, "codes");
         scales_ = std::make_unique<input<std::byte>>(canonical.scale_plane(), where, scale_size, "scales");
         zeros_ = std::make_unique<input<std::byte>>(canonical.zero_plane(), where, zero_size, "zero points");
@@ -205,6 +212,7 @@ class multiply_runner {
                                                      scale_size, "scales");
         zeros_ = std::make_unique<input<std::byte>>(plane(m.zeros, count * quant::zero_bytes(m.format)), where,
                                                     zero_size, "zero points");
+        keep_blocks(m.block_scales, panels * 16);
       }
       quantized_view& m = view_.matrix;
       const quantized_view from = canonical.view();
@@ -221,6 +229,7 @@ class multiply_runner {
       m.scales = scales_->data();
       m.zeros = m.zeros == nullptr ? nullptr : zeros_->data();
       m.super_scales = m.super_scales == nullptr ? nullptr : supers_->data();
+      m.block_scales = m.block_scales == nullptr ? nullptr : blocks_->data();
       m.table = m.table == nullptr ? nullptr : table_->data();
     }
 
@@ -230,6 +239,7 @@ class multiply_runner {
       buffers.watch(*scales_);
       if (view_.matrix.zeros != nullptr) buffers.watch(*zeros_);
       if (view_.matrix.super_scales != nullptr) buffers.watch(*supers_);
+      if (view_.matrix.block_scales != nullptr) buffers.watch(*blocks_);
       if (view_.matrix.table != nullptr) buffers.watch(*table_);
     }
 
@@ -252,6 +262,7 @@ class multiply_runner {
     packed_view view_;
     std::unique_ptr<input<std::byte>> codes_, scales_, zeros_;
     std::unique_ptr<input<float>> supers_, table_;
+    std::unique_ptr<input<half>> blocks_;
   };
 
   failure describe_case(const multiply_case& c, std::size_t x_stride, std::size_t y_stride) const {
@@ -586,15 +597,18 @@ inline report check_quantize(const quantize_function& quantize, const conformanc
         const guarded<std::byte> codes(want.codes().size(), where, o.alignment),
             scales(want.scale_plane().size(), where, 4), zeros(want.zero_plane().size(), where, 4);
         const guarded<float> supers(want.super_scales().size(), where);
+        const guarded<half> halves(want.block_scales().size(), where);
         for (const guarded<std::byte>* plane : {&codes, &scales, &zeros})
           if (plane->size() != 0) std::memset(plane->data(), 0, plane->size());
         for (float& v : supers) v = 0.0f;
+        for (half& v : halves) v = half{};
         detail::buffer_check buffers(watch);
         buffers.watch(in);
         buffers.watch(codes.bytes(), "codes");
         buffers.watch(scales.bytes(), "scales");
         buffers.watch(zeros.bytes(), "zero points");
         buffers.watch(supers.bytes(), "scales of scales");
+        buffers.watch(halves.bytes(), "scales of super-blocks");
         const errc answer = quantize(make_span2d(in.data(), s.N, s.K, stride), {format,
                                                                                 s.N,
                                                                                 s.K,
@@ -602,7 +616,8 @@ inline report check_quantize(const quantize_function& quantize, const conformanc
                                                                                 {codes.data(), codes.size()},
                                                                                 {scales.data(), scales.size()},
                                                                                 {zeros.data(), zeros.size()},
-                                                                                {supers.data(), supers.size()}});
+                                                                                {supers.data(), supers.size()},
+                                                                                {halves.data(), halves.size()}});
         if (answer != errc::ok) {
           ++r.refused;
           continue;
@@ -628,6 +643,7 @@ inline report check_quantize(const quantize_function& quantize, const conformanc
         };
         // Parameters first: codes follow from them.
         compare(supers.data(), want.super_scales().data(), want.super_scales().size_bytes(), "scales of scales");
+        compare(halves.data(), want.block_scales().data(), want.block_scales().size_bytes(), "scales of super-blocks");
         compare(scales.data(), want.scale_plane().data(), want.scale_plane().size(), "scales");
         compare(zeros.data(), want.zero_plane().data(), want.zero_plane().size(), "zero points");
         if (f.wrong != 0) f.cause = "the range of a group, or how its scale is rounded to its storage";

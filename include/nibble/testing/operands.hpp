@@ -55,7 +55,7 @@ class generator {
 inline std::string describe(const format_desc& f) {
   constexpr std::array rules = {"symmetric",  "symmetric, full range",    "mid-rise",
                                 "asymmetric", "asymmetric, float offset", "codebook"};
-  constexpr std::array scales = {"float", "half", "bfloat16", "double-quantized"};
+  constexpr std::array scales = {"float", "half", "bfloat16", "double-quantized", "super-block"};
   std::string s = std::to_string(f.bits) + "-bit " + rules[static_cast<std::size_t>(f.rule)] + ", ";
   switch (f.granularity) {
     case granularity_kind::per_tensor: s += "per tensor"; break;
@@ -80,10 +80,12 @@ inline std::vector<format_desc> covering_formats() {
     out.push_back({asymmetric_offset, b, g::grouped, f32, 8});
     out.push_back({asymmetric, b, g::grouped, f32, 12});
     out.push_back({symmetric, b, g::grouped, f16, 32});
+    if (b == 4 || b == 8) out.push_back({asymmetric, b, g::grouped, f16, 48});
     out.push_back({asymmetric, b, g::grouped, f16, 64});
     out.push_back({mid_rise, b, g::grouped, bf16, 64});
     out.push_back({codebook, b, g::grouped, f16, 64});
     out.push_back({symmetric, b, g::grouped, double_quant, 128});
+    out.push_back({b % 2 == 0 ? asymmetric_offset : symmetric_full, b, g::grouped, super_block, b < 4 ? 16u : 32u});
     out.push_back({asymmetric_offset, b, g::grouped, f16, 256});
     out.push_back({symmetric_full, b, g::flat, f16, 32});
     out.push_back({codebook, b, g::flat, double_quant, 64});
@@ -210,12 +212,14 @@ inline any_qmatrix weights(operand_pattern pattern, const format_desc& f, std::s
         case scale_storage::f32: std::memcpy(&plane[at], &v, 4); break;
         case scale_storage::f16: std::memcpy(&plane[at], &h, 2); break;
         case scale_storage::bf16: std::memcpy(&plane[at], &b, 2); break;
-        case scale_storage::double_quant: plane[at] = static_cast<std::byte>(random.next()); break;
+        case scale_storage::double_quant:
+        case scale_storage::super_block: plane[at] = static_cast<std::byte>(random.next()); break;
       }
     }
   };
   fill(m.scale_plane(), f.scale, 0x1p-5f);
   for (float& s : m.super_scales()) s = 0x1p-5f * random.positive();
+  for (half& s : m.block_scales()) s = to_half(0x1p-11f * random.positive() * (wide ? random.power(-10, 10) : 1.0f));
   if (f.rule == code_rule::asymmetric)
     for (std::byte& z : m.zero_plane()) z = static_cast<std::byte>(random.next() & top);
   if (f.rule == code_rule::asymmetric_offset)

@@ -126,11 +126,14 @@ struct gemm_panel<isa::amx_int8> : gemm_panel<simd::isa_type> {
   /// Operands of two panels take a third of L1, which leaves room for the rows that pass through.
   static constexpr std::size_t block_k = 512;
 
+  /// Groups of 16 k fill a quarter of a tile. Shorter ones, and those of no whole tiles, go without.
+  static constexpr std::size_t shortest_group = 16;
+
   /// Up to 8 rows leave half of a tile empty: vpdpbusd needs no more steps for them and no detour over memory. What takes one
   /// without tiles, too, is faster with them from two rows on.
   static constexpr bool in_blocks(std::size_t M, std::size_t group, std::size_t K, bool packed) noexcept {
     const std::size_t few = packed ? 8 : 1;
-    return M > few && (group >= K || group % pack::panel16::block_k == 0);
+    return M > few && (group >= K || group % shortest_group == 0);
   }
 
   template <int Bits>
@@ -156,32 +159,62 @@ struct gemm_panel<isa::amx_int8> : gemm_panel<simd::isa_type> {
   template <int Bits, class ImageOf>
   static NIBBLE_ALWAYS_INLINE void centre(const centred_codes& c, const std::byte* block, std::int8_t* values,
                                           const ImageOf& image_of) noexcept {
+    const auto origin_of = [&](std::size_t g) NIBBLE_LAMBDA_INLINE {
+      const __m512i columns = _mm512_loadu_si512(c.origin + g * c.origin_stride);
+      return _mm512_mullo_epi32(columns, _mm512_set1_epi32(0x01010101));
+    };
+    const auto centre_block = [&](__m512i first, __m512i second) NIBBLE_LAMBDA_INLINE {  // origins of 16 k each
+      for_each_unit([&]<std::size_t U>() NIBBLE_LAMBDA_INLINE {
+        const auto four = static_cast<__m512i>(image_of(codes<Bits, U>(block, 0)));
+        const __m512i twice = c.doubled ? _mm512_add_epi8(four, four) : four;
+        _mm512_storeu_si512(values + U * 64, _mm512_sub_epi8(twice, U < 4 ? first : second));
+      });
+      block += pack::panel16::block_bytes(Bits);
+      values += 8 * 64;
+    };
+    if (c.origin_stride != 0 && c.group % pack::panel16::block_k != 0) {
+      for (std::size_t k = c.k0; k < c.k1; k += pack::panel16::block_k) {
+        const std::size_t later = k + 16 < c.k1 ? k + 16 : k;
+        centre_block(origin_of(k / c.group), origin_of(later / c.group));
+      }
+      return;
+    }
     std::size_t g = c.k0 / c.group;
     for (std::size_t k = c.k0; k < c.k1; ++g) {
-      const std::size_t stop = c.k1 - g * c.group > c.group ? (g + 1) * c.group : c.k1;
-      const __m512i columns = _mm512_loadu_si512(c.origin + g * c.origin_stride);
-      const __m512i origin = _mm512_mullo_epi32(columns, _mm512_set1_epi32(0x01010101));
-      for (; k < stop; k += pack::panel16::block_k, block += pack::panel16::block_bytes(Bits), values += 8 * 64) {
-        for_each_unit([&]<std::size_t U>() NIBBLE_LAMBDA_INLINE {
-          const auto four = static_cast<__m512i>(image_of(codes<Bits, U>(block, 0)));
-          _mm512_storeu_si512(values + U * 64, _mm512_sub_epi8(four, origin));
-        });
-      }
+      const bool all = c.origin_stride == 0 || c.k1 - g * c.group <= c.group;
+      const std::size_t stop = all ? c.k1 : (g + 1) * c.group;
+      const __m512i origin = origin_of(g);
+      for (; k < stop; k += pack::panel16::block_k) centre_block(origin, origin);
     }
   }
 
-  /// Folds the sums of a group, which are I of the law, for at most 16 rows. sums, acc: those of the first one.
-  static NIBBLE_ALWAYS_INLINE void fold_exact(const panel_params& p, std::size_t rows, std::size_t g,
+  /// Folds the sums of a group, which are I of the law, for at most 16 rows from `first` on. sums, acc: those of the first one.
+  static NIBBLE_ALWAYS_INLINE void fold_exact(const integer_call& c, std::size_t first, std::size_t rows, std::size_t g,
                                               const std::int32_t* sums, float* acc) noexcept {
+    const panel_params& p = c.params;
     const vf scale = simd::load(p.scales + g * p.scale_stride);
-    const auto row = [&](std::size_t i) NIBBLE_LAMBDA_INLINE {
-      with_sum(simd::load(sums + i * nr), scale, simd::load(acc + i * nr)).store_unaligned(acc + i * nr);
+    const auto each = [&](const auto& folded) NIBBLE_LAMBDA_INLINE {
+      const auto row = [&](std::size_t i) NIBBLE_LAMBDA_INLINE {
+        folded(i, simd::load(sums + i * nr), simd::load(acc + i * nr)).store_unaligned(acc + i * nr);
+      };
+      if (rows == 16) {
+        NIBBLE_UNROLL
+        for (std::size_t i = 0; i < 16; ++i) row(i);
+      } else {
+        for (std::size_t i = 0; i < rows; ++i) row(i);
+      }
     };
-    if (rows == 16) {
-      NIBBLE_UNROLL
-      for (std::size_t i = 0; i < 16; ++i) row(i);
+    if (p.offsets != nullptr) {
+      const vf offset = simd::load(p.offsets + g * p.offset_stride);
+      const std::int32_t* const x_sums = c.x_sums + first * c.sum_stride + g;
+      each([&](std::size_t i, vi sum, vf from) NIBBLE_LAMBDA_INLINE {
+        return simd::fused(simd::to_float(vi(x_sums[i * c.sum_stride])), offset, with_sum(sum, scale, from));
+      });
+    } else if (p.shift != 0) {
+      each([&](std::size_t, vi sum, vf from)
+               NIBBLE_LAMBDA_INLINE { return simd::fused(simd::to_float(sum) * vf(0.5f), scale, from); });
     } else {
-      for (std::size_t i = 0; i < rows; ++i) row(i);
+      each([&](std::size_t, vi sum, vf from) NIBBLE_LAMBDA_INLINE { return with_sum(sum, scale, from); });
     }
   }
 
@@ -190,7 +223,7 @@ struct gemm_panel<isa::amx_int8> : gemm_panel<simd::isa_type> {
                        block_scope& scope) noexcept {
     const integer_call& c = calls[0];
     const bool whole_tiles = (c.group >= c.K || c.group % 64 == 0) && c.k0 % 64 == 0 && (c.k1 % 64 == 0 || c.k1 >= c.K);
-    const std::size_t depth = whole_tiles ? 64 : 32;
+    const std::size_t depth = whole_tiles ? 64 : c.group >= c.K || c.group % 32 == 0 ? 32 : 16;
     ahead.spread_over(ceil_div(c.M, std::size_t{32}) * ceil_div(c.k1 - c.k0, depth));
     std::size_t m = 0;
     if (c.M >= 32) {
@@ -220,7 +253,7 @@ struct gemm_panel<isa::amx_int8> : gemm_panel<simd::isa_type> {
       const std::size_t first = m + 16 * I, count = I == 0 && rows > 16 ? 16 : rows - 16 * I;
       const std::int32_t* const own = finished[sum_of(I, J)];
       float* const acc = calls[J].acc + first * nr;
-      if constexpr (Exact) fold_exact(calls[J].params, count, g, own, acc);
+      if constexpr (Exact) fold_exact(calls[J], first, count, g, own, acc);
       else fold_kept<0>(calls[J], first, count, g, own, acc);
     };
     bool waiting = false;  // the sums of the group before, finished, are still in their tiles

@@ -65,8 +65,9 @@ struct gemm_panel<isa::scalar> {
     const float unit = p.shift == 0 ? 1.0f : 0.5f;
     const float token = c.group_scales == nullptr ? 1.0f : c.group_scales[m * c.sum_stride + g];
     for (std::size_t n = 0; n < nr; ++n) {
-      const std::int32_t exact =
-          p.zeros == nullptr ? sum[n] + x_sum : (sum[n] << p.shift) - p.zeros[g * p.zero_stride + n] * x_sum;
+      std::int32_t exact = sum[n] << p.shift;
+      if (p.zeros != nullptr) exact -= p.zeros[g * p.zero_stride + n] * x_sum;
+      else if (p.offsets == nullptr) exact += x_sum;
       acc[n] = fused_multiply_add(static_cast<float>(exact) * unit * token, p.scales[g * p.scale_stride + n], acc[n]);
     }
     if (p.offsets == nullptr) return;

@@ -315,9 +315,7 @@ struct float_panel : panel_tools {
       for (std::size_t i = 0; i < rows; ++i) {
         float* acc = c.acc + (m + i) * nr + r * lanes;
         vf v = simd::fused(sum[i][r], scale, simd::load(acc));
-        if constexpr (Offsets)
-          v = simd::fused(vf(c.x_sums[(m + i) * c.sum_stride + g]),
-                          simd::load(p.offsets + g * p.offset_stride + r * lanes), v);
+        if constexpr (Offsets) v = simd::fused(vf(c.x_sums[(m + i) * c.sum_stride + g]), offset_of(p, g, r), v);
         v.store_unaligned(acc);
       }
     }

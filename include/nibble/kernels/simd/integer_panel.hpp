@@ -119,7 +119,7 @@ struct integer_panel : panel_tools {
     using dot = simd::byte_dot<Kind>;
     const integer_call c = calls[0];  // a copy, which no store can change
     const std::size_t end = c.k1 < c.K ? c.k1 : c.K;
-    const bool simple = started(c);
+    const bool simple = started(c), one = one_zero(c);
     std::size_t g = c.k0 / c.group;
     bool fresh = c.k0 == g * c.group;                               // nothing lies in the sums
     std::size_t left = (c.group - (c.k0 - g * c.group) + 31) / 32;  // blocks of the group
@@ -130,7 +130,7 @@ struct integer_panel : panel_tools {
       if (!fresh) std::memcpy(sums[p], calls[p].state, sizeof sums[p]);
     }
     for (std::size_t k = c.k0, at = 0; k < end; k += 32, at += pack::panel16::block_bytes(Bits)) {
-      const bool last = --left == 0 || (k + 32 >= end && end == c.K), folds = last && simple && c.fold;
+      const bool last = --left == 0 || (k + 32 >= end && end == c.K), folds = last && one && c.fold;
       if constexpr (integer_row_prefetches(Bits)) {
         const std::ptrdiff_t ahead = prefetch_distance<Bits>(blocks, panels, end - k);
         for (std::size_t p = 0; p < panels; ++p) prefetch<Bits>(blocks[p] + at, ahead);
@@ -151,9 +151,17 @@ struct integer_panel : panel_tools {
             const vi rest(c.x_sums[g]);
             const std::array<vf, regs> scale = scales_of(calls[p].params, g);
             prefetch_scales(calls[p].params, g);
-            NIBBLE_UNROLL
-            for (std::size_t r = 0; r < regs; ++r)
-              with_sum(sum[r] + rest, scale[r], simd::load(acc[p] + r * lanes)).store_unaligned(acc[p] + r * lanes);
+            if (simple) {
+              NIBBLE_UNROLL
+              for (std::size_t r = 0; r < regs; ++r)
+                with_sum(sum[r] + rest, scale[r], simd::load(acc[p] + r * lanes)).store_unaligned(acc[p] + r * lanes);
+            } else {
+              NIBBLE_UNROLL
+              for (std::size_t r = 0; r < regs; ++r)
+                with_half_or_offset<simd::bias_of(Kind)>(calls[p].params, g, r, sum[r], rest, scale[r],
+                                                         simd::load(acc[p] + r * lanes))
+                    .store_unaligned(acc[p] + r * lanes);
+            }
           } else {
             NIBBLE_UNROLL
             for (std::size_t r = 0; r < regs; ++r) sum[r].store_unaligned(sums[p] + r * lanes);
@@ -170,7 +178,7 @@ struct integer_panel : panel_tools {
         multiply.template operator()<0, 8>();
       }
       if (!last || !c.fold) continue;
-      if (!simple)
+      if (!one)
         for (std::size_t p = 0; p < panels; ++p) fold_kept<simd::bias_of(Kind)>(calls[p], 0, 1, g, sums[p], acc[p]);
       ++g;
       left = c.group / 32;
@@ -339,6 +347,8 @@ struct integer_panel : panel_tools {
                                                    [[maybe_unused]] std::size_t g) noexcept {
 #if NIBBLE_SIMD_HALVES
     if (p.halves != nullptr) __builtin_prefetch(p.halves + (g + 8) * p.scale_stride);
+    if (p.scale_codes != nullptr) __builtin_prefetch(p.scale_codes + (g + 16) * nr);
+    if (p.offset_codes != nullptr) __builtin_prefetch(p.offset_codes + (g + 16) * nr);
 #endif
   }
 
@@ -347,8 +357,22 @@ struct integer_panel : panel_tools {
     return simd::fused(simd::to_float(exact), scale, acc);
   }
 
-  /// x_sums holds (bias - z) X: the fold has no zero point to subtract.
-  static NIBBLE_ALWAYS_INLINE bool started(const integer_call& c) noexcept { return c.params.zeros == nullptr; }
+  /// x_sums holds (bias - z) X: the fold adds them, and that is all.
+  static NIBBLE_ALWAYS_INLINE bool started(const integer_call& c) noexcept {
+    return one_zero(c) && c.params.shift == 0 && c.params.offsets == nullptr;
+  }
+  /// z is one number, and x_sums holds what panel_params::zeros says.
+  static NIBBLE_ALWAYS_INLINE bool one_zero(const integer_call& c) noexcept { return c.params.zeros == nullptr; }
+
+  /// The law's steps for sum (u - Bias) x where z is one number and there are half steps or offsets.
+  template <std::int32_t Bias>
+  static NIBBLE_ALWAYS_INLINE vf with_half_or_offset(const panel_params& p, std::size_t g, std::size_t r, vi sum,
+                                                     vi x_sum, vf scale, vf acc) noexcept {
+    if (p.offsets == nullptr) return simd::fused(simd::to_float((sum << 1) + x_sum) * vf(0.5f), scale, acc);
+    if constexpr (Bias != 0) sum = sum + x_sum * vi(Bias);
+    acc = with_sum(sum, scale, acc);
+    return simd::fused(simd::to_float(x_sum), offset_of(p, g, r), acc);
+  }
 
   /// The law's steps for the sums of a group, for row m and register r.
   template <bool General>
@@ -371,8 +395,7 @@ struct integer_panel : panel_tools {
     }
     acc = simd::fused(levels, scale, acc);
     if constexpr (General)
-      if (p.offsets != nullptr)
-        acc = simd::fused(x_level, simd::load(p.offsets + g * p.offset_stride + r * lanes), acc);
+      if (p.offsets != nullptr) acc = simd::fused(x_level, offset_of(p, g, r), acc);
     return acc;
   }
 
@@ -383,6 +406,7 @@ struct integer_panel : panel_tools {
     const panel_params& p = c.params;
     const vf scale = scales_of(p, g)[r];
     if (started(c)) return with_sum(sum, scale, acc);
+    if (one_zero(c)) return with_half_or_offset<Bias>(p, g, r, sum, vi(c.x_sums[g]), scale, acc);
     vi zero = simd::load(p.zeros + g * p.zero_stride + r * lanes);
     if constexpr (Bias != 0) zero = zero - vi(Bias << p.shift);
     if (p.shift == 0 && p.offsets == nullptr && c.group_scales == nullptr)
@@ -511,6 +535,12 @@ struct integer_panel : panel_tools {
         codes.prefetch();
         for_each_unit(multiply);
         skip(8);
+      } else if (left >= 4) {  // groups of 16
+        multiply.template operator()<0>();
+        multiply.template operator()<1>();
+        multiply.template operator()<2>();
+        multiply.template operator()<3>();
+        skip(4);
       } else {
         multiply.template operator()<0>();
         skip(1);
@@ -525,6 +555,13 @@ struct integer_panel : panel_tools {
         prefetch_scales(p, group.g);
         NIBBLE_UNROLL
         for (std::size_t i = 0; i < rows; ++i) acc[i] = with_sum(sum[i][0], scale, acc[i]);
+      } else if (one_zero(c)) {
+        const vf scale = scales_of(p, group.g)[0];
+        prefetch_scales(p, group.g);
+        NIBBLE_UNROLL
+        for (std::size_t i = 0; i < rows; ++i)
+          acc[i] =
+              with_half_or_offset<simd::bias_of(Kind)>(p, group.g, 0, sum[i][0] - x_sum(i), x_sum(i), scale, acc[i]);
       } else if (p.shift == 0 && p.offsets == nullptr && c.group_scales == nullptr) {
         const vf scale = scales_of(p, group.g)[0];
         const vi zero = simd::load(p.zeros + group.g * p.zero_stride) - vi(simd::bias_of(Kind) - 1);
@@ -682,6 +719,12 @@ struct integer_panel : panel_tools {
     if (started(c)) {
       each([&](std::size_t row, std::size_t r, vi sum, vf from)
                NIBBLE_LAMBDA_INLINE { return with_sum(sum + vi(c.x_sums[row * c.sum_stride + g]), scale[r], from); });
+      return;
+    }
+    if (one_zero(c)) {
+      each([&](std::size_t row, std::size_t r, vi sum, vf from) NIBBLE_LAMBDA_INLINE {
+        return with_half_or_offset<Bias>(p, g, r, sum, vi(c.x_sums[row * c.sum_stride + g]), scale[r], from);
+      });
       return;
     }
     std::array<vi, regs> zero;

@@ -101,9 +101,28 @@ struct panel_tools {
       for (std::size_t r = 0; r < regs; ++r) v[r] = simd::load(p.halves + at + r * lanes);
       return v;
     }
+    if (p.scale_codes != nullptr) {
+      std::array<vf, regs> v;
+      NIBBLE_UNROLL
+      for (std::size_t r = 0; r < regs; ++r) v[r] = multiple(p, p.scale_codes, p.scales, g, r);
+      return v;
+    }
 #endif
     return load_columns(p.scales + at);
   }
+  static NIBBLE_ALWAYS_INLINE vf offset_of(const panel_params& p, std::size_t g, std::size_t r) noexcept {
+#if NIBBLE_SIMD_HALVES
+    if (p.offset_codes != nullptr) return multiple(p, p.offset_codes, p.offsets, g, r);
+#endif
+    return simd::load(p.offsets + g * p.offset_stride + r * lanes);
+  }
+#if NIBBLE_SIMD_HALVES
+  /// panel_params::scale_codes or offset_codes times what they are multiples of: exact (quant/super_block.hpp).
+  static NIBBLE_ALWAYS_INLINE vf multiple(const panel_params& p, const std::int8_t* codes, const float* blocks,
+                                          std::size_t g, std::size_t r) noexcept {
+    return simd::load(codes + g * nr + r * lanes) * simd::load(blocks + (g >> p.block_shift) * nr + r * lanes);
+  }
+#endif
 
   /// Calls tile<Rows>(m) for tiles that cover [0, M): the tallest ones, then what is left in two halves, because short
   /// tiles load as much as tall ones.

@@ -116,6 +116,23 @@ NIBBLE_ALWAYS_INLINE vf load(const half* p) noexcept {
   return vf(_mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 #endif
 }
+/// Signed bytes as floats.
+NIBBLE_ALWAYS_INLINE vf load(const std::int8_t* p) noexcept {
+#if NIBBLE_SIMD_NEON
+  std::int32_t four;
+  std::memcpy(&four, p, sizeof four);
+  const int8x8_t bytes = vreinterpret_s8_s32(vdup_n_s32(four));
+  return vf(vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(bytes)))));
+#elif NIBBLE_SIMD_WIDTH == 512
+  return vf(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))));
+#elif NIBBLE_SIMD_WIDTH == 256
+  return vf(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))));
+#else
+  std::int32_t four;
+  std::memcpy(&four, p, sizeof four);
+  return vf(_mm_cvtepi32_ps(_mm_cvtepi8_epi32(_mm_cvtsi32_si128(four))));
+#endif
+}
 #else
 #define NIBBLE_SIMD_HALVES 0
 #endif
