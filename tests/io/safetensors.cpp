@@ -110,6 +110,107 @@ TEST_CASE("safetensors: F32, F16 and BF16 values are read exactly from unaligned
                        nibble::error);
 }
 
+TEST_CASE("safetensors: 8-bit floats and small integers are read exactly") {
+  const std::string header =
+      R"({"e4m3":{"dtype":"F8_E4M3","shape":[6],"data_offsets":[0,6]},"e5m2":{"dtype":"F8_E5M2","shape":[5],)"
+      R"("data_offsets":[6,11]},"e8m0":{"dtype":"F8_E8M0","shape":[4],"data_offsets":[11,15]},"i8":{"dtype":"I8",)"
+      R"("shape":[2],"data_offsets":[15,17]},"u16":{"dtype":"U16","shape":[1],"data_offsets":[17,19]},"i16":{"dtype":)"
+      R"("I16","shape":[1],"data_offsets":[19,21]},"fn":{"dtype":"F8_E4M3FNUZ","shape":[3],"data_offsets":[21,24]},)"
+      R"("gn":{"dtype":"F8_E5M2FNUZ","shape":[3],"data_offsets":[24,27]},"u8":{"dtype":"U8","shape":[1],)"
+      R"("data_offsets":[27,28]}})";
+  auto bytes = file_of(header, 28);
+  const unsigned char data[28] = {0x00, 0x80, 0x01, 0x7e, 0x7f, 0xb8, 0x7b, 0xfc, 0x7d, 0x01, 0x3c, 0,    1,    127,
+                                  255,  0x80, 0x7f, 0xff, 0xff, 0x00, 0x80, 0x80, 0x01, 0x40, 0x80, 0xff, 0x40, 200};
+  std::memcpy(bytes.data() + 8 + header.size(), data, sizeof data);
+  const safetensors_reader reader{std::span<const std::byte>{bytes}};
+  constexpr float infinity = std::numeric_limits<float>::infinity();
+  const auto same = [&](const char* name, std::vector<float> want) {
+    CAPTURE(name);
+    const auto got = reader.read_f32(name);
+    REQUIRE(got.size() == want.size());
+    for (std::size_t i = 0; i < want.size(); ++i)
+      CHECK((std::isnan(want[i]) ? std::isnan(got[i])
+                                 : got[i] == want[i] && std::signbit(got[i]) == std::signbit(want[i])));
+  };
+  same("e4m3", {0.0f, -0.0f, 0x1p-9f, 448.0f, NAN, -1.0f});
+  same("e5m2", {57344.0f, -infinity, NAN, 0x1p-16f, 1.0f});
+  same("e8m0", {0x1p-127f, 0x1p-126f, 1.0f, NAN});
+  same("i8", {-128.0f, 127.0f});
+  same("u16", {65535.0f});
+  same("i16", {-32768.0f});
+  same("fn", {NAN, 0x1p-10f, 1.0f});
+  same("gn", {NAN, -57344.0f, 1.0f});
+  same("u8", {200.0f});
+}
+
+TEST_CASE("safetensors: every 8-bit float is the value that its fields say") {
+  const struct {
+    dtype type;
+    int fraction, bias;
+  } formats[] = {
+      {dtype::f8_e4m3, 3, 7}, {dtype::f8_e5m2, 2, 15}, {dtype::f8_e4m3fnuz, 3, 8}, {dtype::f8_e5m2fnuz, 2, 16}};
+  for (const auto& f : formats) {
+    for (int byte = 0; byte < 256; ++byte) {
+      const float got = nibble::io::float8_value(f.type, static_cast<std::uint8_t>(byte));
+      if (!std::isfinite(got)) continue;
+      const int exponent = (byte & 127) >> f.fraction, fraction = byte & ((1 << f.fraction) - 1);
+      const double significand = (exponent == 0 ? 0.0 : 1.0) + std::ldexp(fraction, -f.fraction);
+      const double want = std::ldexp(significand, (exponent == 0 ? 1 : exponent) - f.bias) * (byte >= 128 ? -1.0 : 1.0);
+      CHECK(static_cast<double>(got) == want);
+    }
+  }
+  int special = 0;  // E5M2 has 8 infinities and NaN, E4M3 two NaN, the others one each, E8M0 one
+  for (const dtype type : {dtype::f8_e4m3, dtype::f8_e5m2, dtype::f8_e4m3fnuz, dtype::f8_e5m2fnuz, dtype::f8_e8m0})
+    for (int byte = 0; byte < 256; ++byte)
+      special += !std::isfinite(nibble::io::float8_value(type, static_cast<std::uint8_t>(byte)));
+  CHECK(special == 8 + 2 + 1 + 1 + 1);
+}
+
+TEST_CASE("safetensors: wider numbers become floats on request, with a report of what was rounded") {
+  const std::string header =
+      R"({"d":{"dtype":"F64","shape":[5],"data_offsets":[0,40]},"l":{"dtype":"I64","shape":[2],"data_offsets":[40,56]},)"
+      R"("i":{"dtype":"I32","shape":[2],"data_offsets":[56,64]}})";
+  auto bytes = file_of(header, 64);
+  std::byte* const data = bytes.data() + 8 + header.size();
+  const double d[5] = {0.5, 0.1, 1e300, std::nan(""), -std::numeric_limits<double>::infinity()};
+  const std::int64_t l[2] = {std::int64_t{1} << 40, (std::int64_t{1} << 40) + 1};
+  const std::int32_t i[2] = {16777216, 16777217};
+  std::memcpy(data, d, 40);
+  std::memcpy(data + 40, l, 16);
+  std::memcpy(data + 56, i, 8);
+  const safetensors_reader reader{std::span<const std::byte>{bytes}};
+  CHECK_THROWS_WITH_AS(reader.read_f32("d"), doctest::Contains("'d' is F64; its values must be rounded"),
+                       nibble::error);
+  float out[5];
+  const auto f64 = reader.read_f32_rounded(reader.at("d"), 0, out);
+  CHECK(f64.rounded == 2);
+  CHECK(f64.overflowed == 1);
+  CHECK(f64.greatest_error == static_cast<double>(0.1f) - 0.1);
+  CHECK(out[0] == 0.5f);
+  CHECK(out[2] == std::numeric_limits<float>::infinity());
+  CHECK(std::isnan(out[3]));
+  CHECK(out[4] == -std::numeric_limits<float>::infinity());
+  const auto i64 = reader.read_f32_rounded(reader.at("l"), 0, std::span{out}.first(2));
+  CHECK(i64.rounded == 1);
+  CHECK(i64.greatest_error == 1.0);
+  const auto i32 = reader.read_f32_rounded(reader.at("i"), 0, std::span{out}.first(2));
+  CHECK(i32.rounded == 1);
+  CHECK(out[1] == 16777216.0f);
+  CHECK(i32.greatest_relative == 1.0 / 16777217.0);
+}
+
+TEST_CASE("safetensors: tensors with bytes of their own are written as they are") {
+  const temporary_file file("own_bytes");
+  safetensors_writer writer;
+  writer.add(nibble::io::tensor_bytes{"t", dtype::f8_e4m3, {2, 2}, std::vector<std::byte>(4, std::byte{0x38})});
+  CHECK_THROWS_WITH_AS(writer.add(nibble::io::tensor_bytes{"u", dtype::i16, {2}, std::vector<std::byte>(3)}),
+                       doctest::Contains("'u' of shape [2] and I16 with 3 bytes"), nibble::error);
+  writer.save(file.path);
+  const safetensors_reader reader{file.path};
+  CHECK(reader.read_f32("t")[3] == 1.0f);
+  CHECK(reader.view(reader.at("t")).shape == std::vector<std::size_t>{2, 2});
+}
+
 TEST_CASE("safetensors: values of other types are refused by name") {
   const auto bytes = small_file();
   const safetensors_reader reader{std::span{bytes}};

@@ -8,8 +8,10 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <span>
@@ -25,36 +27,15 @@
 #include <nibble/core/error.hpp>
 #include <nibble/core/half.hpp>
 #include <nibble/io/atomic_file.hpp>
+#include <nibble/io/dtype.hpp>
 #include <nibble/io/file_text.hpp>
 #include <nibble/io/mapped_file.hpp>
 #include <nibble/io/tensor_sink.hpp>
+#include <nibble/io/tensor_view.hpp>
 
 namespace nibble {
 inline namespace NIBBLE_ABI {
 namespace io {
-
-// clang-format off
-/// Element types of a safetensors file, in the order of dtype_table.
-enum class dtype : std::uint8_t {
-  boolean, u8, i8, f8_e5m2, f8_e4m3, f8_e8m0, f8_e4m3fnuz, f8_e5m2fnuz, i16, u16, f16, bf16, i32, u32, f32, f64, i64, u64,
-  c64, f4, f6_e2m3, f6_e3m2,
-};
-// clang-format on
-
-/// The name of a dtype in the file and the width of one element.
-struct dtype_entry {
-  std::string_view name;
-  std::size_t bits;
-};
-inline constexpr std::array<dtype_entry, 22> dtype_table{{
-    {"BOOL", 8},        {"U8", 8},          {"I8", 8},      {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8},
-    {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"I16", 16},    {"U16", 16},    {"F16", 16},    {"BF16", 16},
-    {"I32", 32},        {"U32", 32},        {"F32", 32},    {"F64", 64},    {"I64", 64},    {"U64", 64},
-    {"C64", 64},        {"F4", 4},          {"F6_E2M3", 6}, {"F6_E3M2", 6},
-}};
-constexpr std::string_view name_of(dtype type) noexcept { return dtype_table[static_cast<std::size_t>(type)].name; }
-constexpr std::size_t bits_of(dtype type) noexcept { return dtype_table[static_cast<std::size_t>(type)].bits; }
-static_assert(name_of(dtype::bf16) == "BF16" && name_of(dtype::f6_e3m2) == "F6_E3M2" && bits_of(dtype::f64) == 64);
 
 /// One tensor of a file. Row-major; shape {} is a scalar of one element, an extent may be 0.
 struct tensor_info {
@@ -304,35 +285,34 @@ class safetensors_reader {
     return data_.subspan(t.begin, t.end - t.begin);
   }
 
-  /// Whether read_f32 takes the tensor.
+  /// Tensor t with its bytes, for the readers of checkpoints.
+  tensor_view view(const tensor_info& t) const { return {t.name, t.type, t.shape, bytes(t)}; }
+
+  /// Whether the tensor is of a type in which weights stand by themselves: F32, F16 or BF16. (8-bit floats have scales in
+  /// tensors beside them; read_f32 takes them and small integers too.)
   static bool is_float(const tensor_info& t) noexcept {
     return t.type == dtype::f32 || t.type == dtype::f16 || t.type == dtype::bf16;
   }
-  /// Values [first, first + out.size()) in row-major order of an F32, F16 or BF16 tensor, exactly. Throws
-  /// unsupported_format, with name and dtype, for other types and bad_shape for a range outside the tensor.
+  /// Values [first, first + out.size()) in row-major order, exactly, of a tensor whose type fits_float: F32, F16, BF16, the
+  /// 8-bit floats, integers of up to 16 bits. Throws unsupported_format, with name and dtype, for other types and bad_shape
+  /// for a range outside the tensor.
   void read_f32(const tensor_info& t, std::size_t first, std::span<float> out) const {
-    if (!is_float(t))
+    if (!fits_float(t.type))
       core::fail(errc::unsupported_format, "safetensors: ", place_, ": tensor '", printable(t.name), "' is ",
-                 name_of(t.type), "; F32, F16 and BF16 can be read as float");
-    const std::size_t element_bytes = bits_of(t.type) / 8;
-    const std::span<const std::byte> source = bytes(t);
-    const std::size_t elements = source.size() / element_bytes;
-    if (first > elements || out.size() > elements - first)
-      core::fail(errc::bad_shape, "safetensors: ", place_, ": values [", first, ", +", out.size(), ") of tensor '",
-                 printable(t.name), "', which has ", elements);
-    const std::byte* const p = source.data() + first * element_bytes;
-    if (t.type == dtype::f32) {
-      if (!out.empty()) std::memcpy(out.data(), p, out.size_bytes());
-      return;
-    }
-    for (std::size_t i = 0; i < out.size(); ++i) {
-      std::uint16_t bits;
-      std::memcpy(&bits, p + 2 * i, 2);
-      out[i] = t.type == dtype::f16 ? to_float(half{bits}) : to_float(bfloat16{bits});
-    }
+                 name_of(t.type),
+                 rounds_to_float(t.type) ? "; its values must be rounded: read_f32_rounded"
+                                         : "; its values cannot be read as floats");
+    detail::read_floats(t.type, elements_at(t, first, out.size()), out.size(), out.data());
+  }
+  /// The same for I32, U32, I64, U64 and F64 too, whose values are rounded to the nearest float; what that cost.
+  rounding_report read_f32_rounded(const tensor_info& t, std::size_t first, std::span<float> out) const {
+    if (!rounds_to_float(t.type))
+      core::fail(errc::unsupported_format, "safetensors: ", place_, ": tensor '", printable(t.name), "' is ",
+                 name_of(t.type), "; its values cannot be read as floats");
+    return detail::round_floats(t.type, elements_at(t, first, out.size()), out.size(), out.data());
   }
   aligned_vector<float> read_f32(const tensor_info& t) const {
-    if (!is_float(t)) read_f32(t, 0, {});  // refuses
+    if (!fits_float(t.type)) read_f32(t, 0, {});  // refuses
     aligned_vector<float> values(bytes(t).size() / (bits_of(t.type) / 8));
     read_f32(t, 0, values);
     return values;
@@ -356,6 +336,16 @@ class safetensors_reader {
   }
 
  private:
+  /// Where element `first` of t lies; throws bad_shape unless `count` elements are there.
+  const std::byte* elements_at(const tensor_info& t, std::size_t first, std::size_t count) const {
+    const std::size_t element_bytes = bits_of(t.type) / 8;
+    const std::span<const std::byte> source = bytes(t);
+    const std::size_t elements = source.size() / element_bytes;
+    if (first > elements || count > elements - first)
+      core::fail(errc::bad_shape, "safetensors: ", place_, ": values [", first, ", +", count, ") of tensor '",
+                 printable(t.name), "', which has ", elements);
+    return source.data() + first * element_bytes;
+  }
   void parse(std::span<const std::byte> bytes) {
     detail::parsed_header header = detail::parse_header(bytes, place_);
     tensors_ = std::move(header.tensors);
@@ -405,25 +395,63 @@ class safetensors_writer {
     entries_.push_back({std::move(name), type, std::move(shape), bytes, std::move(fill)});
   }
 
+  /// A tensor as the writers of checkpoints give it; its bytes move into the writer. Throws bad_shape when they are not as
+  /// many as dtype and shape take.
+  void add(tensor_bytes t) {
+    const std::size_t bytes = bytes_of(t.name, t.type, t.shape);
+    if (bytes != t.bytes.size())
+      core::fail(errc::bad_shape, "safetensors_writer: tensor '", printable(t.name), "' of shape ", shape_text(t.shape),
+                 " and ", name_of(t.type), " with ", t.bytes.size(), " bytes");
+    auto values = std::make_shared<std::vector<std::byte>>(std::move(t.bytes));  // a tensor_fill can be copied
+    entries_.push_back({std::move(t.name), t.type, std::move(t.shape), bytes,
+                        [values = std::move(values)](tensor_sink& sink) { sink.write(*values); }});
+  }
+
   /// Writes a new file beside `path` and renames it over `path`, so that a reader sees the old file or the whole new one.
   /// Tensors are laid out by descending element size, then by name, as the reference writer does; the header is padded
   /// with spaces to a multiple of 8. Throws bad_value for names that are not UTF-8 or occur twice, io_failed with the
   /// system's reason, and what the fill functions throw; then `path` is as it was.
   void save(const std::string& path) const {
-    std::vector<const entry*> order;
-    for (const entry& e : entries_) order.push_back(&e);
-    std::sort(order.begin(), order.end(), [](const entry* a, const entry* b) {
-      return std::pair{bits_of(b->type), std::string_view{a->name}} <
-             std::pair{bits_of(a->type), std::string_view{b->name}};
-    });
-    const std::string header = make_header(order);
+    std::vector<const entry*> all;
+    for (const entry& e : entries_) all.push_back(&e);
+    write_file(path, std::move(all));
+  }
 
-    atomic_file file{"safetensors_writer", path};
-    const std::uint64_t header_bytes = header.size();
-    file.write(std::as_bytes(std::span{&header_bytes, 1}));
-    file.write(header);
-    for (const entry* e : order) detail::write_tensor(file, "safetensors_writer", e->name, e->bytes, e->fill);
-    file.commit();
+  /// The tensors in the order in which they were added, split over files of `folder` of at most max_bytes of tensors each (a
+  /// larger tensor has one of its own): model.safetensors where they fit one; else model-00001-of-00003.safetensors and so
+  /// on, each written as save() does, and last model.safetensors.index.json, which safetensors_set opens. Every file has the
+  /// whole __metadata__. Gives the names of the files. Files of an earlier save with another number of shards stay.
+  std::vector<std::string> save_shards(const std::string& folder, std::size_t max_bytes) const {
+    std::vector<std::vector<const entry*>> shards(1);
+    std::size_t bytes = 0, total = 0;
+    for (const entry& e : entries_) {
+      if (!shards.back().empty() && (e.bytes > max_bytes || bytes > max_bytes - e.bytes)) {
+        shards.emplace_back();
+        bytes = 0;
+      }
+      shards.back().push_back(&e);
+      bytes += e.bytes;
+      total += e.bytes;
+    }
+    const std::string prefix = folder.empty() ? "" : folder + "/";
+    std::vector<std::string> names;
+    nlohmann::json map = nlohmann::json::object();
+    for (std::size_t i = 0; i < shards.size(); ++i) {
+      char name[64] = "model.safetensors";
+      if (shards.size() != 1)
+        std::snprintf(name, sizeof name, "model-%05zu-of-%05zu.safetensors", i + 1, shards.size());
+      for (const entry* e : shards[i])
+        if (!map.emplace(e->name, name).second)
+          core::fail(errc::bad_value, "safetensors_writer: tensor name '", printable(e->name), "' occurs twice");
+      names.push_back(name);
+    }
+    for (std::size_t i = 0; i < shards.size(); ++i) write_file(prefix + names[i], std::move(shards[i]));
+    if (names.size() == 1) return names;
+    names.push_back("model.safetensors.index.json");
+    atomic_file index{"safetensors_writer", prefix + names.back()};
+    index.write(nlohmann::json{{"metadata", {{"total_size", total}}}, {"weight_map", std::move(map)}}.dump(2));
+    index.commit();
+    return names;
   }
 
  private:
@@ -443,6 +471,21 @@ class safetensors_writer {
       core::fail(errc::bad_shape, "safetensors_writer: tensor '", printable(name), "' of shape ", shape_text(shape),
                  " and ", name_of(type), " is no whole number of bytes below 2^61");
     return bits / 8;
+  }
+
+  void write_file(const std::string& path, std::vector<const entry*> order) const {
+    std::sort(order.begin(), order.end(), [](const entry* a, const entry* b) {
+      return std::pair{bits_of(b->type), std::string_view{a->name}} <
+             std::pair{bits_of(a->type), std::string_view{b->name}};
+    });
+    const std::string header = make_header(order);
+
+    atomic_file file{"safetensors_writer", path};
+    const std::uint64_t header_bytes = header.size();
+    file.write(std::as_bytes(std::span{&header_bytes, 1}));
+    file.write(header);
+    for (const entry* e : order) detail::write_tensor(file, "safetensors_writer", e->name, e->bytes, e->fill);
+    file.commit();
   }
 
   std::string make_header(std::span<const entry* const> order) const {

@@ -17,7 +17,7 @@ enum class code_rule : std::uint8_t {
   symmetric,          ///< s * (u - h), u >= 1: -h never occurs
   symmetric_full,     ///< s * (u - h)
   mid_rise,           ///< s * (u - h + 0.5): half-step levels, no zero
-  asymmetric,         ///< s * (u - z), z an integer in [0, 2^bits - 1]
+  asymmetric,         ///< s * (u - z), z an integer in [0, 2^bits - 1]; importers store any byte, 2^bits among them
   asymmetric_offset,  ///< fma(s, u, z), z a float offset
   codebook,           ///< s * table[u]
 };

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+/// @file
+/// The layers of tests/golden/checkpoint_*.safetensors, written by make_checkpoint_golden.py, and what every format's tests do
+/// with them.
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include <nibble/io/checkpoint_matrix.hpp>
+#include <nibble/io/safetensors.hpp>
+
+#include "matrices.hpp"
+
+namespace nibble::test {
+
+/// One golden file; view(".qweight") is a tensor of its layer `l`.
+struct golden_layer {
+  io::safetensors_reader file;
+
+  static std::string path_of(const std::string& name) {
+    return std::string(NIBBLE_TEST_SOURCE_DIR) + "/tests/golden/checkpoint_" + name + ".safetensors";
+  }
+  explicit golden_layer(const std::string& name) : file(path_of(name)) {}
+  io::tensor_view view(const std::string& suffix) const { return file.view(file.at("l" + suffix)); }
+  std::optional<io::tensor_view> find(const std::string& suffix) const {
+    if (!file.contains("l" + suffix)) return std::nullopt;
+    return view(suffix);
+  }
+  std::vector<float> dense() const {
+    const auto values = file.read_f32("dense");
+    return {values.begin(), values.end()};
+  }
+};
+
+inline std::vector<float> values_of(const io::checkpoint_matrix& layer) {
+  std::vector<float> out(layer.matrix.N() * layer.matrix.K());
+  io::dequantize(layer, make_span2d(out.data(), layer.matrix.N(), layer.matrix.K()));
+  return out;
+}
+
+/// CHECKs that the tensors are those of the golden file, all of them and byte for byte.
+inline void check_written(const golden_layer& golden, const std::vector<io::tensor_bytes>& tensors) {
+  CHECK(tensors.size() + 1 == golden.file.tensors().size());  // and `dense`
+  for (const io::tensor_bytes& t : tensors) {
+    CAPTURE(t.name);
+    REQUIRE(golden.file.contains(t.name));
+    const io::tensor_info& want = golden.file.at(t.name);
+    CHECK(t.type == want.type);
+    CHECK(t.shape == want.shape);
+    CHECK(same_bytes(t.bytes, golden.file.bytes(want)));
+  }
+}
+
+/// A tensor of the file with bytes of its own, to be damaged.
+inline io::tensor_bytes copy_of(const io::tensor_view& t) {
+  return {t.name, t.type, t.shape, std::vector<std::byte>(t.bytes.begin(), t.bytes.end())};
+}
+
+}  // namespace nibble::test
