@@ -33,7 +33,8 @@ set(umbrella_layers core isa quant pack kernels tensor gemm)
 set(by_name core/concurrency core/process_mark core/scratch core/thread_pool core/openmp core/tbb gemm/instantiate
   quant/ggml_type quant/ggml_codec quant/ggml_search quant/ggml_block32 quant/ggml_block256
   kernels/ggml_blocks kernels/scalar/ggml_blocks kernels/simd/ggml_lanes kernels/simd/ggml_blocks
-  kernels/simd/ggml_encode256 kernels/simd/ggml_encode32 kernels/simd/ggml_decode tensor/ggml_rows)
+  quant/ggml_fit kernels/simd/ggml_fit kernels/simd/ggml_encode256 kernels/simd/ggml_encode32 kernels/simd/ggml_decode
+  tensor/ggml_rows)
 list(TRANSFORM by_name REPLACE "(.+)" "nibble/\\1.hpp")
 # What a layer may include beside nibble and the standard library.
 set(third_party_core "^((sched|pthread|omp)\\.h$|tbb/)")
