@@ -96,9 +96,10 @@ struct inspect_options {
   bool metadata = false, statistics = true;
 };
 struct quantize_options {
-  std::string from, to, plan, rules_path;
+  std::string from, to, plan, rules_path, imatrix_path, size, architecture = "unknown";
   std::vector<std::string> rules;
-  bool strict = false, dry_run = false;
+  double bits = 0.0;  ///< per weight; 0: not asked for
+  bool strict = false, dry_run = false, least_error = false;
 };
 struct compare_options {
   std::string a, b;
