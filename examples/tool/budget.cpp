@@ -60,9 +60,6 @@ piece encode_rows(const options& o, const quantizer& q, std::size_t i, ggml_type
   return out;
 }
 
-namespace {
-
-/// What a type loses on rows all over a tensor: at most about 2^17 values, eight places.
 loss sample(const options& o, const quantizer& q, std::size_t i, ggml_type type) {
   const tensor& t = q.file->tensors()[i];
   const std::size_t rows = t.rows();
@@ -80,8 +77,6 @@ loss sample(const options& o, const quantizer& q, std::size_t i, ggml_type type)
   }
   return all;
 }
-
-}  // namespace
 
 nibble::io::size_allocation choose_types(const options& o, const quantizer& q,
                                          std::span<const nibble::io::gguf_tensor> tensors, std::size_t header,

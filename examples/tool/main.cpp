@@ -39,6 +39,10 @@ int run(int argc, char** argv) {
   inspect_command->add_option("file", inspect_what.path, "A GGUF or safetensors file")->required();
   inspect_command->add_flag("--metadata", inspect_what.metadata, "The metadata, too; of arrays type and size");
   inspect_command->add_flag("--no-statistics", names_only, "Read no values: at once, whatever the size");
+  inspect_command->add_flag("--errors", inspect_what.errors,
+                            "What each type would lose: measured on a part of the tensor, beside normal values");
+  inspect_command->add_flag("--least-error", inspect_what.least_error,
+                            "That with the search of quantize --least-error");
   common(inspect_command);
 
   quantize_options quantize_what;

@@ -61,6 +61,8 @@ std::size_t block_bytes(std::size_t elements, nibble::ggml_type type);
 /// Rows [first, first + n) of tensor i, which share their importance.
 piece encode_rows(const options& o, const quantizer& q, std::size_t i, nibble::ggml_type type, std::size_t first,
                   std::size_t n);
+/// What a type loses on rows all over a tensor: at most about 2^17 values, eight places.
+loss sample(const options& o, const quantizer& q, std::size_t i, nibble::ggml_type type);
 /// Puts types into the choices that neither a rule nor the tensor's kind decides, so that the file has at most `budget` bytes,
 /// `header` of them before the data. `predicted` gets each tensor's share of noise, measured on rows all over it.
 nibble::io::size_allocation choose_types(const options& o, const quantizer& q,

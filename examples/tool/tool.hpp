@@ -93,7 +93,7 @@ std::string table_text(const std::vector<std::vector<std::string>>& rows);
 
 struct inspect_options {
   std::string path;
-  bool metadata = false, statistics = true;
+  bool metadata = false, statistics = true, errors = false, least_error = false;
 };
 struct quantize_options {
   std::string from, to, plan, rules_path, imatrix_path, size, architecture = "unknown";

@@ -85,6 +85,24 @@ TEST_CASE("nibble inspect: types, sizes and statistics of a GGUF file") {
   CHECK(t["dead_rows"] == 0);
 }
 
+TEST_CASE("nibble inspect: --errors has what types lose beside what they lose of normal values") {
+  const small_model m;
+  const auto j = nlohmann::json::parse(run("inspect --json --errors '" + m.file.path + "'").out);
+  const auto& wide = j["tensors"][2]["sqnr_db"];
+  CHECK(wide.size() == 6);
+  double last = 100.0;
+  for (const char* type : {"Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K"}) {
+    CAPTURE(type);
+    CHECK(wide[type]["measured"].get<double>() == doctest::Approx(wide[type]["normal"].get<double>()).epsilon(0.02));
+    CHECK(wide[type]["measured"].get<double>() < last);
+    last = wide[type]["measured"].get<double>();
+  }
+  CHECK(j["tensors"][3]["sqnr_db"].contains("Q4_0"));  // rows of 96
+  CHECK_FALSE(j["tensors"][1].contains("sqnr_db"));    // a norm
+  const auto k = nlohmann::json::parse(run("inspect --json --errors --least-error '" + m.file.path + "'").out);
+  CHECK(k["tensors"][2]["sqnr_db"]["Q2_K"]["measured"].get<double>() > last + 0.8);
+}
+
 TEST_CASE("nibble inspect: --no-statistics reads no values") {
   const small_model m;
   const auto j = nlohmann::json::parse(run("inspect --json --no-statistics '" + m.file.path + "'").out);
