@@ -89,13 +89,14 @@ std::vector<std::byte> ggml_blocks(const quant::ggml_type_info& info, shape s) {
 }
 
 /// GBps counts float input.
-void time_encode_ggml(benchmark::State& state, const quant::ggml_type_info& info, shape s, std::size_t threads) {
+void time_encode_ggml(benchmark::State& state, const quant::ggml_type_info& info, const ggml_encoding& how, shape s,
+                      std::size_t threads) {
   const auto& w =
       input_cache::get<std::vector<float>>(text("floats/", name_of(s)), [&] { return values(s.N * s.K, 1); });
   auto blocks = ggml_blocks(info, s);
   const context ctx = pool_of(threads).context();
   const double seconds =
-      time_loop(state, [&] { encode_ggml(info.type, make_span2d(w.data(), s.N, s.K), blocks, ctx); });
+      time_loop(state, [&] { encode_ggml(info.type, make_span2d(w.data(), s.N, s.K), blocks, how, ctx); });
   state.counters["GBps"] = static_cast<double>(w.size() * sizeof(float)) / seconds * 1e-9;
   state.SetLabel(std::string(isa::native::name));
 }
@@ -133,7 +134,11 @@ void register_quantize() {
   for (const quant::ggml_type_info& info : ggml_formats())
     for (const std::size_t threads : thread_counts()) {
       const std::string rest = text("/", info.name, "/", name_of(square), "/threads:", threads);
-      add("quantize" + rest, [=](benchmark::State& state) { time_encode_ggml(state, info, square, threads); });
+      add("quantize" + rest, [=](benchmark::State& state) { time_encode_ggml(state, info, {}, square, threads); });
+      if (can_fit_ggml(info.type))
+        add("quantize_least_error" + rest, [=](benchmark::State& state) {
+          time_encode_ggml(state, info, {.search = ggml_search::least_error, .importance = {}}, square, threads);
+        });
       add("dequantize" + rest, [=](benchmark::State& state) { time_decode_ggml(state, info, square, threads); });
     }
 }

@@ -32,10 +32,9 @@ set(umbrella_layers core isa quant pack kernels tensor gemm)
 # Headers of these layers that are asked for by name all the same.
 set(by_name core/concurrency core/process_mark core/scratch core/thread_pool core/openmp core/tbb gemm/instantiate
   quant/ggml_type quant/ggml_codec quant/ggml_search quant/ggml_block32 quant/ggml_block256
-  quant/lossless tensor/convert
+  quant/ggml_parts quant/ggml_fit quant/lossless tensor/ggml_matrix tensor/ggml_rows tensor/convert
   kernels/ggml_blocks kernels/scalar/ggml_blocks kernels/simd/ggml_lanes kernels/simd/ggml_blocks
-  kernels/simd/ggml_encode256 kernels/simd/ggml_encode32 kernels/simd/ggml_decode tensor/ggml_rows
-  quant/ggml_parts tensor/ggml_matrix)
+  kernels/simd/ggml_fit kernels/simd/ggml_encode256 kernels/simd/ggml_encode32 kernels/simd/ggml_decode)
 list(TRANSFORM by_name REPLACE "(.+)" "nibble/\\1.hpp")
 # What a layer may include beside nibble and the standard library.
 set(third_party_core "^((sched|pthread|omp)\\.h$|tbb/)")

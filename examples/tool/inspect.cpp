@@ -6,10 +6,14 @@
 #include <nibble/core/aligned_vector.hpp>
 #include <nibble/core/round.hpp>
 
-#include "tool.hpp"
+#include <nibble/study/gaussian.hpp>
+
+#include "quantize.hpp"
 
 namespace tool {
 namespace {
+
+using nibble::ggml_type;
 
 /// Moments of a tensor's values. Rows are added up one by one and then in their order, whatever the number of threads.
 struct moments {
@@ -66,6 +70,34 @@ moments of_tensor(const options& o, const model_file& file, std::size_t i) {
   return all;
 }
 
+/// Types whose errors are shown for rows of so many elements, from many bits to few.
+std::vector<ggml_type> types_shown(std::size_t cols) {
+  using enum ggml_type;
+  if (cols % 256 == 0) return {q8_0, q6_k, q5_k, q4_k, q3_k, q2_k};
+  if (cols % 32 == 0) return {q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl};
+  return {};
+}
+
+/// The SQNR of a type on independent normal values: what a tensor without outliers and without structure has.
+double predicted_sqnr(ggml_type type, nibble::ggml_search search) {
+  constexpr std::size_t n = std::size_t{1} << 16;
+  static std::map<ggml_type, double> known;
+  if (const auto found = known.find(type); found != known.end()) return found->second;
+  std::vector<float> x(n), y(n);
+  nibble::study::normal_source(1).fill(x);
+  std::vector<std::byte> blocks(block_bytes(n, type));
+  nibble::encode_ggml(type, nibble::make_span2d<const float>(x.data(), 1, n), blocks,
+                      {.search = search, .importance = {}});
+  nibble::decode_ggml(type, blocks, y);
+  loss l;
+  for (std::size_t i = 0; i < n; ++i) {
+    const double v = x[i], e = v - y[i];
+    l.signal += v * v;
+    l.noise += e * e;
+  }
+  return known[type] = l.sqnr();
+}
+
 json value_json(const nibble::io::gguf_value& v) {
   using nibble::io::gguf_type;
   if (const auto s = v.as<std::string_view>()) return *s;
@@ -110,6 +142,10 @@ int inspect(const options& o, const inspect_options& what) {
   std::vector<std::vector<std::string>> rows{{"tensor", "type", "shape", "bytes", "bits"}};
   if (what.statistics)
     for (const char* title : {"rms", "absmax/rms", "kurtosis", "dead rows"}) rows[0].emplace_back(title);
+  const quantizer q{.file = &file,
+                    .importance = nullptr,
+                    .search = what.least_error ? nibble::ggml_search::least_error : nibble::ggml_search::reference};
+  std::vector<std::vector<std::string>> errors;
   {
     progress say(o, "inspect", elements);
     for (std::size_t i = 0; i < file.tensors().size(); ++i) {
@@ -134,6 +170,17 @@ int inspect(const options& o, const inspect_options& what) {
               std::to_string(m.dead_rows) +
                   (m.not_finite == 0 ? "" : ", " + std::to_string(m.not_finite) + " not finite")})
           row.push_back(text);
+        if (what.errors && m.not_finite == 0 && t.shape.size() >= 2 && rms > 0.0) {
+          errors.push_back({t.name});
+          for (const ggml_type type : types_shown(t.cols())) {
+            const double measured = sample(o, q, i, type).sqnr(), predicted = predicted_sqnr(type, q.search);
+            const std::string name{nibble::quant::name_of(type)};
+            entry["sqnr_db"][name] = {{"normal", predicted}};
+            if (std::isfinite(measured)) entry["sqnr_db"][name]["measured"] = measured;  // else it is exact
+            errors.back().push_back(name + number_text(" %.2f", measured) + number_text(" (%.2f)", predicted));
+          }
+          file.release(i);
+        }
       }
       rows.push_back(std::move(row));
       out["tensors"].push_back(std::move(entry));
@@ -151,6 +198,9 @@ int inspect(const options& o, const inspect_options& what) {
   if (what.metadata)
     for (const auto& [key, value] : out["metadata"].items()) std::cout << key << " = " << value.dump() << "\n";
   std::cout << table_text(rows);
+  if (!errors.empty())
+    std::cout << "SQNR in dB by type, measured on a part of each tensor (and of independent normal values):\n"
+              << table_text(errors);
   for (const auto& [type, sum] : by_type)
     std::cout << type << ": " << sum.first << " tensors, " << bytes_text(sum.second) << "\n";
   std::cout << file.container() << ", " << file.tensors().size() << " tensors, " << elements << " elements, "

@@ -21,6 +21,7 @@ int run(int argc, char** argv) {
       "Examples:\n"
       "  nibble inspect model.gguf\n"
       "  nibble quantize model-f16.gguf model-q4.gguf Q4_K_M --rule 'attn_v = F16'\n"
+      "  nibble quantize model-f16.gguf model-small.gguf --size 400MiB --least-error\n"
       "  nibble compare model-f16.gguf model-q4.gguf --json\n\n"
       "Exit codes: 0 done, 1 an error, 2 wrong arguments, 3 compare found a difference that is no rounding (a missing tensor, "
       "another shape,\nless than --least-sqnr), 4 --strict refused. Output files appear under their names when they are whole.");
@@ -38,15 +39,36 @@ int run(int argc, char** argv) {
   inspect_command->add_option("file", inspect_what.path, "A GGUF or safetensors file")->required();
   inspect_command->add_flag("--metadata", inspect_what.metadata, "The metadata, too; of arrays type and size");
   inspect_command->add_flag("--no-statistics", names_only, "Read no values: at once, whatever the size");
+  inspect_command->add_flag("--errors", inspect_what.errors,
+                            "What each type would lose: measured on a part of the tensor, beside normal values");
+  inspect_command->add_flag("--least-error", inspect_what.least_error,
+                            "That with the search of quantize --least-error");
   common(inspect_command);
 
   quantize_options quantize_what;
-  CLI::App* const quantize_command = app.add_subcommand("quantize", "A GGUF file in other types");
-  quantize_command->add_option("from", quantize_what.from, "The GGUF file to read")->required();
-  quantize_command->add_option("to", quantize_what.to, "The file to write, or to replace")->required();
+  CLI::App* const quantize_command = app.add_subcommand("quantize", "A model file as a GGUF file in other types");
+  quantize_command->add_option("from", quantize_what.from, "The GGUF or safetensors file to read")->required();
+  quantize_command->add_option("to", quantize_what.to, "The GGUF file to write, or to replace")->required();
+  quantize_command->add_option(
+      "plan", quantize_what.plan,
+      "A mixture (Q2_K, Q2_K_S, Q3_K_S/M/L, Q4_K_S/M, Q5_K_S/M) or one type (F16, Q8_0, Q4_K ...)");
+  CLI::Option* const size_option =
+      quantize_command
+          ->add_option("--size", quantize_what.size,
+                       "Instead of a plan: the types with least predicted noise in a file of at most so much")
+          ->type_name("400MiB");
+  quantize_command->add_option("--bits", quantize_what.bits, "The same by bits per weight, header left out")
+      ->check(CLI::Range(0.5, 64.0))
+      ->excludes(size_option);
+  quantize_command->add_flag("--least-error", quantize_what.least_error,
+                             "Q2_K to Q6_K with less squared error than the reference's search, in the same bytes");
   quantize_command
-      ->add_option("plan", quantize_what.plan, "A mixture (Q2_K, Q4_K_M, Q5_K_M) or one type (F16, Q8_0, Q4_K ...)")
-      ->required();
+      ->add_option("--imatrix", quantize_what.imatrix_path,
+                   "Importance of columns, from llama.cpp's imatrix tool; with it comes --least-error")
+      ->type_name("FILE");
+  quantize_command
+      ->add_option("--architecture", quantize_what.architecture, "general.architecture of a file made from safetensors")
+      ->capture_default_str();
   quantize_command
       ->add_option("--rule", quantize_what.rules,
                    "'pattern = TYPE' for the tensors whose names it finds; the first one that does decides")

@@ -5,12 +5,13 @@
 #include <iterator>
 #include <map>
 
-#include <nibble/core/aligned_vector.hpp>
+#include <nibble/io/ggml_budget.hpp>
 #include <nibble/io/ggml_mixture.hpp>
 #include <nibble/io/gguf_writer.hpp>
+#include <nibble/io/imatrix.hpp>
 #include <nibble/tensor/ggml_rows.hpp>
 
-#include "tool.hpp"
+#include "quantize.hpp"
 
 namespace tool {
 namespace {
@@ -32,68 +33,121 @@ std::vector<nibble::io::type_rule> rules_of(const quantize_options& what) {
   return rules;
 }
 
-/// What quantizing a tensor lost.
-struct loss {
-  double noise = 0.0, signal = 0.0;
-  double sqnr() const { return noise == 0.0 ? INFINITY : 10.0 * std::log10(signal / noise); }
-};
+/// The tensors of a file as a GGUF file has them. Names are those of the model file, which outlives them.
+std::vector<nibble::io::gguf_tensor> tensors_of(const model_file& file) {
+  if (file.gguf() != nullptr) return {file.gguf()->tensors().begin(), file.gguf()->tensors().end()};
+  std::vector<nibble::io::gguf_tensor> all;
+  for (const tensor& t : file.tensors()) {
+    nibble::io::gguf_tensor g;
+    g.name = t.name;
+    const auto type = nibble::quant::ggml_type_from_name(t.type);
+    if (!type)
+      nibble::core::fail(nibble::errc::unsupported_format, "tensor '", nibble::io::printable(t.name), "' is ", t.type,
+                         ", which GGUF files do not have");
+    if (t.shape.empty() || t.shape.size() > g.dims.size())
+      nibble::core::fail(nibble::errc::unsupported_format, "tensor '", nibble::io::printable(t.name), "' has ",
+                         t.shape.size(), " extents; GGUF files have 1 to 4");
+    g.type = *type;
+    g.n_dims = t.shape.size();
+    for (std::size_t d = 0; d < g.n_dims; ++d) g.dims[d] = t.shape[g.n_dims - 1 - d];
+    g.elements = t.elements;
+    g.bytes = t.bytes;
+    all.push_back(g);
+  }
+  return all;
+}
 
-std::size_t bytes_of(const nibble::io::gguf_tensor& t, ggml_type type) {
-  return t.elements / info_of(type).block_elements * info_of(type).block_bytes;
+std::span<const std::byte> bytes_of(const model_file& file, std::size_t i) {
+  if (file.gguf() != nullptr) return file.gguf()->bytes(file.gguf()->tensors()[i]);
+  return file.safetensors()->bytes(file.safetensors()->tensors()[i]);
+}
+
+/// Metadata of the file to write: those of a GGUF file, or what --architecture says.
+nibble::io::gguf_writer writer_for(const model_file& file, const quantize_options& what,
+                                   std::optional<std::uint32_t> file_type, bool quantized) {
+  nibble::io::gguf_writer out(file.gguf() != nullptr ? file.gguf()->alignment() : nibble::io::gguf_default_alignment);
+  if (file.gguf() != nullptr) {
+    for (const nibble::io::gguf_entry& entry : file.gguf()->metadata()) {
+      if (entry.key == "general.alignment" || entry.key == "general.file_type" ||
+          entry.key == "general.quantization_version")
+        continue;
+      out.set(std::string{entry.key}, entry.value);
+    }
+  } else {
+    out.set("general.architecture", what.architecture);
+    for (const auto& [key, value] : file.safetensors()->metadata()) out.set("safetensors." + key, value);
+  }
+  if (file_type) out.set("general.file_type", *file_type);
+  if (quantized) out.set("general.quantization_version", 2u);
+  return out;
 }
 
 /// Reads tensor i in pieces, writes it as `type` and measures what that lost.
-void requantize(const options& o, const model_file& file, std::size_t i, ggml_type type, nibble::io::tensor_sink& sink,
+void requantize(const options& o, const quantizer& q, std::size_t i, ggml_type type, nibble::io::tensor_sink& sink,
                 loss& lost) {
-  const tensor& t = file.tensors()[i];
+  const tensor& t = q.file->tensors()[i];
   const std::size_t cols = t.cols(), rows = t.rows(), most = std::min(rows_at_once(cols), rows);
-  const std::size_t row_bytes = cols / info_of(type).block_elements * info_of(type).block_bytes;
-  nibble::aligned_vector<float> values(most * cols), back(most * cols);
-  nibble::aligned_vector<std::byte> blocks(most * row_bytes);
-  std::vector<loss> each(most);
-  for (std::size_t first = 0; first < rows; first += most) {
-    const std::size_t n = std::min(most, rows - first);
-    file.read_rows(i, first, std::span{values}.first(n * cols));
-    const std::span<std::byte> out = std::span{blocks}.first(n * row_bytes);
-    try {
-      nibble::encode_ggml(type, nibble::make_span2d<const float>(values.data(), n, cols), out, o.ctx);
-    } catch (const nibble::error& e) {  // its rows count from the piece's first one
-      nibble::core::fail(e.code(), "tensor '", t.name, "', rows from ", first, " on: ", e.what());
-    }
-    nibble::core::for_each_item(o.ctx, n, [&](std::size_t r, std::size_t) {
-      nibble::decode_ggml(type, out.subspan(r * row_bytes, row_bytes), std::span{back}.subspan(r * cols, cols));
-      each[r] = {};
-      for (std::size_t k = r * cols; k < (r + 1) * cols; ++k) {
-        const double w = values[k], e = w - back[k];
-        each[r].signal += w * w;
-        each[r].noise += e * e;
-      }
-    });
-    for (std::size_t r = 0; r < n; ++r) lost.signal += each[r].signal, lost.noise += each[r].noise;
-    sink.write(out);
+  for (std::size_t first = 0; first < rows;) {
+    // The rows of a piece share their importance.
+    const std::size_t n = std::min({most, rows - first, q.rows_alike(i, first)});
+    const piece p = encode_rows(o, q, i, type, first, n);
+    lost.add(p.lost);
+    sink.write(p.blocks);
+    first += n;
   }
-  file.release(i);
+  q.file->release(i);
 }
 
 }  // namespace
 
 int quantize(const options& o, const quantize_options& what) {
+  const bool to_size = !what.size.empty() || what.bits > 0.0;
+  if (to_size == !what.plan.empty())
+    nibble::core::fail(nibble::errc::bad_value, "quantize takes a mixture or type, or else --size or --bits");
   const model_file file(what.from);
-  if (file.gguf() == nullptr)
-    nibble::core::fail(nibble::errc::unsupported_format, "quantize reads GGUF files; '", what.from, "' is ",
-                       file.container());
-  const nibble::io::gguf_reader& in = *file.gguf();
-  const nibble::io::type_plan plan = nibble::io::plan_of(what.plan, rules_of(what));
-  const std::vector<nibble::io::type_choice> choices = plan.choose(nibble::io::facts_of(in), in.tensors());
+  const std::vector<nibble::io::gguf_tensor> in = tensors_of(file);
+  std::optional<nibble::io::imatrix> importance;
+  if (!what.imatrix_path.empty()) importance.emplace(what.imatrix_path);
+  quantizer q{
+      .file = &file,
+      .importance = importance ? &*importance : nullptr,
+      .search = what.least_error || importance ? nibble::ggml_search::least_error : nibble::ggml_search::reference};
+  const nibble::io::model_facts facts = file.gguf() != nullptr
+                                            ? nibble::io::facts_of(*file.gguf())
+                                            : nibble::io::model_facts{.architecture = what.architecture};
+  std::optional<nibble::io::type_plan> plan;
+  if (to_size) plan.emplace(ggml_type::f16, rules_of(what));  // for what is kept, and for rules
+  else plan = nibble::io::plan_of(what.plan, rules_of(what));
+  std::vector<nibble::io::type_choice> choices = plan->choose(facts, in);
+  std::optional<nibble::io::size_allocation> allocation;
+  std::vector<double> predicted(in.size(), 0.0);
+  std::optional<std::uint32_t> file_type = plan->file_type();
+  if (to_size) {
+    file_type.reset();
+    nibble::io::gguf_writer empty = writer_for(file, what, file_type, true);
+    for (const nibble::io::gguf_tensor& t : in)
+      empty.add(std::string{t.name}, ggml_type::f32, {t.shape().begin(), t.shape().end()}, nibble::io::tensor_fill{});
+    const std::size_t alignment =
+        file.gguf() != nullptr ? file.gguf()->alignment() : nibble::io::gguf_default_alignment;
+    std::size_t header = empty.file_bytes(), elements = 0;
+    for (const nibble::io::gguf_tensor& t : in) {
+      header -= nibble::round_up(t.elements * sizeof(float), alignment);
+      elements += t.elements;
+    }
+    const std::size_t budget = what.size.empty()
+                                   ? header + static_cast<std::size_t>(what.bits * static_cast<double>(elements) / 8.0)
+                                   : nibble::io::parse_bytes(what.size);
+    allocation = choose_types(o, q, in, header, alignment, budget, choices, predicted);
+  }
 
   std::vector<std::string> substituted;
   for (std::size_t i = 0; i < choices.size(); ++i) {
-    const nibble::io::gguf_tensor& t = in.tensors()[i];
+    const nibble::io::gguf_tensor& t = in[i];
     if (choices[i].substituted())
       substituted.push_back(std::string{t.name} + ": rows of " + std::to_string(t.dims[0]) +
                             " are no whole blocks of " + std::string{name_of(choices[i].wanted)} + "; " +
                             std::string{name_of(choices[i].type)} + " instead");
-    if (choices[i].type != t.type && !nibble::can_decode_ggml(t.type))
+    if (choices[i].type != t.type && !file.tensors()[i].readable)
       nibble::core::fail(nibble::errc::unsupported_format, "tensor '", t.name, "' is ", name_of(t.type),
                          ", whose values nibble cannot compute");
   }
@@ -105,53 +159,47 @@ int quantize(const options& o, const quantize_options& what) {
 
   std::vector<loss> losses(choices.size());
   std::size_t total = 0;
-  for (const nibble::io::gguf_tensor& t : in.tensors()) total += t.elements;
+  for (const nibble::io::gguf_tensor& t : in) total += t.elements;
   if (!what.dry_run) {
     progress say(o, "quantize", total);
-    nibble::io::gguf_writer out(in.alignment());
-    for (const nibble::io::gguf_entry& entry : in.metadata()) {
-      if (entry.key == "general.alignment" || entry.key == "general.file_type" ||
-          entry.key == "general.quantization_version")
-        continue;
-      out.set(std::string{entry.key}, entry.value);
-    }
-    if (const auto type = plan.file_type()) out.set("general.file_type", *type);
-    for (std::size_t i = 0; i < choices.size(); ++i) {
-      const nibble::io::gguf_tensor& t = in.tensors()[i];
-      out.add(std::string{t.name}, choices[i].type, {t.shape().begin(), t.shape().end()},
+    nibble::io::gguf_writer out = writer_for(file, what, file_type, to_size);
+    for (std::size_t i = 0; i < choices.size(); ++i)
+      out.add(std::string{in[i].name}, choices[i].type, {in[i].shape().begin(), in[i].shape().end()},
               [&, i](nibble::io::tensor_sink& sink) {
-                const nibble::io::gguf_tensor& own = in.tensors()[i];
-                if (choices[i].type == own.type) {
-                  sink.write(in.bytes(own));
-                  in.release(own);
+                if (choices[i].type == in[i].type) {
+                  sink.write(bytes_of(file, i));
+                  file.release(i);
                 } else {
-                  requantize(o, file, i, choices[i].type, sink, losses[i]);
+                  requantize(o, q, i, choices[i].type, sink, losses[i]);
                 }
-                say.add(own.elements, own.name);
+                say.add(in[i].elements, in[i].name);
               });
-    }
     out.save(what.to);
   }
 
   json report{{"from", what.from},
               {"to", what.dry_run ? "" : what.to},
               {"plan", what.plan},
+              {"search", q.search == nibble::ggml_search::least_error ? "least error" : "reference"},
               {"tensors", json::array()},
               {"substituted", substituted}};
   std::vector<std::vector<std::string>> rows{{"tensor", "shape", "from", "to", "bytes", "SQNR dB"}};
   std::map<std::string, std::pair<std::size_t, std::size_t>> by_type;
   std::size_t before = 0, after = 0;
   for (std::size_t i = 0; i < choices.size(); ++i) {
-    const nibble::io::gguf_tensor& t = in.tensors()[i];
+    const nibble::io::gguf_tensor& t = in[i];
     const std::string from{name_of(t.type)}, to{name_of(choices[i].type)};
-    const std::size_t bytes = bytes_of(t, choices[i].type);
+    const std::size_t bytes = block_bytes(t.elements, choices[i].type);
     json entry{{"name", t.name}, {"from", from}, {"to", to}, {"bytes", bytes}};
     if (choices[i].rule != nullptr) entry["rule"] = choices[i].rule->text;
     const bool measured = from != to && !what.dry_run;
     if (measured) {
       entry["mse"] = t.elements == 0 ? 0.0 : losses[i].noise / static_cast<double>(t.elements);
       if (losses[i].noise > 0.0) entry["sqnr_db"] = losses[i].sqnr();
+      if (losses[i].weighted_noise > 0.0) entry["weighted_sqnr_db"] = losses[i].weighted_sqnr();
     }
+    if (predicted[i] > 0.0) entry["predicted_noise_share"] = predicted[i];
+    if (importance && !choices[i].kept) entry["importance"] = q.knows(i);
     report["tensors"].push_back(entry);
     rows.push_back({std::string{t.name}, shape_text(file.tensors()[i].shape), from, to, std::to_string(bytes),
                     !measured                ? ""
@@ -165,6 +213,10 @@ int quantize(const options& o, const quantize_options& what) {
   report["bytes_before"] = before;
   report["bytes_after"] = after;
   report["bits_per_weight"] = total == 0 ? 0.0 : 8.0 * static_cast<double>(after) / static_cast<double>(total);
+  if (allocation)
+    report["budget"] = {{"file_bytes", allocation->bytes},
+                        {"predicted_noise_share", allocation->cost},
+                        {"least_possible", allocation->bound}};
   if (o.as_json) {
     std::cout << report.dump(2) << "\n";
     return done;
@@ -175,6 +227,10 @@ int quantize(const options& o, const quantize_options& what) {
   std::cout << bytes_text(before) << " of tensors before, " << bytes_text(after) << " after, "
             << number_text("%.4f", report["bits_per_weight"].get<double>()) << " bits per weight"
             << (what.dry_run ? "; nothing was written\n" : "\n");
+  if (allocation)
+    std::cout << "file of " << allocation->bytes << " bytes; sum of the predicted shares of noise "
+              << number_text("%.6g", allocation->cost) << ", no choice of that size has less than "
+              << number_text("%.6g", allocation->bound) << "\n";
   return done;
 }
 

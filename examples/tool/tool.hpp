@@ -93,12 +93,13 @@ std::string table_text(const std::vector<std::vector<std::string>>& rows);
 
 struct inspect_options {
   std::string path;
-  bool metadata = false, statistics = true;
+  bool metadata = false, statistics = true, errors = false, least_error = false;
 };
 struct quantize_options {
-  std::string from, to, plan, rules_path;
+  std::string from, to, plan, rules_path, imatrix_path, size, architecture = "unknown";
   std::vector<std::string> rules;
-  bool strict = false, dry_run = false;
+  double bits = 0.0;  ///< per weight; 0: not asked for
+  bool strict = false, dry_run = false, least_error = false;
 };
 struct compare_options {
   std::string a, b;

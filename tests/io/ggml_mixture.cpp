@@ -101,7 +101,8 @@ TEST_CASE("ggml_mixture: Q4_K_M gives values and down projections of half of the
 }
 
 TEST_CASE("ggml_mixture: the output matrix is Q6_K, or the embedding where there is none") {
-  for (const std::string_view name : {"Q2_K", "Q4_K_M", "Q5_K_M"}) {
+  for (const std::string_view name :
+       {"Q2_K", "Q2_K_S", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M"}) {
     CAPTURE(name);
     CHECK(qwen3(true).type_of(plan_of(name), "output.weight") == "Q6_K");
     CHECK(qwen3(true).type_of(plan_of(name), "token_embd.weight") == std::string{name.substr(0, 4)});
@@ -118,6 +119,47 @@ TEST_CASE("ggml_mixture: Q2_K takes more bits for values, down and output projec
   CHECK(m.type_of(plan, "blk.5.attn_q.weight") == "Q2_K");
   m.facts.kv_heads = 4;  // four query heads for each
   CHECK(m.type_of(plan, "blk.5.attn_v.weight") == "Q4_K");
+}
+
+// As the tool of llama.cpp (in llama-cpp-python 0.3.36) wrote them for a model of 18 layers; Q2_K_S with an importance matrix,
+// without which it refuses. A letter a layer: types by their bits.
+TEST_CASE("ggml_mixture: what S, M and L give values, down and output projections") {
+  struct fact {
+    std::string_view name, values, downs, outputs;
+  };
+  constexpr fact facts[] = {
+      {"Q2_K_S", "222222222222222222", "442222222222222222", "222222222222222222"},
+      {"Q3_K_S", "333333333333333333", "333333333333333333", "333333333333333333"},
+      {"Q3_K_M", "554444444444444444", "544444444444444444", "444444444444444444"},
+      {"Q3_K_L", "555555555555555555", "555555555555555555", "555555555555555555"},
+      {"Q4_K_S", "555544444444444444", "554444444444444444", "444444444444444444"},
+      {"Q4_K_M", "664464464464464666", "664464464464464666", "444444444444444444"},
+      {"Q5_K_S", "555555555555555555", "555555555555555555", "555555555555555555"},
+      {"Q5_K_M", "665565565565565666", "665565565565565666", "555555555555555555"},
+  };
+  model m;
+  m.facts = {"llama", 18, 8, 8, 0};
+  for (std::size_t i = 0; i < 18; ++i)
+    for (const char* what : {"attn_v.weight", "ffn_down.weight", "attn_output.weight", "attn_q.weight"})
+      m.add("blk." + std::to_string(i) + "." + what, 256, 256);
+  for (const fact& f : facts) {
+    CAPTURE(f.name);
+    const auto choices = plan_of(f.name).choose(m.facts, m.tensors);
+    std::string types[4];
+    for (std::size_t i = 0; i < choices.size(); ++i) types[i % 4] += quant::name_of(choices[i].type)[1];
+    CHECK(types[0] == f.values);
+    CHECK(types[1] == f.downs);
+    CHECK(types[2] == f.outputs);
+    CHECK(types[3] == std::string(18, f.name[1]));
+  }
+}
+
+TEST_CASE("ggml_mixture: files say which mixture they hold") {
+  CHECK(plan_of("Q2_K_S").file_type() == 21);
+  CHECK(plan_of("Q3_K_S").file_type() == 11);
+  CHECK(plan_of("Q3_K_L").file_type() == 13);
+  CHECK(plan_of("Q4_K_S").file_type() == 14);
+  CHECK(plan_of("Q5_K_S").file_type() == 16);
 }
 
 TEST_CASE("ggml_mixture: values of a 70B model, and attention of eight experts, get more bits") {

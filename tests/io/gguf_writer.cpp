@@ -208,3 +208,17 @@ TEST_CASE("gguf_writer: a file that cannot be completed leaves the old one and n
   fs::remove(path);
   CHECK(fs::is_empty(folder.path));
 }
+
+TEST_CASE("gguf_writer: the bytes of a file are known before it is written") {
+  const temporary_file file{"sized.gguf"};
+  const std::vector<float> values(96, 1.0f);
+  for (const std::size_t alignment : {std::size_t{8}, std::size_t{32}, std::size_t{4096}}) {
+    gguf_writer w(alignment);
+    CHECK(w.file_bytes() % alignment == 0);
+    w.set("general.architecture", "llama");
+    w.add("a", ggml_type::f32, {5}, std::as_bytes(std::span{values}.first(5)));
+    w.add("b", ggml_type::q8_0, {32, 2}, std::as_bytes(std::span{values}).first(68));
+    w.save(file.path);
+    CHECK(w.file_bytes() == std::filesystem::file_size(file.path));
+  }
+}

@@ -13,6 +13,7 @@
 #include <nibble/kernels/simd/ggml_blocks.hpp>
 #include <nibble/quant/ggml_block256.hpp>
 #include <nibble/quant/ggml_block32.hpp>
+#include <nibble/quant/ggml_fit.hpp>
 
 #include "support/coverage.hpp"
 #include "support/guard_page.hpp"
@@ -124,5 +125,47 @@ TEST_CASE_TEMPLATE("ggml_blocks: native decodes random blocks as the scalar kern
       differ += std::isnan(want[i]) ? !std::isnan(got[i])
                                     : std::bit_cast<std::uint32_t>(want[i]) != std::bit_cast<std::uint32_t>(got[i]);
     CHECK(differ == 0);
+  }
+}
+
+#define NIBBLE_TEST_FITTED g::q2_k, g::q3_k, g::q4_k, g::q5_k, g::q6_k
+
+TEST_CASE_TEMPLATE("ggml_blocks: native fits as the scalar kernel, byte for byte, with importance and without", Format,
+                   NIBBLE_TEST_FITTED) {
+  using native = kernels::fit_ggml_blocks<isa::native, Format>;
+  using scalar = kernels::fit_ggml_blocks<isa::scalar, Format>;
+  if (!test::covers<native, typename native::isa_type>()) return;
+  const std::string_view name = quant::name_of(Format::type);
+  CAPTURE(name);
+  std::vector<float> columns = test::uniform(3 * 256, 7);
+  for (float& c : columns) c = c < 0.0f ? 0.0f : c * c;
+  std::fill(columns.begin() + 256, columns.begin() + 512, 0.0f);
+  for (const std::size_t count : {1u, 3u, 18u})
+    for (const input& in : inputs(count * 256))
+      for (const kernels::ggml_importance importance :
+           {kernels::ggml_importance{}, kernels::ggml_importance{columns.data(), 3, 2}}) {
+        CAPTURE(count);
+        CAPTURE(in.name);
+        CAPTURE((importance.values != nullptr));
+        std::vector<std::byte> want(count * Format::block_bytes, std::byte{0x5a}), got(want.size(), std::byte{0xa5});
+        scalar::run(in.x.data(), count, importance, want.data());
+        native::run(in.x.data(), count, importance, got.data());
+        const auto differs = std::mismatch(want.begin(), want.end(), got.begin()).first - want.begin();
+        CHECK(differs == static_cast<std::ptrdiff_t>(want.size()));
+      }
+}
+
+TEST_CASE_TEMPLATE("ggml_blocks: fitting touches nothing beyond values, importance and blocks", Format,
+                   NIBBLE_TEST_FITTED) {
+  for (const std::size_t count : {1u, 4u, 17u}) {
+    const auto values = test::gaussian(count * 256, 5);
+    const test::guarded<float> x(values.size()), columns(512);
+    std::copy(values.begin(), values.end(), x.begin());
+    std::fill(columns.begin(), columns.end(), 1.0f);
+    const test::guarded<std::byte> blocks(count * Format::block_bytes);
+    std::vector<std::byte> want(blocks.size());
+    kernels::fit_ggml_blocks<isa::native, Format>::run(x.data(), count, {columns.data(), 2, 1}, blocks.data());
+    kernels::fit_ggml_blocks<isa::scalar, Format>::run(x.data(), count, {}, want.data());
+    CHECK(std::memcmp(blocks.data(), want.data(), blocks.size()) == 0);  // all columns alike: as if there were none
   }
 }

@@ -319,3 +319,69 @@ TEST_CASE("ggml_rows: the greatest values of a half scale are kept and the next 
     CHECK(refusal_of([&] { encoded(c.type, x); }).code == errc::scale_overflow);
   }
 }
+
+TEST_CASE("ggml_rows: least error leaves less squared error in as many bytes, on any number of threads") {
+  const auto x = test::gaussian(40 * 512, 11, 0.02f);
+  const auto squared = [&](const std::vector<float>& y) {
+    double sum = 0.0;
+    for (std::size_t i = 0; i < x.size(); ++i) sum += (double{x[i]} - y[i]) * (double{x[i]} - y[i]);
+    return sum;
+  };
+  thread_pool pool(3);
+  for_each_type([&](const quant::ggml_type_info& info) {
+    if (!can_fit_ggml(info.type)) return;
+    CAPTURE(info.name);
+    const auto plain = encoded(info.type, x, 40);
+    std::vector<std::byte> fitted(plain.size()), threaded(plain.size());
+    const ggml_encoding how{.search = ggml_search::least_error};
+    encode_ggml(info.type, make_span2d<const float>(x.data(), 40, 512), fitted, how);
+    encode_ggml(info.type, make_span2d<const float>(x.data(), 40, 512), threaded, how, pool.context());
+    CHECK(fitted == threaded);
+    CHECK(squared(decoded(info.type, fitted)) < 0.96 * squared(decoded(info.type, plain)));
+  });
+}
+
+TEST_CASE("ggml_rows: types without a search of least error keep ggml's bytes") {
+  const auto x = test::gaussian(512, 12);
+  for_each_type([&](const quant::ggml_type_info& info) {
+    if (!can_encode_ggml(info.type) || can_fit_ggml(info.type)) return;
+    CAPTURE(info.name);
+    std::vector<std::byte> blocks(encoded(info.type, x).size());
+    encode_ggml(info.type, make_span2d<const float>(x.data(), 1, x.size()), blocks,
+                {.search = ggml_search::least_error, .importance = {}});
+    CHECK(blocks == encoded(info.type, x));
+  });
+}
+
+TEST_CASE("ggml_rows: importance follows the columns whatever the stride, the run and the row") {
+  const std::size_t rows = 37, cols = 768, stride = 771;
+  const auto x = test::gaussian(rows * stride, 13);
+  std::vector<float> importance(cols), dense(rows * cols);
+  for (std::size_t k = 0; k < cols; ++k) importance[k] = k < 256 ? 1.0f : static_cast<float>(k % 5);
+  for (std::size_t r = 0; r < rows; ++r) std::copy_n(x.data() + r * stride, cols, dense.data() + r * cols);
+  const ggml_encoding how{.search = ggml_search::least_error, .importance = importance};
+  std::vector<std::byte> of_dense(rows * 3 * 144), of_strided(of_dense.size()), of_row(3 * 144);
+  encode_ggml(ggml_type::q4_k, make_span2d<const float>(dense.data(), rows, cols), of_dense, how);
+  encode_ggml(ggml_type::q4_k, span2d<const float>{x.data(), rows, cols, stride}, of_strided, how);
+  CHECK(of_dense == of_strided);
+  encode_ggml(ggml_type::q4_k, make_span2d<const float>(dense.data() + 36 * cols, 1, cols), of_row, how);
+  CHECK(std::equal(of_row.begin(), of_row.end(), of_dense.end() - 3 * 144));
+}
+
+TEST_CASE("ggml_rows: an importance that is no weight is refused with its column") {
+  const auto x = test::gaussian(512, 14);
+  std::vector<std::byte> blocks(2 * 144);
+  const auto values = make_span2d<const float>(x.data(), 1, 512);
+  std::vector<float> importance(512, 1.0f);
+  const auto refused = [&] {
+    return refusal_of([&] {
+      encode_ggml(ggml_type::q4_k, values, blocks, {.search = ggml_search::least_error, .importance = importance});
+    });
+  };
+  importance[77] = -1.0f;
+  CHECK(refused().says("the importance of column 77 is -1"));
+  importance[77] = std::numeric_limits<float>::infinity();
+  CHECK(refused().says("column 77 is inf"));
+  importance.resize(511);
+  CHECK(refused().says("511 importances; there are 512 columns"));
+}

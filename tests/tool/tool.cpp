@@ -15,6 +15,7 @@
 
 #include <nibble/io/gguf.hpp>
 #include <nibble/io/gguf_writer.hpp>
+#include <nibble/io/safetensors.hpp>
 
 #include "support/random.hpp"
 #include "support/temporary_file.hpp"
@@ -84,6 +85,24 @@ TEST_CASE("nibble inspect: types, sizes and statistics of a GGUF file") {
   CHECK(t["dead_rows"] == 0);
 }
 
+TEST_CASE("nibble inspect: --errors has what types lose beside what they lose of normal values") {
+  const small_model m;
+  const auto j = nlohmann::json::parse(run("inspect --json --errors '" + m.file.path + "'").out);
+  const auto& wide = j["tensors"][2]["sqnr_db"];
+  CHECK(wide.size() == 6);
+  double last = 100.0;
+  for (const char* type : {"Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K"}) {
+    CAPTURE(type);
+    CHECK(wide[type]["measured"].get<double>() == doctest::Approx(wide[type]["normal"].get<double>()).epsilon(0.02));
+    CHECK(wide[type]["measured"].get<double>() < last);
+    last = wide[type]["measured"].get<double>();
+  }
+  CHECK(j["tensors"][3]["sqnr_db"].contains("Q4_0"));  // rows of 96
+  CHECK_FALSE(j["tensors"][1].contains("sqnr_db"));    // a norm
+  const auto k = nlohmann::json::parse(run("inspect --json --errors --least-error '" + m.file.path + "'").out);
+  CHECK(k["tensors"][2]["sqnr_db"]["Q2_K"]["measured"].get<double>() > last + 0.8);
+}
+
 TEST_CASE("nibble inspect: --no-statistics reads no values") {
   const small_model m;
   const auto j = nlohmann::json::parse(run("inspect --json --no-statistics '" + m.file.path + "'").out);
@@ -149,6 +168,97 @@ TEST_CASE("nibble quantize: a value that is not finite is named, and the old fil
   CHECK(r.says("tensor 'blk.0.attn_q.weight'"));
   CHECK(r.says("row 5, column 7 is nan"));
   CHECK(text_of(to.path) == "old");
+}
+
+TEST_CASE("nibble quantize: --size keeps the file within its bytes, and more bytes leave less noise") {
+  const small_model m;
+  const temporary_file to{"sized.gguf"};
+  double before = 1e9;
+  for (const std::size_t bytes : {120'000u, 150'000u, 200'000u, 300'000u}) {
+    CAPTURE(bytes);
+    const result r = run("quantize '" + m.file.path + "' '" + to.path + "' --json --size " + std::to_string(bytes));
+    CHECK(r.code == 0);
+    CHECK(std::filesystem::file_size(to.path) <= bytes);
+    const auto j = nlohmann::json::parse(r.out);
+    CHECK(j["budget"]["file_bytes"] == std::filesystem::file_size(to.path));
+    CHECK(j["budget"]["predicted_noise_share"].get<double>() >= j["budget"]["least_possible"].get<double>());
+    CHECK(j["budget"]["predicted_noise_share"].get<double>() < before);
+    before = j["budget"]["predicted_noise_share"].get<double>();
+    CHECK(nibble::io::gguf_reader{to.path}.at("blk.0.attn_norm.weight").type == ggml_type::f32);
+  }
+}
+
+TEST_CASE("nibble quantize: a size that no types fit names the least one, which then works") {
+  const small_model m;
+  const temporary_file to{"sized.gguf"};
+  const result r = run("quantize '" + m.file.path + "' '" + to.path + "' --size 10KiB");
+  CHECK(r.code == 1);
+  const std::size_t at = r.err.find("the least is ");
+  REQUIRE(at != std::string::npos);
+  const std::size_t least = std::stoul(r.err.substr(at + 13));
+  CHECK(r.says("no types make a file of 10240 bytes"));
+  CHECK_FALSE(std::filesystem::exists(to.path));
+  CHECK(run("quantize '" + m.file.path + "' '" + to.path + "' --size " + std::to_string(least - 1)).code == 1);
+  CHECK(run("quantize '" + m.file.path + "' '" + to.path + "' --size " + std::to_string(least)).code == 0);
+  CHECK(std::filesystem::file_size(to.path) == least);
+}
+
+TEST_CASE("nibble quantize: a rule holds inside a size, and a plan beside it is a mistake") {
+  const small_model m;
+  const temporary_file to{"sized.gguf"};
+  CHECK(run("quantize '" + m.file.path + "' '" + to.path + "' --bits 6 --rule 'attn_v = Q8_0'").code == 0);
+  CHECK(nibble::io::gguf_reader{to.path}.at("blk.0.attn_v.weight").type == ggml_type::q8_0);
+  CHECK(run("quantize '" + m.file.path + "' '" + to.path + "' Q8_0 --size 1MB").code == 1);
+  CHECK(run("quantize '" + m.file.path + "' '" + to.path + "'").code == 1);
+  CHECK(run("quantize '" + m.file.path + "' '" + to.path + "' --size much").says("'much' is no size"));
+}
+
+TEST_CASE("nibble quantize: --least-error leaves less error in a file of the same size") {
+  const small_model m;
+  const temporary_file plain{"plain.gguf"}, fitted{"fitted.gguf"};
+  const auto a = nlohmann::json::parse(run("quantize --json '" + m.file.path + "' '" + plain.path + "' Q4_K").out);
+  const auto b =
+      nlohmann::json::parse(run("quantize --json --least-error '" + m.file.path + "' '" + fitted.path + "' Q4_K").out);
+  CHECK(b["search"] == "least error");
+  CHECK(std::filesystem::file_size(plain.path) == std::filesystem::file_size(fitted.path));
+  for (const std::size_t i : {0u, 2u, 4u})
+    CHECK(b["tensors"][i]["mse"].get<double>() < 0.97 * a["tensors"][i]["mse"].get<double>());
+}
+
+TEST_CASE("nibble quantize: --imatrix lowers the error that importance weighs, and says where it knows none") {
+  const small_model m;
+  const temporary_file matrix{"imatrix.gguf"}, to{"out.gguf"};
+  std::vector<float> sums(512);
+  for (std::size_t k = 0; k < 512; ++k) sums[k] = k % 8 == 0 ? 5000.0f : 10.0f;
+  const std::vector<float> count{100.0f};
+  nibble::io::gguf_writer w;
+  w.add("blk.0.attn_v.weight.in_sum2", ggml_type::f32, {512, 1}, std::as_bytes(std::span{sums}));
+  w.add("blk.0.attn_v.weight.counts", ggml_type::f32, {1, 1}, std::as_bytes(std::span{count}));
+  w.save(matrix.path);
+  const auto j = nlohmann::json::parse(
+      run("quantize --json --imatrix '" + matrix.path + "' '" + m.file.path + "' '" + to.path + "' Q4_K").out);
+  const auto& known = j["tensors"][2];
+  CHECK(known["importance"] == true);
+  CHECK(known["weighted_sqnr_db"].get<double>() > known["sqnr_db"].get<double>() + 1.0);
+  CHECK(j["tensors"][0]["importance"] == false);
+  CHECK_FALSE(j["tensors"][0].contains("weighted_sqnr_db"));
+}
+
+TEST_CASE("nibble quantize: a safetensors file becomes a GGUF file with its names") {
+  const auto values = nibble::test::gaussian(64 * 256, 2);
+  const temporary_file from{"model.safetensors"}, to{"model.gguf"};
+  nibble::io::safetensors_writer w;
+  w.add("layers.0.weight", {64, 256}, std::span<const float>{values});
+  w.add("layers.0.bias", {64}, std::span<const float>{values}.first(64));
+  w.save(from.path);
+  const result r = run("quantize '" + from.path + "' '" + to.path + "' Q6_K --architecture llama");
+  CHECK(r.code == 0);
+  const nibble::io::gguf_reader file{to.path};
+  CHECK(file.get<std::string_view>("general.architecture") == "llama");
+  CHECK(file.at("layers.0.weight").type == ggml_type::q6_k);
+  CHECK(file.at("layers.0.weight").dims[0] == 256);
+  CHECK(file.at("layers.0.bias").type == ggml_type::f32);
+  CHECK(run("compare --least-sqnr 30 '" + from.path + "' '" + to.path + "'").code == 0);
 }
 
 TEST_CASE("nibble compare: distances, and exit code 3 for what is no rounding") {

@@ -5,6 +5,7 @@
 /// of either. Where a row is no whole number of blocks another type takes its place; every choice says so.
 /// Source: llama.cpp of February 2025, llama-quant (without importance matrices), dense models and those of 8 experts.
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -25,17 +26,30 @@ namespace nibble {
 inline namespace NIBBLE_ABI {
 namespace io {
 
-/// Mixtures by the names that llama.cpp's tool has for them.
-enum class ggml_mixture : std::uint8_t { q2_k, q4_k_m, q5_k_m };
+/// Mixtures by the names that llama.cpp's tool has for them: S, M and L spend more and more on the tensors that matter most.
+enum class ggml_mixture : std::uint8_t { q2_k_s, q2_k, q3_k_s, q3_k_m, q3_k_l, q4_k_s, q4_k_m, q5_k_s, q5_k_m };
 
-constexpr std::string_view name_of(ggml_mixture m) noexcept {
-  switch (m) {
-    case ggml_mixture::q2_k: return "Q2_K";
-    case ggml_mixture::q4_k_m: return "Q4_K_M";
-    case ggml_mixture::q5_k_m: return "Q5_K_M";
-  }
-  return {};
-}
+/// What is known of a mixture: its name, the type of most tensors, and the number that files carry as general.file_type.
+struct mixture_info {
+  ggml_mixture mixture;
+  std::string_view name;
+  ggml_type base;
+  std::uint32_t file_type;
+};
+inline constexpr std::array<mixture_info, 9> ggml_mixtures = {{
+    {ggml_mixture::q2_k_s, "Q2_K_S", ggml_type::q2_k, 21},
+    {ggml_mixture::q2_k, "Q2_K", ggml_type::q2_k, 10},
+    {ggml_mixture::q3_k_s, "Q3_K_S", ggml_type::q3_k, 11},
+    {ggml_mixture::q3_k_m, "Q3_K_M", ggml_type::q3_k, 12},
+    {ggml_mixture::q3_k_l, "Q3_K_L", ggml_type::q3_k, 13},
+    {ggml_mixture::q4_k_s, "Q4_K_S", ggml_type::q4_k, 14},
+    {ggml_mixture::q4_k_m, "Q4_K_M", ggml_type::q4_k, 15},
+    {ggml_mixture::q5_k_s, "Q5_K_S", ggml_type::q5_k, 16},
+    {ggml_mixture::q5_k_m, "Q5_K_M", ggml_type::q5_k, 17},
+}};
+
+constexpr const mixture_info& info_of(ggml_mixture m) noexcept { return ggml_mixtures[static_cast<std::size_t>(m)]; }
+constexpr std::string_view name_of(ggml_mixture m) noexcept { return info_of(m).name; }
 
 /// What a mixture asks of a model beside the names and extents of its tensors. 0: not known.
 struct model_facts {
@@ -226,13 +240,7 @@ class type_plan {
 
   /// The number that files carry as general.file_type, where there is one for this plan.
   std::optional<std::uint32_t> file_type() const noexcept {
-    if (mixture_) {
-      switch (*mixture_) {
-        case ggml_mixture::q2_k: return 10u;
-        case ggml_mixture::q4_k_m: return 15u;
-        case ggml_mixture::q5_k_m: return 17u;
-      }
-    }
+    if (mixture_) return info_of(*mixture_).file_type;
     switch (one_) {
       case ggml_type::f32: return 0u;
       case ggml_type::f16: return 1u;
@@ -255,33 +263,79 @@ class type_plan {
                        const detail::layer_places& values, const detail::layer_places& downs) const {
     using enum ggml_type;
     const ggml_mixture m = *mixture_;
-    const ggml_type base = m == ggml_mixture::q2_k ? q2_k : (m == ggml_mixture::q4_k_m ? q4_k : q5_k);
+    const ggml_type base = info_of(m).base;
     if (t.name == "output.weight" || (!has_output && t.name == "token_embd.weight")) return q6_k;
     if (t.name == "token_embd.weight") return base;
     const bool eight_experts = facts.experts == 8;
     if (values.takes(t.name)) {
       if (eight_experts) return q8_0;
-      const bool shared = facts.kv_heads != 0 && facts.heads / facts.kv_heads >= 4;
-      ggml_type type = base;
-      if (m == ggml_mixture::q2_k) type = shared ? q4_k : q3_k;
-      else if (detail::more_bits(values.place_of(t.name), values.count())) type = q6_k;
+      const ggml_type type = of_values(facts, values.place_of(t.name), values.count());
       // A model of 80 layers shares its values eight times over: they are small.
       const bool of_70b = facts.architecture == "llama" && facts.layers == 80 && facts.heads != facts.kv_heads;
       return of_70b && (type == q3_k || type == q4_k) ? q5_k : type;
     }
     if (detail::contains(t.name, "attn_k.weight") && eight_experts) return q8_0;
-    if (detail::contains(t.name, "attn_qkv.weight")) {
-      return m == ggml_mixture::q2_k ? q2_k : (m == ggml_mixture::q4_k_m ? q5_k : q6_k);
-    }
-    if (downs.takes(t.name)) {
-      if (m == ggml_mixture::q2_k) return q3_k;
-      return detail::more_bits(downs.place_of(t.name), downs.count()) ? q6_k : base;
-    }
-    if (detail::contains(t.name, "attn_output.weight")) {
-      if (eight_experts) return q5_k;
-      return m == ggml_mixture::q2_k ? q3_k : base;
+    if (detail::contains(t.name, "attn_qkv.weight")) return of_fused_attention();
+    if (downs.takes(t.name)) return of_down(downs.place_of(t.name), downs.count());
+    if (detail::contains(t.name, "attn_output.weight")) return of_attention_output(eight_experts);
+    return base;
+  }
+  /// Values: the place-th of `count` matrices.
+  ggml_type of_values(const model_facts& facts, std::size_t place, std::size_t count) const {
+    using enum ggml_type;
+    const ggml_type base = info_of(*mixture_).base;
+    const bool shared = facts.kv_heads != 0 && facts.heads / facts.kv_heads >= 4;
+    switch (*mixture_) {
+      case ggml_mixture::q2_k_s: return shared ? q4_k : base;
+      case ggml_mixture::q2_k: return shared ? q4_k : q3_k;
+      case ggml_mixture::q3_k_m: return place < 2 ? q5_k : q4_k;
+      case ggml_mixture::q3_k_l: return q5_k;
+      case ggml_mixture::q4_k_s: return place < 4 ? q5_k : base;
+      case ggml_mixture::q4_k_m:
+      case ggml_mixture::q5_k_m: return detail::more_bits(place, count) ? q6_k : base;
+      case ggml_mixture::q3_k_s:
+      case ggml_mixture::q5_k_s: break;
     }
     return base;
+  }
+  ggml_type of_fused_attention() const {
+    using enum ggml_type;
+    switch (*mixture_) {
+      case ggml_mixture::q3_k_m:
+      case ggml_mixture::q3_k_l: return q4_k;
+      case ggml_mixture::q4_k_m: return q5_k;
+      case ggml_mixture::q5_k_m: return q6_k;
+      default: return info_of(*mixture_).base;
+    }
+  }
+  ggml_type of_down(std::size_t place, std::size_t count) const {
+    using enum ggml_type;
+    const ggml_type base = info_of(*mixture_).base;
+    switch (*mixture_) {
+      case ggml_mixture::q2_k_s: return place < count / 8 ? q4_k : base;
+      case ggml_mixture::q2_k: return q3_k;
+      case ggml_mixture::q3_k_m: return place < count / 16 ? q5_k : q4_k;
+      case ggml_mixture::q3_k_l: return q5_k;
+      case ggml_mixture::q4_k_s: return place < count / 8 ? q5_k : base;
+      case ggml_mixture::q4_k_m:
+      case ggml_mixture::q5_k_m: return detail::more_bits(place, count) ? q6_k : base;
+      case ggml_mixture::q3_k_s:
+      case ggml_mixture::q5_k_s: break;
+    }
+    return base;
+  }
+  ggml_type of_attention_output(bool eight_experts) const {
+    using enum ggml_type;
+    const ggml_mixture m = *mixture_;
+    const ggml_type base = info_of(m).base;
+    // With eight experts attention is a small part of the model.
+    if (eight_experts) return m == ggml_mixture::q2_k_s || m == ggml_mixture::q3_k_l ? base : q5_k;
+    switch (m) {
+      case ggml_mixture::q2_k: return q3_k;
+      case ggml_mixture::q3_k_m: return q4_k;
+      case ggml_mixture::q3_k_l: return q5_k;
+      default: return base;
+    }
   }
 
   std::optional<ggml_mixture> mixture_;
@@ -292,11 +346,12 @@ class type_plan {
 /// The plan of a name: a mixture's or a type's, "Q4_K_M", "Q8_0". "Q2_K" is the mixture. Throws bad_value for a name of
 /// neither.
 inline type_plan plan_of(std::string_view name, std::vector<type_rule> rules = {}) {
-  for (const ggml_mixture m : {ggml_mixture::q2_k, ggml_mixture::q4_k_m, ggml_mixture::q5_k_m})
-    if (name == name_of(m)) return {m, std::move(rules)};
+  for (const mixture_info& m : ggml_mixtures)
+    if (name == m.name) return {m.mixture, std::move(rules)};
   if (const std::optional<ggml_type> type = quant::ggml_type_from_name(name)) return {*type, std::move(rules)};
-  core::fail(errc::bad_value, "plan_of: '", printable(name),
-             "' is neither a mixture (Q2_K, Q4_K_M, Q5_K_M) nor a type (F16, Q8_0, Q4_K and so on)");
+  core::fail(
+      errc::bad_value, "plan_of: '", printable(name),
+      "' is neither a mixture (Q2_K, Q2_K_S, Q3_K_S/M/L, Q4_K_S/M, Q5_K_S/M) nor a type (F16, Q8_0, Q4_K and so on)");
 }
 
 }  // namespace io

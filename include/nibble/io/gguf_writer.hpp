@@ -99,34 +99,17 @@ class gguf_writer {
     tensors_.push_back({std::move(name), type, std::move(dims), bytes, std::move(fill)});
   }
 
+  /// Bytes of the file that save() writes.
+  std::size_t file_bytes() const {
+    std::size_t bytes = round_up(header().size(), alignment_);
+    for (const tensor& t : tensors_) bytes += round_up(t.bytes, alignment_);
+    return bytes;
+  }
+
   /// Writes a new file beside `path` and renames it over `path`, so that a reader sees the old file or the whole new one.
   /// Throws io_failed with the system's reason, and what the fill functions throw; then `path` is as it was.
   void save(const std::string& path) const {
-    std::string header = "GGUF";
-    append_number(header, std::uint32_t{3});
-    append_number(header, static_cast<std::uint64_t>(tensors_.size()));
-    bool quantized = false;
-    for (const tensor& t : tensors_) quantized |= quant::info_of(t.type).quantized;
-    const bool say_version = quantized && keys_.find(quantization_key) == keys_.end();
-    append_number(header, static_cast<std::uint64_t>(metadata_.size()) + (say_version ? 1 : 0));
-    if (say_version) {
-      append_string(header, quantization_key);
-      append_number(header, static_cast<std::uint32_t>(gguf_type::u32));
-      append_number(header, std::uint32_t{2});
-    }
-    for (const auto& [key, value] : metadata_) {
-      append_string(header, key);
-      header += value;
-    }
-    std::uint64_t offset = 0;
-    for (const tensor& t : tensors_) {
-      append_string(header, t.name);
-      append_number(header, static_cast<std::uint32_t>(t.dims.size()));
-      for (const std::size_t extent : t.dims) append_number(header, std::uint64_t{extent});
-      append_number(header, static_cast<std::uint32_t>(t.type));
-      append_number(header, offset);
-      offset += round_up(t.bytes, alignment_);
-    }
+    const std::string header = this->header();
     atomic_file file{"gguf_writer", path};
     file.write(header);
     pad(file);
@@ -195,6 +178,36 @@ class gguf_writer {
     if (!keys_.insert(key).second)
       core::fail(errc::bad_value, "gguf_writer: the key '", printable(key), "' occurs twice");
     metadata_.emplace_back(std::move(key), std::move(bytes));
+  }
+
+  /// Everything before the data but its padding.
+  std::string header() const {
+    std::string header = "GGUF";
+    append_number(header, std::uint32_t{3});
+    append_number(header, static_cast<std::uint64_t>(tensors_.size()));
+    bool quantized = false;
+    for (const tensor& t : tensors_) quantized |= quant::info_of(t.type).quantized;
+    const bool say_version = quantized && keys_.find(quantization_key) == keys_.end();
+    append_number(header, static_cast<std::uint64_t>(metadata_.size()) + (say_version ? 1 : 0));
+    if (say_version) {
+      append_string(header, quantization_key);
+      append_number(header, static_cast<std::uint32_t>(gguf_type::u32));
+      append_number(header, std::uint32_t{2});
+    }
+    for (const auto& [key, value] : metadata_) {
+      append_string(header, key);
+      header += value;
+    }
+    std::uint64_t offset = 0;
+    for (const tensor& t : tensors_) {
+      append_string(header, t.name);
+      append_number(header, static_cast<std::uint32_t>(t.dims.size()));
+      for (const std::size_t extent : t.dims) append_number(header, std::uint64_t{extent});
+      append_number(header, static_cast<std::uint32_t>(t.type));
+      append_number(header, offset);
+      offset += round_up(t.bytes, alignment_);
+    }
+    return header;
   }
 
   /// What a tensor takes in a file, all that add() refuses refused.

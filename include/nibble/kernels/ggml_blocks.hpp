@@ -22,6 +22,18 @@ struct decode_ggml_blocks : decode_ggml_blocks<typename Isa::fallback, Format> {
 template <class Isa, class Format>
 struct encode_ggml_blocks : encode_ggml_blocks<typename Isa::fallback, Format> {};
 
+/// How much the squared error of each column counts: `values` has a number >= 0 for each of the columns of a row, `of_row` blocks;
+/// the first block that is encoded is number `first` of its row. Without values all columns count the same.
+struct ggml_importance {
+  const float* values = nullptr;
+  std::size_t of_row = 1, first = 0;
+};
+
+/// Blocks with less squared error than those of encode_ggml_blocks, for formats that have a search for it (quant/ggml_fit.hpp):
+/// `run(x, count, importance, blocks)`. Every ISA yields the same bytes.
+template <class Isa, class Format>
+struct fit_ggml_blocks : fit_ggml_blocks<typename Isa::fallback, Format> {};
+
 }  // namespace kernels
 }  // namespace NIBBLE_ABI
 }  // namespace nibble

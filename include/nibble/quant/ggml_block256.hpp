@@ -145,11 +145,14 @@ struct q2_k : block_format<q2_k, ggml_type::q2_k> {
     }
     const detail::shared_scales<16> s = detail::share<16>(found, 15);
     const float d = detail::store_half(s.d, b + 80), dmin = detail::store_half(s.dmin, b + 82);
-    for (std::size_t j = 0; j < 16; ++j) {
-      b[j] = static_cast<std::byte>(s.scales[j] | s.mins[j] << 4);
+    for (std::size_t j = 0; j < 16; ++j)
       detail::requantize(x + 16 * j, 16, d * static_cast<float>(s.scales[j]),
                          rounded_product(dmin, static_cast<float>(s.mins[j])), 3, codes + 16 * j);
-    }
+    store(s.scales, s.mins, codes, b);
+  }
+  /// All but the halves.
+  static void store(const int* scales, const int* mins, const std::uint8_t* codes, std::byte* b) noexcept {
+    for (std::size_t j = 0; j < 16; ++j) b[j] = static_cast<std::byte>(scales[j] | mins[j] << 4);
     detail::store_two_bits(codes, b + 16);
   }
 };
@@ -174,18 +177,27 @@ struct q3_k : block_format<q3_k, ggml_type::q3_k> {
     }
   }
   static void encode(const float* x, std::byte* b) noexcept {
-    std::memset(b, 0, block_bytes);
     float found[16];
+    int scales[16];
     std::uint8_t codes[256];
     for (std::size_t j = 0; j < 16; ++j) found[j] = detail::search_by_codes<16, 4>(x + 16 * j, codes + 16 * j);
-    if (const float extreme = detail::first_extreme(found, 16); extreme != 0.0f) {
-      const float iscale = -32.0f / extreme, d = detail::store_half(1.0f / iscale, b + 108);
-      for (std::size_t j = 0; j < 16; ++j) {
-        const unsigned s = static_cast<unsigned>(detail::nearest(rounded_product(iscale, found[j]), -32, 31) + 32);
-        b[96 + j % 8] |= static_cast<std::byte>((s & 15u) << (j / 8 * 4));
-        b[104 + j % 4] |= static_cast<std::byte>(s >> 4 << (j / 4 * 2));
-        detail::requantize_signed(x + 16 * j, 16, d * (static_cast<float>(s) - 32.0f), 4, codes + 16 * j);
-      }
+    const float extreme = detail::first_extreme(found, 16);
+    const float iscale = extreme != 0.0f ? -32.0f / extreme : 0.0f;
+    const float d = detail::store_half(extreme != 0.0f ? 1.0f / iscale : 0.0f, b + 108);
+    for (std::size_t j = 0; j < 16; ++j) {
+      scales[j] = extreme != 0.0f ? detail::nearest(rounded_product(iscale, found[j]), -32, 31) : -32;
+      detail::requantize_signed(x + 16 * j, 16, d * static_cast<float>(scales[j]), 4, codes + 16 * j);
+    }
+    store(scales, codes, b);
+  }
+  /// All but the half; scales in [-32, 31].
+  static void store(const int* scales, const std::uint8_t* codes, std::byte* b) noexcept {
+    std::memset(b, 0, 32);
+    std::memset(b + 96, 0, 12);
+    for (std::size_t j = 0; j < 16; ++j) {
+      const unsigned s = static_cast<unsigned>(scales[j] + 32);
+      b[96 + j % 8] |= static_cast<std::byte>((s & 15u) << (j / 8 * 4));
+      b[104 + j % 4] |= static_cast<std::byte>(s >> 4 << (j / 4 * 2));
     }
     detail::store_two_bits(codes, b + 32);
     for (std::size_t e = 0; e < 256; ++e) b[e % 32] |= static_cast<std::byte>((codes[e] >> 2 & 1u) << (e / 32));
@@ -210,6 +222,9 @@ struct q4_k : block_format<q4_k, ggml_type::q4_k> {
   static void encode(const float* x, std::byte* b) noexcept {
     std::uint8_t codes[256];
     detail::encode_eight<15>(x, {-1.0f, 0.1f, 20}, b, codes);
+    store_codes(codes, b);
+  }
+  static void store_codes(const std::uint8_t* codes, std::byte* b) noexcept {
     for (std::size_t i = 0; i < 128; ++i) {
       const std::size_t e = i / 32 * 64 + i % 32;
       b[16 + i] = static_cast<std::byte>(codes[e] | codes[e + 32] << 4);
@@ -237,6 +252,9 @@ struct q5_k : block_format<q5_k, ggml_type::q5_k> {
   static void encode(const float* x, std::byte* b) noexcept {
     std::uint8_t codes[256];
     detail::encode_eight<31>(x, {-0.5f, 0.1f, 15}, b, codes);
+    store_codes(codes, b);
+  }
+  static void store_codes(const std::uint8_t* codes, std::byte* b) noexcept {
     std::memset(b + 16, 0, 32);
     for (std::size_t e = 0; e < 256; ++e) b[16 + e % 32] |= static_cast<std::byte>((codes[e] >> 4 & 1u) << (e / 32));
     for (std::size_t i = 0; i < 128; ++i) {
@@ -263,6 +281,7 @@ struct q6_k : block_format<q6_k, ggml_type::q6_k> {
   }
   static void encode(const float* x, std::byte* b) noexcept {
     float found[16];
+    int scales[16];
     std::uint8_t codes[256];
     for (std::size_t j = 0; j < 16; ++j) found[j] = detail::search_by_steps<16, 32>(x + 16 * j, codes + 16 * j);
     const float extreme = detail::first_extreme(found, 16);
@@ -272,16 +291,21 @@ struct q6_k : block_format<q6_k, ggml_type::q6_k> {
     }
     const float iscale = -128.0f / extreme, d = detail::store_half(1.0f / iscale, b + 208);
     for (std::size_t j = 0; j < 16; ++j) {
-      const int s = detail::nearest(rounded_product(iscale, found[j]), -128, 127);
-      b[192 + j] = static_cast<std::byte>(s & 0xff);
-      detail::requantize_signed(x + 16 * j, 16, d * static_cast<float>(s), 32, codes + 16 * j);
+      scales[j] = detail::nearest(rounded_product(iscale, found[j]), -128, 127);
+      detail::requantize_signed(x + 16 * j, 16, d * static_cast<float>(scales[j]), 32, codes + 16 * j);
     }
+    store(scales, codes, b);
+  }
+  /// All but the half; scales in [-128, 127].
+  static void store(const int* scales, const std::uint8_t* codes, std::byte* b) noexcept {
     for (std::size_t i = 0; i < 128; ++i) {
       const std::size_t e = i / 64 * 128 + i % 64;
       b[i] = static_cast<std::byte>((codes[e] & 15u) | (codes[e + 64] & 15u) << 4);
     }
-    for (std::uint8_t& u : codes) u = static_cast<std::uint8_t>(u >> 4);
-    detail::store_two_bits(codes, b + 128);
+    std::uint8_t upper[256];
+    for (std::size_t e = 0; e < 256; ++e) upper[e] = static_cast<std::uint8_t>(codes[e] >> 4);
+    detail::store_two_bits(upper, b + 128);
+    for (std::size_t j = 0; j < 16; ++j) b[192 + j] = static_cast<std::byte>(scales[j] & 0xff);
   }
 };
 

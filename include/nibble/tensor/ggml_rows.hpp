@@ -21,10 +21,25 @@
 #include <nibble/quant/ggml_block256.hpp>
 #include <nibble/quant/ggml_block32.hpp>
 #include <nibble/quant/ggml_codec.hpp>
+#include <nibble/quant/ggml_fit.hpp>
 #include <nibble/quant/ggml_type.hpp>
 
 namespace nibble {
 inline namespace NIBBLE_ABI {
+
+/// How encode_ggml finds scales and codes.
+enum class ggml_search : std::uint8_t {
+  reference,    ///< ggml's own search, its bytes
+  least_error,  ///< less squared error in as many bytes (quant/ggml_fit.hpp)
+};
+
+/// What encode_ggml is told beside the type.
+struct ggml_encoding {
+  ggml_search search = ggml_search::reference;
+  /// A number >= 0 for each column, such as the mean square of the activations that meet it: least_error weighs squared errors
+  /// with them. Empty: all columns count the same.
+  std::span<const float> importance = {};
+};
 
 namespace detail {
 
@@ -61,13 +76,19 @@ inline constexpr bool encodes_ggml = requires(const float* x, std::byte* b) {
 template <class Format>
 inline constexpr std::size_t ggml_run = 8192 / Format::block_elements;
 
-/// Encodes blocks from x on, and returns how many went well before the first that is refused.
+/// Encodes blocks from x on, and returns how many went well before the first that is refused. `importance` is for `fit` only.
 template <class Format>
-std::size_t encode_ggml_run(const float* x, std::size_t count, std::byte* out) noexcept {
+std::size_t encode_ggml_run(const float* x, std::size_t count, [[maybe_unused]] bool fit,
+                            [[maybe_unused]] const kernels::ggml_importance& importance, std::byte* out) noexcept {
   using quant::ggml::refusal;
   std::size_t good = 0;
   while (good < count && Format::check_values(x + good * Format::block_elements) == refusal::none) ++good;
-  kernels::encode_ggml_blocks<isa::native, Format>::run(x, good, out);
+  if constexpr (quant::ggml::fitted_block<Format>) {
+    if (fit) kernels::fit_ggml_blocks<isa::native, Format>::run(x, good, importance, out);
+    else kernels::encode_ggml_blocks<isa::native, Format>::run(x, good, out);
+  } else {
+    kernels::encode_ggml_blocks<isa::native, Format>::run(x, good, out);
+  }
   for (std::size_t i = 0; i < good; ++i)
     if (Format::check_block(out + i * Format::block_bytes) != refusal::none) return i;
   return good;
@@ -106,6 +127,13 @@ constexpr bool can_encode_ggml(ggml_type type) noexcept {
   return can;
 }
 
+/// Whether encode_ggml has a search of least error for a type: Q2_K to Q6_K. It writes all others as ggml does.
+constexpr bool can_fit_ggml(ggml_type type) noexcept {
+  bool can = false;
+  detail::with_ggml_format(type, [&can]<class Format>(Format) { can = quant::ggml::fitted_block<Format>; });
+  return can;
+}
+
 /// The values of whole blocks, bit for bit those of ggml. `y` has as many values as `blocks` hold, in their order; `ctx` says on
 /// which threads. Throws unsupported_format for a type that nibble has no code for, bad_shape when the sizes do not match.
 inline void decode_ggml(ggml_type type, std::span<const std::byte> blocks, std::span<float> y,
@@ -126,12 +154,14 @@ inline void decode_ggml(ggml_type type, std::span<const std::byte> blocks, std::
   });
 }
 
-/// The rows of x, each in whole blocks, as the bytes that ggml without an importance matrix writes (built without
-/// contraction of products into additions). `blocks` has exactly the bytes of x. Throws unsupported_format for a type that
-/// nibble cannot write, bad_shape when the sizes do not match; bad_value for a value that is not finite and scale_overflow
-/// where values are too large for the type, both with row and column, of the first block that has such. `ctx` says on which
-/// threads; the bytes and the errors are the same on any.
-inline void encode_ggml(ggml_type type, span2d<const float> x, std::span<std::byte> blocks, const context& ctx = {}) {
+/// The rows of x, each in whole blocks: as the bytes that ggml without an importance matrix writes (built without contraction of
+/// products into additions), or with less error where `how` says so and can_fit_ggml(type). `blocks` has exactly the bytes of
+/// x. Throws unsupported_format for a type that nibble cannot write, bad_shape when the sizes do not match; bad_value for a
+/// value that is not finite and scale_overflow where values are too large for the type, both with row and column, of the first
+/// block that has such; bad_value for an importance that is negative or not finite. `ctx` says on which threads; the bytes and
+/// the errors are the same on any.
+inline void encode_ggml(ggml_type type, span2d<const float> x, std::span<std::byte> blocks, const ggml_encoding& how,
+                        const context& ctx = {}) {
   if (!can_encode_ggml(type))
     core::fail(errc::unsupported_format, "encode_ggml: no code that writes type ", quant::name_of(type));
   const std::size_t row_bytes = detail::ggml_bytes(type, x.cols, "encode_ggml");
@@ -141,6 +171,11 @@ inline void encode_ggml(ggml_type type, span2d<const float> x, std::span<std::by
                " bytes; there are ", blocks.size());
   if (x.stride < x.cols && x.rows > 1)
     core::fail(errc::bad_shape, "encode_ggml: stride ", x.stride, " is less than the row of ", x.cols);
+  if (!how.importance.empty() && how.importance.size() != x.cols)
+    core::fail(errc::bad_shape, "encode_ggml: ", how.importance.size(), " importances; there are ", x.cols, " columns");
+  for (std::size_t k = 0; k < how.importance.size(); ++k)
+    if (!is_finite(how.importance[k]) || how.importance[k] < 0.0f)
+      core::fail(errc::bad_value, "encode_ggml: the importance of column ", k, " is ", how.importance[k]);
   detail::with_ggml_format(type, [&]<class Format>(Format) {
     if constexpr (detail::encodes_ggml<Format>) {
       if (need == 0) return;
@@ -149,11 +184,14 @@ inline void encode_ggml(ggml_type type, span2d<const float> x, std::span<std::by
       const std::size_t rows = dense ? 1 : x.rows, of_row = x.cols / Format::block_elements;
       const std::size_t count = dense ? x.rows * of_row : of_row, run = detail::ggml_run<Format>;
       const std::size_t runs = ceil_div(count, run), all = rows * count;
+      const bool fit = how.search == ggml_search::least_error;
       std::atomic<std::size_t> refused{all};
       core::for_each_item(ctx, rows * runs, [&](std::size_t item, std::size_t) {
         const std::size_t r = item / runs, first = item % runs * run, n = std::min(run, count - first);
         const std::size_t good = detail::encode_ggml_run<Format>(
-            row(x, r) + first * Format::block_elements, n, blocks.data() + (r * count + first) * Format::block_bytes);
+            row(x, r) + first * Format::block_elements, n, fit,
+            {how.importance.empty() ? nullptr : how.importance.data(), of_row, first % of_row},
+            blocks.data() + (r * count + first) * Format::block_bytes);
         if (good == n) return;
         const std::size_t at = r * count + first + good;
         for (std::size_t least = refused.load(); at < least && !refused.compare_exchange_weak(least, at);) {}
@@ -162,6 +200,10 @@ inline void encode_ggml(ggml_type type, span2d<const float> x, std::span<std::by
         detail::refuse_ggml<Format>(row(x, at / of_row), at / of_row, at % of_row * Format::block_elements);
     }
   });
+}
+/// The same with ggml's own search.
+inline void encode_ggml(ggml_type type, span2d<const float> x, std::span<std::byte> blocks, const context& ctx = {}) {
+  encode_ggml(type, x, blocks, ggml_encoding{}, ctx);
 }
 
 }  // namespace NIBBLE_ABI

@@ -6,3 +6,4 @@
 #include <nibble/kernels/simd/ggml_decode.hpp>
 #include <nibble/kernels/simd/ggml_encode256.hpp>
 #include <nibble/kernels/simd/ggml_encode32.hpp>
+#include <nibble/kernels/simd/ggml_fit.hpp>

@@ -77,6 +77,8 @@ class sub_blocks {
   NIBBLE_ALWAYS_INLINE void put(std::size_t i, std::size_t r, vf v) noexcept {
     v.store_aligned(v_ + (i * R + r) * lanes);
   }
+  /// Value i of register r at (i * R + r) * lanes.
+  const float* data() const noexcept { return v_; }
   /// From `count` sub-blocks that lie one after the other.
   void read(const float* x) noexcept {
     for (std::size_t r = 0; r < R; ++r)

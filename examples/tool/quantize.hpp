@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// The command quantize: encoding rows, what that loses, and types for a size.
+
+#include <cmath>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include <nibble/core/aligned_vector.hpp>
+#include <nibble/io/ggml_budget.hpp>
+#include <nibble/io/ggml_mixture.hpp>
+#include <nibble/io/imatrix.hpp>
+#include <nibble/quant/ggml_type.hpp>
+#include <nibble/tensor/ggml_rows.hpp>
+
+#include "tool.hpp"
+
+namespace tool {
+
+/// What quantizing values lost: sums of squares of the values and of the differences, plain and by importance.
+struct loss {
+  double noise = 0.0, signal = 0.0, weighted_noise = 0.0, weighted_signal = 0.0;
+
+  void add(const loss& l) noexcept {
+    noise += l.noise;
+    signal += l.signal;
+    weighted_noise += l.weighted_noise;
+    weighted_signal += l.weighted_signal;
+  }
+  double sqnr() const { return noise == 0.0 ? INFINITY : 10.0 * std::log10(signal / noise); }
+  double weighted_sqnr() const { return 10.0 * std::log10(weighted_signal / weighted_noise); }
+  /// Of the energy of a product with activations of that importance, what becomes noise.
+  double share() const {
+    if (weighted_signal > 0.0) return weighted_noise / weighted_signal;
+    return signal > 0.0 ? noise / signal : 0.0;
+  }
+};
+
+/// What is quantized, and how.
+struct quantizer {
+  const model_file* file;
+  const nibble::io::imatrix* importance;  ///< or null
+  nibble::ggml_search search;
+
+  /// Rows from `first` on that share their importance.
+  std::size_t rows_alike(std::size_t i, std::size_t first) const;
+  /// The importance of the columns of row `first`; empty where none is known.
+  std::span<const float> importance_of(std::size_t i, std::size_t first) const;
+  bool knows(std::size_t i) const { return !importance_of(i, 0).empty(); }
+};
+
+/// Some rows of a tensor in another type.
+struct piece {
+  nibble::aligned_vector<std::byte> blocks;
+  loss lost;
+};
+
+/// Bytes of so many elements, in whole blocks.
+std::size_t block_bytes(std::size_t elements, nibble::ggml_type type);
+/// Rows [first, first + n) of tensor i, which share their importance.
+piece encode_rows(const options& o, const quantizer& q, std::size_t i, nibble::ggml_type type, std::size_t first,
+                  std::size_t n);
+/// What a type loses on rows all over a tensor: at most about 2^17 values, eight places.
+loss sample(const options& o, const quantizer& q, std::size_t i, nibble::ggml_type type);
+/// Puts types into the choices that neither a rule nor the tensor's kind decides, so that the file has at most `budget` bytes,
+/// `header` of them before the data. `predicted` gets each tensor's share of noise, measured on rows all over it.
+nibble::io::size_allocation choose_types(const options& o, const quantizer& q,
+                                         std::span<const nibble::io::gguf_tensor> tensors, std::size_t header,
+                                         std::size_t alignment, std::size_t budget,
+                                         std::vector<nibble::io::type_choice>& choices, std::vector<double>& predicted);
+
+}  // namespace tool
