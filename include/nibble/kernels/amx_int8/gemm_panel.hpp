@@ -188,9 +188,11 @@ struct gemm_panel<isa::amx_int8> : gemm_panel<simd::isa_type> {
     }
   }
 
-  /// Folds the sums of a group, which are I of the law, for at most 16 rows from `first` on. sums, acc: those of the first one.
-  static NIBBLE_ALWAYS_INLINE void fold_exact(const integer_call& c, std::size_t first, std::size_t rows, std::size_t g,
-                                              const std::int32_t* sums, float* acc) noexcept {
+  /// Folds the sums of a group for at most 16 rows from `first` on: I of the law itself (Exact), or sum u x. sums, acc: those of
+  /// the first row.
+  template <bool Exact>
+  static NIBBLE_ALWAYS_INLINE void fold(const integer_call& c, std::size_t first, std::size_t rows, std::size_t g,
+                                        const std::int32_t* sums, float* acc) noexcept {
     const panel_params& p = c.params;
     const vf scale = simd::load(p.scales + g * p.scale_stride);
     const auto each = [&](const auto& folded) NIBBLE_LAMBDA_INLINE {
@@ -204,17 +206,26 @@ struct gemm_panel<isa::amx_int8> : gemm_panel<simd::isa_type> {
         for (std::size_t i = 0; i < rows; ++i) row(i);
       }
     };
-    if (p.offsets != nullptr) {
+    const std::int32_t* const x_sums = c.x_sums + first * c.sum_stride + g;
+    const auto x_sum = [&](std::size_t i) NIBBLE_LAMBDA_INLINE { return vi(x_sums[i * c.sum_stride]); };
+    if (constant_zero(c) && p.offsets != nullptr) {  // z is 0: the sums are I either way
       const vf offset = simd::load(p.offsets + g * p.offset_stride);
-      const std::int32_t* const x_sums = c.x_sums + first * c.sum_stride + g;
       each([&](std::size_t i, vi sum, vf from) NIBBLE_LAMBDA_INLINE {
-        return simd::fused(simd::to_float(vi(x_sums[i * c.sum_stride])), offset, with_sum(sum, scale, from));
+        return simd::fused(simd::to_float(x_sum(i)), offset, with_sum(sum, scale, from));
       });
-    } else if (p.shift != 0) {
+    } else if (Exact && p.shift != 0) {
       each([&](std::size_t, vi sum, vf from)
                NIBBLE_LAMBDA_INLINE { return simd::fused(simd::to_float(sum) * vf(0.5f), scale, from); });
-    } else {
+    } else if (Exact) {
       each([&](std::size_t, vi sum, vf from) NIBBLE_LAMBDA_INLINE { return with_sum(sum, scale, from); });
+    } else if (started(c)) {
+      each([&](std::size_t i, vi sum, vf from) NIBBLE_LAMBDA_INLINE { return with_sum(sum + x_sum(i), scale, from); });
+    } else if (!constant_zero(c) && p.shift == 0 && p.offsets == nullptr && c.group_scales == nullptr) {
+      const vi zero = simd::load(p.zeros + g * p.zero_stride);
+      each([&](std::size_t i, vi sum, vf from)
+               NIBBLE_LAMBDA_INLINE { return with_sum(sum - zero * x_sum(i), scale, from); });
+    } else {
+      fold_kept<0>(c, first, rows, g, sums, acc);
     }
   }
 
@@ -249,12 +260,11 @@ struct gemm_panel<isa::amx_int8> : gemm_panel<simd::isa_type> {
     const auto sum_of = [](int i, int j) NIBBLE_LAMBDA_INLINE { return static_cast<std::size_t>(i * Panels + j); };
     const auto state = [&](std::size_t i, std::size_t j)
                            NIBBLE_LAMBDA_INLINE { return calls[j].state + (m + 16 * i) * nr; };
-    const auto fold = [&]<int I, int J>(std::size_t g) NIBBLE_LAMBDA_INLINE {
+    const auto fold_tile = [&]<int I, int J>(std::size_t g) NIBBLE_LAMBDA_INLINE {
       const std::size_t first = m + 16 * I, count = I == 0 && rows > 16 ? 16 : rows - 16 * I;
       const std::int32_t* const own = finished[sum_of(I, J)];
       float* const acc = calls[J].acc + first * nr;
-      if constexpr (Exact) fold_exact(calls[J], first, count, g, own, acc);
-      else fold_kept<0>(calls[J], first, count, g, own, acc);
+      fold<Exact>(calls[J], first, count, g, own, acc);
     };
     bool waiting = false;  // the sums of the group before, finished, are still in their tiles
     for (group_walk group(c); !group.done(); group.next()) {
@@ -274,11 +284,11 @@ struct gemm_panel<isa::amx_int8> : gemm_panel<simd::isa_type> {
           if (first && waiting) {
             if constexpr (I + J > 0) {
               constexpr int before = I * Panels + J - 1;
-              fold.template operator()<before / Panels, before % Panels>(group.g - 1);
+              fold_tile.template operator()<before / Panels, before % Panels>(group.g - 1);
             }
           }
         });
-        if (first && waiting) fold.template operator()<RowTiles - 1, Panels - 1>(group.g - 1);
+        if (first && waiting) fold_tile.template operator()<RowTiles - 1, Panels - 1>(group.g - 1);
       }
       waiting = group.ends;
       if (waiting) continue;
@@ -290,7 +300,7 @@ struct gemm_panel<isa::amx_int8> : gemm_panel<simd::isa_type> {
     each_sum<RowTiles, Panels>([&]<int I, int J>()
                                    NIBBLE_LAMBDA_INLINE { amx::store<2 * I + J>(finished[sum_of(I, J)], sum_bytes); });
     each_sum<RowTiles, Panels>([&]<int I, int J>()
-                                   NIBBLE_LAMBDA_INLINE { fold.template operator()<I, J>(last / c.group); });
+                                   NIBBLE_LAMBDA_INLINE { fold_tile.template operator()<I, J>(last / c.group); });
   }
 
  protected:

@@ -119,7 +119,7 @@ struct integer_panel : panel_tools {
     using dot = simd::byte_dot<Kind>;
     const integer_call c = calls[0];  // a copy, which no store can change
     const std::size_t end = c.k1 < c.K ? c.k1 : c.K;
-    const bool simple = started(c), one = one_zero(c);
+    const bool simple = started(c), one = constant_zero(c);
     std::size_t g = c.k0 / c.group;
     bool fresh = c.k0 == g * c.group;                               // nothing lies in the sums
     std::size_t left = (c.group - (c.k0 - g * c.group) + 31) / 32;  // blocks of the group
@@ -359,10 +359,10 @@ struct integer_panel : panel_tools {
 
   /// x_sums holds (bias - z) X: the fold adds them, and that is all.
   static NIBBLE_ALWAYS_INLINE bool started(const integer_call& c) noexcept {
-    return one_zero(c) && c.params.shift == 0 && c.params.offsets == nullptr;
+    return constant_zero(c) && c.params.shift == 0 && c.params.offsets == nullptr;
   }
   /// z is one number, and x_sums holds what panel_params::zeros says.
-  static NIBBLE_ALWAYS_INLINE bool one_zero(const integer_call& c) noexcept { return c.params.zeros == nullptr; }
+  static NIBBLE_ALWAYS_INLINE bool constant_zero(const integer_call& c) noexcept { return c.params.zeros == nullptr; }
 
   /// The law's steps for sum (u - Bias) x where z is one number and there are half steps or offsets.
   template <std::int32_t Bias>
@@ -406,7 +406,7 @@ struct integer_panel : panel_tools {
     const panel_params& p = c.params;
     const vf scale = scales_of(p, g)[r];
     if (started(c)) return with_sum(sum, scale, acc);
-    if (one_zero(c)) return with_half_or_offset<Bias>(p, g, r, sum, vi(c.x_sums[g]), scale, acc);
+    if (constant_zero(c)) return with_half_or_offset<Bias>(p, g, r, sum, vi(c.x_sums[g]), scale, acc);
     vi zero = simd::load(p.zeros + g * p.zero_stride + r * lanes);
     if constexpr (Bias != 0) zero = zero - vi(Bias << p.shift);
     if (p.shift == 0 && p.offsets == nullptr && c.group_scales == nullptr)
@@ -555,7 +555,7 @@ struct integer_panel : panel_tools {
         prefetch_scales(p, group.g);
         NIBBLE_UNROLL
         for (std::size_t i = 0; i < rows; ++i) acc[i] = with_sum(sum[i][0], scale, acc[i]);
-      } else if (one_zero(c)) {
+      } else if (constant_zero(c)) {
         const vf scale = scales_of(p, group.g)[0];
         prefetch_scales(p, group.g);
         NIBBLE_UNROLL
@@ -721,7 +721,7 @@ struct integer_panel : panel_tools {
                NIBBLE_LAMBDA_INLINE { return with_sum(sum + vi(c.x_sums[row * c.sum_stride + g]), scale[r], from); });
       return;
     }
-    if (one_zero(c)) {
+    if (constant_zero(c)) {
       each([&](std::size_t row, std::size_t r, vi sum, vf from) NIBBLE_LAMBDA_INLINE {
         return with_half_or_offset<Bias>(p, g, r, sum, vi(c.x_sums[row * c.sum_stride + g]), scale[r], from);
       });
