@@ -28,25 +28,29 @@ std::size_t block_bytes(std::size_t elements, ggml_type type) {
   return elements / info.block_elements * info.block_bytes;
 }
 
-piece encode_rows(const options& o, const quantizer& q, std::size_t i, ggml_type type, std::size_t first,
-                  std::size_t n) {
+loss encode_rows(const options& o, const quantizer& q, std::size_t i, ggml_type type, std::size_t first, std::size_t n,
+                 rows_room& room) {
   const tensor& t = q.file->tensors()[i];
   const std::size_t cols = t.cols(), row_bytes = block_bytes(cols, type);
-  nibble::aligned_vector<float> values(n * cols), back(n * cols);
-  piece out{.blocks = nibble::aligned_vector<std::byte>(n * row_bytes), .lost = {}};
+  const auto grow = [](auto& v, std::size_t size) {
+    if (v.size() < size) v.resize(size);
+    return std::span{v}.first(size);
+  };
+  const auto values = grow(room.values, n * cols), back = grow(room.back, n * cols);
+  const auto blocks = grow(room.blocks, n * row_bytes);
+  room.each.assign(n, {});
   q.file->read_rows(i, first, values);
   const std::span<const float> weights = q.importance_of(i, first);
   try {
-    nibble::encode_ggml(type, nibble::make_span2d<const float>(values.data(), n, cols), out.blocks,
+    nibble::encode_ggml(type, nibble::make_span2d<const float>(values.data(), n, cols), blocks,
                         {.search = q.search, .importance = weights}, o.ctx);
   } catch (const nibble::error& e) {  // its rows count from the piece's first one
     nibble::core::fail(e.code(), "tensor '", t.name, "', rows from ", first, " on: ", e.what());
   }
-  std::vector<loss> each(n);
   nibble::core::for_each_item(o.ctx, n, [&](std::size_t r, std::size_t) {
-    nibble::decode_ggml(type, std::span<const std::byte>{out.blocks}.subspan(r * row_bytes, row_bytes),
-                        std::span{back}.subspan(r * cols, cols));
-    loss& l = each[r];
+    nibble::decode_ggml(type, std::span<const std::byte>{blocks}.subspan(r * row_bytes, row_bytes),
+                        back.subspan(r * cols, cols));
+    loss& l = room.each[r];
     for (std::size_t k = 0; k < cols; ++k) {
       const double w = values[r * cols + k], e = w - back[r * cols + k];
       l.signal += w * w;
@@ -56,8 +60,9 @@ piece encode_rows(const options& o, const quantizer& q, std::size_t i, ggml_type
       l.weighted_noise += weights[k] * e * e;
     }
   });
-  for (const loss& l : each) out.lost.add(l);  // in the order of the rows, whatever the threads
-  return out;
+  loss all;
+  for (const loss& l : room.each) all.add(l);  // in the order of the rows, whatever the threads
+  return all;
 }
 
 loss sample(const options& o, const quantizer& q, std::size_t i, ggml_type type) {
@@ -66,14 +71,15 @@ loss sample(const options& o, const quantizer& q, std::size_t i, ggml_type type)
   if (rows == 0 || t.cols() == 0) return {};
   const std::size_t most = std::max(std::size_t{8}, (std::size_t{1} << 17) / t.cols());
   loss all;
+  rows_room room;
   if (rows <= most) {
     for (std::size_t first = 0; first < rows; first += q.rows_alike(i, first))
-      all.add(encode_rows(o, q, i, type, first, q.rows_alike(i, first)).lost);
+      all.add(encode_rows(o, q, i, type, first, q.rows_alike(i, first), room));
     return all;
   }
   for (std::size_t place = 0; place < 8; ++place) {
     const std::size_t first = rows * place / 8;
-    all.add(encode_rows(o, q, i, type, first, std::min(most / 8, q.rows_alike(i, first))).lost);
+    all.add(encode_rows(o, q, i, type, first, std::min(most / 8, q.rows_alike(i, first)), room));
   }
   return all;
 }

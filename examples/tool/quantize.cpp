@@ -87,12 +87,13 @@ void requantize(const options& o, const quantizer& q, std::size_t i, ggml_type t
                 loss& lost) {
   const tensor& t = q.file->tensors()[i];
   const std::size_t cols = t.cols(), rows = t.rows(), most = std::min(rows_at_once(cols), rows);
+  const std::size_t row_bytes = block_bytes(cols, type);
+  rows_room room;
   for (std::size_t first = 0; first < rows;) {
     // The rows of a piece share their importance.
     const std::size_t n = std::min({most, rows - first, q.rows_alike(i, first)});
-    const piece p = encode_rows(o, q, i, type, first, n);
-    lost.add(p.lost);
-    sink.write(p.blocks);
+    lost.add(encode_rows(o, q, i, type, first, n, room));
+    sink.write(std::span{room.blocks}.first(n * row_bytes));
     first += n;
   }
   q.file->release(i);

@@ -50,17 +50,18 @@ struct quantizer {
   bool knows(std::size_t i) const { return !importance_of(i, 0).empty(); }
 };
 
-/// Some rows of a tensor in another type.
-struct piece {
+/// Room for some rows, kept from one piece to the next.
+struct rows_room {
+  nibble::aligned_vector<float> values, back;
   nibble::aligned_vector<std::byte> blocks;
-  loss lost;
+  std::vector<loss> each;
 };
 
 /// Bytes of so many elements, in whole blocks.
 std::size_t block_bytes(std::size_t elements, nibble::ggml_type type);
-/// Rows [first, first + n) of tensor i, which share their importance.
-piece encode_rows(const options& o, const quantizer& q, std::size_t i, nibble::ggml_type type, std::size_t first,
-                  std::size_t n);
+/// Rows [first, first + n) of tensor i, which share their importance, as blocks at the beginning of room.blocks.
+loss encode_rows(const options& o, const quantizer& q, std::size_t i, nibble::ggml_type type, std::size_t first,
+                 std::size_t n, rows_room& room);
 /// What a type loses on rows all over a tensor: at most about 2^17 values, eight places.
 loss sample(const options& o, const quantizer& q, std::size_t i, nibble::ggml_type type);
 /// Puts types into the choices that neither a rule nor the tensor's kind decides, so that the file has at most `budget` bytes,
