@@ -236,6 +236,7 @@ inline packed_view view_packed(std::span<const std::byte> file, bool verify = tr
   if (m.N == 0 || m.K == 0 || grouped != (m.format.group_size != 0))
     core::fail(errc::bad_file, "packed_file: N = ", m.N, ", K = ", m.K, ", group size ", m.format.group_size,
                " do not describe a matrix of this format");
+  quant::check_format(m.format, "packed_file: offset 32", errc::bad_file);
   if (can_pack(m.format, m.K, W.layout) != errc::ok)
     core::fail(errc::bad_file, "packed_file: layout ", name_of(W.layout), " cannot hold groups of ",
                m.format.group_size, " with K = ", m.K);
