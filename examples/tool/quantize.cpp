@@ -32,17 +32,12 @@ std::vector<nibble::io::type_rule> rules_of(const quantize_options& what) {
   return rules;
 }
 
-/// What quantizing a tensor lost.
-struct loss {
-  double noise = 0.0, signal = 0.0;
-  double sqnr() const { return noise == 0.0 ? INFINITY : 10.0 * std::log10(signal / noise); }
-};
-
 std::size_t bytes_of(const nibble::io::gguf_tensor& t, ggml_type type) {
   return t.elements / info_of(type).block_elements * info_of(type).block_bytes;
 }
 
-/// Reads tensor i in pieces, writes it as `type` and measures what that lost.
+}  // namespace
+
 void requantize(const options& o, const model_file& file, std::size_t i, ggml_type type, nibble::io::tensor_sink& sink,
                 loss& lost) {
   const tensor& t = file.tensors()[i];
@@ -53,7 +48,7 @@ void requantize(const options& o, const model_file& file, std::size_t i, ggml_ty
   std::vector<loss> each(most);
   for (std::size_t first = 0; first < rows; first += most) {
     const std::size_t n = std::min(most, rows - first);
-    file.read_rows(i, first, std::span{values}.first(n * cols));
+    file.read_rows(i, first, std::span{values}.first(n * cols), o.ctx);
     const std::span<std::byte> out = std::span{blocks}.first(n * row_bytes);
     try {
       nibble::encode_ggml(type, nibble::make_span2d<const float>(values.data(), n, cols), out, o.ctx);
@@ -74,8 +69,6 @@ void requantize(const options& o, const model_file& file, std::size_t i, ggml_ty
   }
   file.release(i);
 }
-
-}  // namespace
 
 int quantize(const options& o, const quantize_options& what) {
   const model_file file(what.from);
@@ -130,7 +123,14 @@ int quantize(const options& o, const quantize_options& what) {
                 say.add(own.elements, own.name);
               });
     }
-    out.save(what.to);
+    std::string decided = what.plan;  // rules included: what each tensor becomes
+    std::vector<std::string> names;
+    for (std::size_t i = 0; i < choices.size(); ++i) {
+      decided += " " + std::string{name_of(choices[i].type)};
+      names.emplace_back(in.tensors()[i].name);
+    }
+    out.save(what.to, resumption_of(file, decided, what.resume, names, losses,
+                                    [&](std::size_t i) { say.add(in.tensors()[i].elements, in.tensors()[i].name); }));
   }
 
   json report{{"from", what.from},
