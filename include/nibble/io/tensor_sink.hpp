@@ -103,12 +103,16 @@ inline void write_tensor_file(std::string who, const std::string& path, std::str
   resumption own = *how;  // names, types, extents and metadata are part of what the bytes follow from
   own.fingerprint += core::message(" header ", header.size(), " ", checksum(std::as_bytes(std::span{header}), 0));
   atomic_file file{who, path, own};
+#if defined(__cpp_exceptions)
   try {
     write_parts(file, who, header, alignment, parts, &own);
   } catch (const error& e) {
     if (e.code() != errc::io_failed) file.discard();
     throw;
   }
+#else
+  write_parts(file, who, header, alignment, parts, &own);
+#endif
 }
 
 }  // namespace detail
