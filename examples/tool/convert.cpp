@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <cmath>
 #include <iostream>
+#include <map>
 #include <string_view>
 
 #include <nibble/core/aligned_vector.hpp>
@@ -102,6 +103,10 @@ int convert(const options& o, const convert_options& what) {
       if (entry.key != "general.alignment" &&
           (same_types || (entry.key != "general.file_type" && entry.key != "general.quantization_version")))
         metadata.push_back(entry);
+  std::map<std::string, std::string> strings;
+  if (file.safetensors() != nullptr) strings = file.safetensors()->metadata();
+  if (!same_types)
+    for (const char* key : {"general.file_type", "general.quantization_version"}) strings.erase(key);
 
   std::vector<loss> losses(outcomes.size());
   std::vector<std::string> names;
@@ -126,14 +131,14 @@ int convert(const options& o, const convert_options& what) {
       nibble::io::gguf_writer out(file.gguf() != nullptr ? std::max(file.gguf()->alignment(), std::size_t{8})
                                                          : nibble::io::gguf_default_alignment);
       for (const nibble::io::gguf_entry& entry : metadata) out.set(std::string{entry.key}, entry.value);
-      if (file.safetensors() != nullptr) nibble::io::set_gguf_strings(out, file.safetensors()->metadata());
+      nibble::io::set_gguf_strings(out, strings);
       for (std::size_t i = 0; i < outcomes.size(); ++i)
         out.add(names[i], *nibble::quant::ggml_type_from_name(outcomes[i].type),
                 {outcomes[i].shape.rbegin(), outcomes[i].shape.rend()}, fill(i));
       out.save(what.to, how);
     } else {
       nibble::io::safetensors_writer out;
-      out.metadata = file.gguf() != nullptr ? nibble::io::gguf_strings(metadata) : file.safetensors()->metadata();
+      out.metadata = file.gguf() != nullptr ? nibble::io::gguf_strings(metadata) : strings;
       for (std::size_t i = 0; i < outcomes.size(); ++i)
         out.add(names[i], *dtype_of(outcomes[i].type), outcomes[i].shape, fill(i));
       out.save(what.to, how);
