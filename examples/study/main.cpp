@@ -115,7 +115,7 @@ int run(int argc, char** argv) {
     tables.push_back(make());
     std::cout << nibble::study::to_text(tables.back()) << std::flush;
   };
-  add("r2_exact", [&] { return nibble::study::r2_exact_table(o.ctx); });
+  add("r2_exact", [&] { return nibble::study::r2_exact_table(o.ctx, r2_parquet(o)); });
   add("r2_answered", [&] { return r2_answered(o, say); });
   add("scaling", [&] { return scaling(o, say); });
   add("row_length", [&] { return row_length(o, say); });

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <nibble/core/context.hpp>
+#include <nibble/study/r2_files.hpp>
 #include <nibble/study/report.hpp>
 
 namespace study_program {
@@ -34,6 +35,8 @@ class progress {
 };
 
 nibble::study::study_table row_length(const options& o, progress& say);
+/// Writes Parquet files of R2's matrices; empty where this build has no Arrow.
+nibble::study::r2_file_bytes r2_parquet(const options& o);
 nibble::study::study_table r2_answered(const options& o, progress& say);
 nibble::study::study_table scaling(const options& o, progress& say);
 nibble::study::study_table memory();

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
-// nibble: looks into model files, quantizes and compares them.
+// nibble: looks into model files, quantizes, converts and compares them.
 
 #include <cstdio>
 #include <exception>
 #include <string>
+#include <vector>
 
 #include <CLI/CLI.hpp>
 
@@ -15,16 +16,18 @@ namespace tool {
 namespace {
 
 int run(int argc, char** argv) {
-  CLI::App app{"nibble: looks into model files (GGUF, safetensors), quantizes and compares them."};
+  CLI::App app{"nibble: looks into model files (GGUF, safetensors), quantizes, converts and compares them."};
   app.require_subcommand(1);
   app.footer(
       "Examples:\n"
       "  nibble inspect model.gguf\n"
       "  nibble quantize model-f16.gguf model-q4.gguf Q4_K_M --rule 'attn_v = F16'\n"
       "  nibble quantize model-f16.gguf model-small.gguf --size 400MiB --least-error\n"
+      "  nibble convert model-q4.gguf model.safetensors --to F32\n"
       "  nibble compare model-f16.gguf model-q4.gguf --json\n\n"
       "Exit codes: 0 done, 1 an error, 2 wrong arguments, 3 compare found a difference that is no rounding (a missing tensor, "
-      "another shape,\nless than --least-sqnr), 4 --strict refused. Output files appear under their names when they are whole.");
+      "another shape,\nless than --least-sqnr), 4 refused: by --strict, or because a loss has to be asked for. Output files appear under "
+      "their names\nwhen they are whole; a run that was stopped leaves <to>.partial, which --resume continues.");
   options o;
   std::size_t threads = nibble::available_concurrency();
   const auto common = [&](CLI::App* command) {
@@ -80,6 +83,26 @@ int run(int argc, char** argv) {
   quantize_command->add_flag("--dry-run", quantize_what.dry_run, "Say what would be written");
   common(quantize_command);
 
+  quantize_command->add_flag("--resume", quantize_what.resume, "Continue what an earlier run left in <to>.partial");
+
+  convert_options convert_what;
+  CLI::App* const convert_command =
+      app.add_subcommand("convert", "A file in another container, without loss unless a type is named");
+  convert_command->add_option("from", convert_what.from, "The GGUF or safetensors file to read")->required();
+  convert_command->add_option("to", convert_what.to, "The file to write, or to replace")->required();
+  convert_command
+      ->add_option("--to", convert_what.type,
+                   "The type of all tensors whose values are known: F32 is exact, F16 and BF16 round and say the error")
+      ->type_name("TYPE")
+      ->transform(CLI::IsMember(std::vector<std::string>{"F32", "F16", "BF16"}, CLI::ignore_case));
+  convert_command
+      ->add_option("--container", convert_what.container, "Of the output; without it the end of its name decides")
+      ->transform(CLI::IsMember(std::vector<std::string>{"gguf", "safetensors"}, CLI::ignore_case));
+  convert_command->add_flag("--strict", convert_what.strict, "Refuse what is not loss-free, the change of a shape too");
+  convert_command->add_flag("--dry-run", convert_what.dry_run, "Say what would be written");
+  convert_command->add_flag("--resume", convert_what.resume, "Continue what an earlier run left in <to>.partial");
+  common(convert_command);
+
   compare_options compare_what;
   CLI::App* const compare_command = app.add_subcommand("compare", "Two files, tensor by tensor");
   compare_command->add_option("a", compare_what.a, "The reference")->required();
@@ -92,7 +115,7 @@ int run(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
-    return app.exit(e) == 0 ? 0 : 2;
+    return app.exit(e) == 0 ? done : mistaken;
   }
   inspect_what.statistics = !names_only;
   compare_what.limited = least->count() > 0;
@@ -100,6 +123,7 @@ int run(int argc, char** argv) {
   o.ctx = pool.context();
   if (inspect_command->parsed()) return inspect(o, inspect_what);
   if (quantize_command->parsed()) return quantize(o, quantize_what);
+  if (convert_command->parsed()) return convert(o, convert_what);
   return compare(o, compare_what);
 }
 

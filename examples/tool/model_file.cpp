@@ -1,11 +1,19 @@
 // SPDX-License-Identifier: MIT
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
+#include <cmath>
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <map>
+
+#include <nibble/io/checksum.hpp>
 
 #include "tool.hpp"
 
@@ -27,7 +35,7 @@ void progress::add(std::size_t units, std::string_view now) {
                static_cast<int>(std::min(now.size(), std::size_t{60})), now.data());
 }
 
-model_file::model_file(const std::string& path) {
+model_file::model_file(const std::string& path) : path_(path) {
   std::array<char, 4> magic{};
   std::ifstream(path, std::ios::binary).read(magic.data(), magic.size());
   std::error_code error;
@@ -52,14 +60,62 @@ model_file::model_file(const std::string& path) {
   }
 }
 
-void model_file::read_rows(std::size_t i, std::size_t first, std::span<float> out) const {
+void model_file::read_rows(std::size_t i, std::size_t first, std::span<float> out, const nibble::context& ctx) const {
   const std::size_t at = first * tensors_[i].cols();
-  if (gguf_) gguf_->read_f32(gguf_->tensors()[i], at, out);
+  if (gguf_) gguf_->read_f32(gguf_->tensors()[i], at, out, ctx);
   else safe_->read_f32(safe_->tensors()[i], at, out);
+}
+std::span<const std::byte> model_file::bytes(std::size_t i) const {
+  return gguf_ ? gguf_->bytes(gguf_->tensors()[i]) : safe_->bytes(safe_->tensors()[i]);
 }
 void model_file::release(std::size_t i) const {
   if (gguf_) gguf_->release(gguf_->tensors()[i]);
   else safe_->release(safe_->tensors()[i]);
+}
+
+std::string model_file::fingerprint() const {
+  struct ::stat info {};
+  if (::stat(path_.c_str(), &info) != 0)
+    nibble::core::fail(nibble::errc::io_failed, "cannot look at '", path_, "': ", std::strerror(errno));
+  std::string first(std::size_t{4} << 20, '\0');
+  std::ifstream in(path_, std::ios::binary);
+  in.read(first.data(), static_cast<std::streamsize>(first.size()));
+  first.resize(static_cast<std::size_t>(in.gcount()));
+  return nibble::core::message(info.st_size, " ", info.st_mtim.tv_sec, ".", info.st_mtim.tv_nsec, " ",
+                               nibble::io::detail::checksum(std::as_bytes(std::span{first}), 0));
+}
+
+nibble::io::resumption resumption_of(const model_file& file, const std::string& plan, bool resume,
+                                     std::vector<std::string> names, std::vector<loss>& losses,
+                                     std::function<void(std::size_t)> taken_over) {
+  std::map<std::string, std::size_t, std::less<>> places;
+  for (std::size_t i = 0; i < names.size(); ++i) places.emplace(std::move(names[i]), i);
+  nibble::io::resumption how;
+  how.fingerprint = nibble::core::message("nibble ", NIBBLE_VERSION_MAJOR, ".", NIBBLE_VERSION_MINOR, ".",
+                                          NIBBLE_VERSION_PATCH, " input ", file.fingerprint(), " plan ",
+                                          nibble::io::detail::checksum(std::as_bytes(std::span{plan}), 0));
+  how.resume = resume;
+  how.say = [](std::string_view line) {
+    std::fprintf(stderr, "nibble: %.*s\n", static_cast<int>(line.size()), line.data());
+  };
+  how.note = [places, &losses](std::string_view tensor) {
+    const loss& l = losses[places.find(tensor)->second];
+    return number_text("%a", l.noise) + number_text(" %a", l.signal) + number_text(" %a", l.weighted_noise) +
+           number_text(" %a", l.weighted_signal);
+  };
+  how.restored = [places, &losses, taken_over = std::move(taken_over)](std::string_view tensor, std::string_view note) {
+    const std::size_t i = places.find(tensor)->second;
+    const std::string text{note};
+    const char* at = text.c_str();
+    for (double* const sum :
+         {&losses[i].noise, &losses[i].signal, &losses[i].weighted_noise, &losses[i].weighted_signal}) {
+      char* rest = nullptr;
+      *sum = std::strtod(at, &rest);
+      at = rest;
+    }
+    taken_over(i);
+  };
+  return how;
 }
 
 std::size_t rows_at_once(std::size_t cols) noexcept {

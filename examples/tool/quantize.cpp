@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include <cmath>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -101,6 +102,11 @@ void requantize(const options& o, const quantizer& q, std::size_t i, ggml_type t
 
 }  // namespace
 
+void requantize(const options& o, const model_file& file, std::size_t i, ggml_type type, nibble::io::tensor_sink& sink,
+                loss& lost) {
+  requantize(o, {.file = &file, .importance = nullptr, .search = nibble::ggml_search::reference}, i, type, sink, lost);
+}
+
 int quantize(const options& o, const quantize_options& what) {
   const bool to_size = !what.size.empty() || what.bits > 0.0;
   if (to_size == !what.plan.empty())
@@ -175,7 +181,20 @@ int quantize(const options& o, const quantize_options& what) {
                 }
                 say.add(in[i].elements, in[i].name);
               });
-    out.save(what.to);
+    std::string decided = what.plan;  // rules and size included: what each tensor becomes
+    if (importance) {
+      const std::filesystem::path matrix{what.imatrix_path};
+      decided += nibble::core::message(" importance ", what.imatrix_path, " ", std::filesystem::file_size(matrix), " ",
+                                       std::filesystem::last_write_time(matrix).time_since_epoch().count());
+    }
+    if (q.search == nibble::ggml_search::least_error) decided += " least error";
+    std::vector<std::string> names;
+    for (std::size_t i = 0; i < choices.size(); ++i) {
+      decided += " " + std::string{name_of(choices[i].type)};
+      names.emplace_back(in[i].name);
+    }
+    out.save(what.to, resumption_of(file, decided, what.resume, names, losses,
+                                    [&](std::size_t i) { say.add(in[i].elements, in[i].name); }));
   }
 
   json report{{"from", what.from},

@@ -2,7 +2,6 @@
 #pragma once
 // The command quantize: encoding rows, what that loses, and types for a size.
 
-#include <cmath>
 #include <optional>
 #include <span>
 #include <vector>
@@ -17,25 +16,6 @@
 #include "tool.hpp"
 
 namespace tool {
-
-/// What quantizing values lost: sums of squares of the values and of the differences, plain and by importance.
-struct loss {
-  double noise = 0.0, signal = 0.0, weighted_noise = 0.0, weighted_signal = 0.0;
-
-  void add(const loss& l) noexcept {
-    noise += l.noise;
-    signal += l.signal;
-    weighted_noise += l.weighted_noise;
-    weighted_signal += l.weighted_signal;
-  }
-  double sqnr() const { return noise == 0.0 ? INFINITY : 10.0 * std::log10(signal / noise); }
-  double weighted_sqnr() const { return 10.0 * std::log10(weighted_signal / weighted_noise); }
-  /// Of the energy of a product with activations of that importance, what becomes noise.
-  double share() const {
-    if (weighted_signal > 0.0) return weighted_noise / weighted_signal;
-    return signal > 0.0 ? noise / signal : 0.0;
-  }
-};
 
 /// What is quantized, and how.
 struct quantizer {

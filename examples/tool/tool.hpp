@@ -3,8 +3,10 @@
 // The program nibble: what its commands share.
 
 #include <chrono>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -22,8 +24,8 @@ namespace tool {
 
 using json = nlohmann::ordered_json;
 
-/// What a command ends with. 2 is a mistake in the arguments.
-enum exit_code : int { done = 0, failed = 1, differs = 3, refused = 4 };
+/// What a command ends with: `mistaken` are the arguments.
+enum exit_code : int { done = 0, failed = 1, mistaken = 2, differs = 3, refused = 4 };
 
 /// What all commands are told.
 struct options {
@@ -67,14 +69,19 @@ class model_file {
   const std::vector<tensor>& tensors() const noexcept { return tensors_; }
   std::size_t file_bytes() const noexcept { return file_bytes_; }
   /// Rows [first, first + out.size() / cols) of tensor i as floats.
-  void read_rows(std::size_t i, std::size_t first, std::span<float> out) const;
+  void read_rows(std::size_t i, std::size_t first, std::span<float> out, const nibble::context& ctx = {}) const;
+  /// The bytes of tensor i as they lie in the file.
+  std::span<const std::byte> bytes(std::size_t i) const;
   /// Drops the tensor's pages from memory.
   void release(std::size_t i) const;
+  /// One line that changes with the file: its size, time and first bytes.
+  std::string fingerprint() const;
   /// The reader of a GGUF file, or null.
   const nibble::io::gguf_reader* gguf() const noexcept { return gguf_ ? &*gguf_ : nullptr; }
   const nibble::io::safetensors_reader* safetensors() const noexcept { return safe_ ? &*safe_ : nullptr; }
 
  private:
+  std::string path_;
   std::optional<nibble::io::gguf_reader> gguf_;
   std::optional<nibble::io::safetensors_reader> safe_;
   std::vector<tensor> tensors_;
@@ -91,6 +98,35 @@ std::string number_text(const char* format, double value);
 /// Lines of cells, aligned: the first column to the left, all others to the right.
 std::string table_text(const std::vector<std::vector<std::string>>& rows);
 
+/// What quantizing values lost: sums of squares of the values and of the differences, plain and by importance.
+struct loss {
+  double noise = 0.0, signal = 0.0, weighted_noise = 0.0, weighted_signal = 0.0;
+
+  void add(const loss& l) noexcept {
+    noise += l.noise;
+    signal += l.signal;
+    weighted_noise += l.weighted_noise;
+    weighted_signal += l.weighted_signal;
+  }
+  double sqnr() const { return noise == 0.0 ? INFINITY : 10.0 * std::log10(signal / noise); }
+  double weighted_sqnr() const { return 10.0 * std::log10(weighted_signal / weighted_noise); }
+  /// Of the energy of a product with activations of that importance, what becomes noise.
+  double share() const {
+    if (weighted_signal > 0.0) return weighted_noise / weighted_signal;
+    return signal > 0.0 ? noise / signal : 0.0;
+  }
+};
+
+/// Reads tensor i in pieces, writes it as `type` and measures what that lost.
+void requantize(const options& o, const model_file& file, std::size_t i, nibble::ggml_type type,
+                nibble::io::tensor_sink& sink, loss& lost);
+
+/// How an output is written so that a command that was stopped can be taken up again: `plan` is all that beside `file` decides
+/// the bytes. Losses travel with the tensors, of which `names` has the order; `taken_over(i)` is called for tensor i.
+nibble::io::resumption resumption_of(const model_file& file, const std::string& plan, bool resume,
+                                     std::vector<std::string> names, std::vector<loss>& losses,
+                                     std::function<void(std::size_t)> taken_over);
+
 struct inspect_options {
   std::string path;
   bool metadata = false, statistics = true, errors = false, least_error = false;
@@ -99,7 +135,11 @@ struct quantize_options {
   std::string from, to, plan, rules_path, imatrix_path, size, architecture = "unknown";
   std::vector<std::string> rules;
   double bits = 0.0;  ///< per weight; 0: not asked for
-  bool strict = false, dry_run = false, least_error = false;
+  bool strict = false, dry_run = false, least_error = false, resume = false;
+};
+struct convert_options {
+  std::string from, to, type, container;
+  bool strict = false, dry_run = false, resume = false;
 };
 struct compare_options {
   std::string a, b;
@@ -108,6 +148,7 @@ struct compare_options {
 };
 int inspect(const options& o, const inspect_options& what);
 int quantize(const options& o, const quantize_options& what);
+int convert(const options& o, const convert_options& what);
 int compare(const options& o, const compare_options& what);
 
 }  // namespace tool

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <nibble/io/ggml_mixture.hpp>
 
+#include <chrono>
 #include <deque>
 #include <string>
 #include <vector>
@@ -245,4 +246,29 @@ TEST_CASE("ggml_mixture: facts come from a file's metadata, arrays by their grea
   CHECK(facts.heads == 64);
   CHECK(facts.kv_heads == 8);
   CHECK(facts.experts == 0);
+}
+
+TEST_CASE("ggml_mixture: a pattern that would take exponential time, or stack without end, does neither") {
+  const std::string name(100, 'a');
+  const auto begin = std::chrono::steady_clock::now();
+  for (const char* pattern : {"(a+)+b", "(a|a)*b", "(a*)*(a*)*(a*)*z"}) {
+    CAPTURE(pattern);
+    const std::regex compiled = type_rule(pattern, ggml_type::q8_0).pattern;
+    CHECK_FALSE(std::regex_search(name, compiled));
+  }
+  CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds(10));
+
+  const auto refused = [](const std::string& pattern) {
+    return refusal_of([&] { static_cast<void>(type_rule(pattern, ggml_type::q8_0)); });
+  };
+  CHECK(refused(std::string(100000, '(')).says("has 100000 bytes; at most 500"));
+  CHECK(refused("((a{100}){100}){2}").says("more than 2000"));
+  CHECK(refused("a{2,4000}").says("more than 2000"));
+  CHECK(refused("a{99999999999999999999}").says("more than 2000"));
+  CHECK(refused("a{99999999999999999999").says("more than 2000"));
+  CHECK(refused("(a)\\1").says("has a back-reference, \\1"));
+  CHECK(refused("[\\44444444444]").code == errc::bad_value);
+  CHECK(refused("\\\\1").code == errc::ok);
+  CHECK(refused("blk\\.[0-9]{1,3}\\..*").code == errc::ok);
+  CHECK(refused(std::string(249, '(') + "a" + std::string(249, ')')).code == errc::ok);
 }

@@ -12,6 +12,8 @@
 
 #include <doctest/doctest.h>
 
+#include <nibble/core/thread_pool.hpp>
+
 #include "support/random.hpp"
 #include "support/temporary_file.hpp"
 
@@ -432,4 +434,15 @@ TEST_CASE("gguf: a file of 4 GB with 300 tensors opens in less than 50 ms") {
 #else
   CHECK(took.count() < 500);
 #endif
+}
+
+TEST_CASE("gguf: values are the same on any number of threads") {
+  constexpr std::size_t rows = 700, cols = 256;
+  maker m = header(1, 0);
+  m.tensor("w", {cols, rows}, static_cast<std::uint32_t>(ggml_type::q4_k), 0).pad(32).data(rows * 144);
+  const gguf_reader file{m.span()};
+  nibble::thread_pool pool(3);
+  const auto one = file.read_f32("w"), three = file.read_f32("w", pool.context());
+  CHECK(one.size() == rows * cols);
+  CHECK(std::memcmp(one.data(), three.data(), one.size() * sizeof(float)) == 0);
 }

@@ -123,6 +123,7 @@ TEST_CASE("packed_file: refusals name offset and rule") {
   CHECK(with(12, 2, 4) == "packed_file: offset 12: layout 2 is not below 2");
   CHECK(with(32, 6, 1) == "packed_file: offset 32: code rule 6 is not below 6");
   CHECK(with(33, 9, 1) == "packed_file: offset 33: 9 bits are not 2 to 8");
+  CHECK(with(36, 201, 4) == "packed_file: offset 32: group size 201; it must be a positive multiple of 4");
   CHECK(with(40, 1, 1) == "packed_file: the header's unused bytes are not 0");
   CHECK(with(16, ~0ull, 8) == "packed_file: offset 16: N 18446744073709551615 is not below 1099511627776");
   aligned_vector<std::byte> huge = bytes;

@@ -88,3 +88,18 @@ TEST_CASE("r2_exact: the LZ model counts tokens, offsets and literals") {
   // One literal, a match of 994 bytes (token 1, literal 1, offset 2, 4 length bytes), then a token and 5 literals.
   CHECK(lz_bytes(std::vector<std::uint8_t>(1000, 7), 1) == 8 + 6);
 }
+
+TEST_CASE("r2_exact: file sizes by codec stand beside the ledger, or are said to be absent") {
+  const text_grid absent = r2_files_grid({});
+  CHECK(absent.caption.find("absent") != std::string::npos);
+  REQUIRE(absent.cells.size() == 9);
+  CHECK(absent.cells[0] == std::vector<std::string>{"Small INT8", "packed", "11648", "absent", "absent", "absent"});
+
+  const text_grid there = r2_files_grid([](auto layers, std::string_view codec, bool byte_codes) {
+    CHECK(layers.size() == 3);
+    return layers[0].N * 10 + codec.size() + (byte_codes ? 1 : 0);
+  });
+  CHECK(there.caption.find("absent") == std::string::npos);
+  // 10,752 weights of 2 bits, 224 scales of 4 bytes.
+  CHECK(there.cells[2] == std::vector<std::string>{"Small INT2", "a byte each", "3584", "1285", "1287", "1285"});
+}

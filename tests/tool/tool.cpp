@@ -3,6 +3,9 @@
 
 #include <sys/wait.h>
 
+#include <algorithm>
+#include <chrono>
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -36,10 +39,11 @@ struct result {
   bool says(std::string_view part) const { return err.find(part) != std::string::npos; }
 };
 
-result run(const std::string& arguments) {
+/// Runs the program behind `before`, which is a shell's.
+result run(const std::string& arguments, const std::string& before = "") {
   const temporary_file out{"out"}, err{"err"};
-  const int status =
-      std::system(("'" NIBBLE_TOOL "' " + arguments + " >'" + out.path + "' 2>'" + err.path + "' </dev/null").c_str());
+  const int status = std::system(
+      (before + " '" NIBBLE_TOOL "' " + arguments + " >'" + out.path + "' 2>'" + err.path + "' </dev/null").c_str());
   return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, text_of(out.path), text_of(err.path)};
 }
 
@@ -259,6 +263,147 @@ TEST_CASE("nibble quantize: a safetensors file becomes a GGUF file with its name
   CHECK(file.at("layers.0.weight").dims[0] == 256);
   CHECK(file.at("layers.0.bias").type == ggml_type::f32);
   CHECK(run("compare --least-sqnr 30 '" + from.path + "' '" + to.path + "'").code == 0);
+}
+
+TEST_CASE("nibble quantize and convert: what was killed midway continues, and the old file stays until then") {
+  const small_model m;
+  for (const std::string& command :
+       {"quantize '" + m.file.path + "' '%' Q8_0", "convert '" + m.file.path + "' '%' --to F16"}) {
+    CAPTURE(command);
+    const temporary_file to{"to.gguf"}, partial{"to.gguf.partial"}, journal{"to.gguf.partial.journal"},
+        whole{"whole.gguf"};
+    const auto with = [&](const std::string& path) { return std::string{command}.replace(command.find('%'), 1, path); };
+    CHECK(run(with(whole.path)).code == 0);
+    std::ofstream(to.path) << "old";
+    // A file of more than 300 blocks of 512 bytes ends the process by a signal, as kill does; the first tensors are whole then.
+    const result killed = run(with(to.path), "ulimit -c 0; ulimit -f 300;");
+    CHECK((killed.code == -1 || killed.code > 128));
+    CHECK(text_of(to.path) == "old");
+    CHECK(std::filesystem::exists(partial.path));
+    const result resumed = run(with(to.path) + " --resume --json");
+    CHECK(resumed.code == 0);
+    CHECK(resumed.says("bytes are taken over"));
+    CHECK(text_of(to.path) == text_of(whole.path));
+    CHECK_FALSE(std::filesystem::exists(partial.path));
+    CHECK_FALSE(std::filesystem::exists(journal.path));
+    // What was lost by the tensors that were taken over is known, too.
+    const auto a = nlohmann::json::parse(resumed.out), b = nlohmann::json::parse(run(with(whole.path) + " --json").out);
+    CHECK(a["tensors"] == b["tensors"]);
+  }
+}
+
+TEST_CASE("nibble quantize: a full disk is one error, leaves the old file and what is whole") {
+  const small_model m;
+  const temporary_file to{"full.gguf"}, partial{"full.gguf.partial"}, journal{"full.gguf.partial.journal"};
+  std::ofstream(to.path) << "old";
+  // Without the signal the limit is an error of write(), as a full disk is.
+  const result r = run("quantize '" + m.file.path + "' '" + to.path + "' Q8_0", "trap '' XFSZ; ulimit -f 300;");
+  CHECK(r.code == 1);
+  CHECK(r.says("cannot write '" + partial.path + "'"));
+  CHECK(text_of(to.path) == "old");
+  const result anew = run("quantize '" + m.file.path + "' '" + to.path + "' Q8_0");
+  CHECK(anew.code == 0);
+  CHECK(anew.says("of an earlier run is begun anew"));
+  CHECK_FALSE(std::filesystem::exists(partial.path));
+}
+
+TEST_CASE("nibble quantize: --resume takes nothing over from another plan or another input") {
+  const small_model m;
+  const temporary_file to{"other.gguf"}, partial{"other.gguf.partial"}, journal{"other.gguf.partial.journal"};
+  const std::string files = "quantize '" + m.file.path + "' '" + to.path + "' ", limit = "ulimit -c 0; ulimit -f 200;";
+  CHECK(run(files + "Q8_0", limit).code != 0);
+  CHECK(run(files + "Q5_0 --resume", limit).says("from something else and is begun anew"));
+  std::filesystem::last_write_time(m.file.path,
+                                   std::filesystem::last_write_time(m.file.path) + std::chrono::seconds(1));
+  CHECK(run(files + "Q5_0 --resume").says("from something else and is begun anew"));
+}
+
+TEST_CASE("nibble convert: GGUF to safetensors and back changes no byte of a tensor or a value") {
+  const small_model m;
+  const temporary_file safe{"there.safetensors"}, back{"back.gguf"};
+  CHECK(run("convert --strict '" + m.file.path + "' '" + safe.path + "'").code == 0);
+  const nibble::io::safetensors_reader s{safe.path};
+  CHECK(s.at("blk.0.attn_v.weight").shape == std::vector<std::size_t>{128, 512});
+  CHECK(s.at("blk.0.attn_norm.weight").shape == std::vector<std::size_t>{512});
+  CHECK(s.metadata().at("general.architecture") == "llama");
+  CHECK(s.metadata().at("llama.block_count") == "1");
+  CHECK(run("convert --strict '" + safe.path + "' '" + back.path + "'").code == 0);
+  const nibble::io::gguf_reader a{m.file.path}, b{back.path};
+  CHECK(b.get<int>("llama.block_count") == 1);
+  CHECK(b.metadata().size() == a.metadata().size());
+  for (const auto& t : a.tensors()) {
+    const auto& u = b.at(t.name);
+    CHECK(u.type == t.type);
+    CHECK(u.dims == t.dims);
+    CHECK(std::ranges::equal(a.bytes(t), b.bytes(u)));
+  }
+}
+
+TEST_CASE("nibble convert: quantized tensors become floats when asked for: F32 exact, F16 with the error") {
+  const small_model m;
+  const temporary_file q{"q.gguf"}, safe{"f.safetensors"};
+  CHECK(run("quantize '" + m.file.path + "' '" + q.path + "' Q8_0").code == 0);
+  const result no = run("convert '" + q.path + "' '" + safe.path + "'");
+  CHECK(no.code == 4);
+  CHECK(no.says("tensor 'output.weight' is Q8_0, a type that safetensors does not have; --to F32 writes"));
+  CHECK_FALSE(std::filesystem::exists(safe.path));
+
+  const result exact = run("convert --json --strict '" + q.path + "' '" + safe.path + "' --to f32");
+  CHECK(exact.code == 0);
+  const auto values = nibble::io::gguf_reader{q.path}.read_f32("output.weight");
+  CHECK(nibble::io::safetensors_reader{safe.path}.read_f32("output.weight") == values);
+  CHECK_FALSE(nlohmann::json::parse(exact.out).contains("sqnr_db"));
+
+  CHECK(run("convert --strict '" + q.path + "' '" + safe.path + "' --to BF16").code == 4);
+  const result rounded = run("convert --json '" + q.path + "' '" + safe.path + "' --to BF16");
+  CHECK(rounded.code == 0);
+  const auto j = nlohmann::json::parse(rounded.out);
+  CHECK(j["sqnr_db"].get<double>() > 45.0);
+  CHECK(j["sqnr_db"].get<double>() < 65.0);
+  CHECK(nibble::io::safetensors_reader{safe.path}.at("output.weight").type == nibble::io::dtype::bf16);
+}
+
+TEST_CASE("nibble convert: what changes a shape is said, and refused by --strict") {
+  const temporary_file from{"scalar.safetensors"}, to{"scalar.gguf"};
+  const float one = 1.0f;
+  nibble::io::safetensors_writer w;
+  w.add<float>("scale", {}, std::span{&one, 1});
+  w.save(from.path);
+  CHECK(run("convert --strict '" + from.path + "' '" + to.path + "'").code == 4);
+  const result r = run("convert '" + from.path + "' '" + to.path + "'");
+  CHECK(r.code == 0);
+  CHECK(r.out.find("tensor 'scale' has no extent; GGUF wants one: [1]") != std::string::npos);
+  CHECK(nibble::io::gguf_reader{to.path}.read_f32("scale")[0] == 1.0f);
+}
+
+TEST_CASE("nibble convert: infinities are exact as F32, and one error with their place as F16") {
+  const temporary_file from{"inf.safetensors"}, to{"inf.gguf"};
+  const std::vector<nibble::bfloat16> values{nibble::to_bfloat16(1.0f), nibble::to_bfloat16(INFINITY)};
+  nibble::io::safetensors_writer w;
+  w.add<nibble::bfloat16>("w", {1, 2}, std::span{values});
+  w.save(from.path);
+  CHECK(run("convert '" + from.path + "' '" + to.path + "' --to F32").code == 0);
+  CHECK(nibble::io::gguf_reader{to.path}.read_f32("w")[1] == INFINITY);
+  const result r = run("convert '" + from.path + "' '" + to.path + "' --to F16");
+  CHECK(r.code == 1);
+  CHECK(r.says("tensor 'w'"));
+  CHECK(r.says("row 0, column 1 is inf"));
+  CHECK(nibble::io::gguf_reader{to.path}.at("w").type == ggml_type::f32);
+}
+
+TEST_CASE("nibble convert: types that the other container lacks, and names without an end, are refused") {
+  const temporary_file from{"u8.safetensors"}, to{"u8.gguf"};
+  const std::uint8_t byte = 1;
+  nibble::io::safetensors_writer w;
+  w.add<std::uint8_t>("codes", {1}, std::span{&byte, 1});
+  w.save(from.path);
+  const result r = run("convert '" + from.path + "' '" + to.path + "' --to F32");
+  CHECK(r.code == 4);
+  CHECK(r.says("tensor 'codes' is U8, a type that gguf does not have; nibble cannot compute its values"));
+  CHECK(run("convert '" + from.path + "' /tmp/no_end").code == 2);
+  CHECK(run("convert '" + from.path + "' '" + to.path + "' --to Q8_0").code == 2);
+  CHECK(run("convert --dry-run '" + from.path + "' x --container safetensors").code == 0);
+  CHECK_FALSE(std::filesystem::exists("x"));
 }
 
 TEST_CASE("nibble compare: distances, and exit code 3 for what is no rounding") {

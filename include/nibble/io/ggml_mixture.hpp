@@ -79,19 +79,68 @@ inline model_facts facts_of(const gguf_reader& file) {
   return facts;
 }
 
-/// A rule on top of a mixture: tensors whose name the pattern finds (ECMAScript, anywhere in the name) become `type`.
+/// What a rule's pattern may cost: its bytes times the counts of its repetitions ({2,30}: 30), which bounds the states that a
+/// search steps through for each byte of a name, and how deep its brackets can nest on the parser's stack.
+inline constexpr std::size_t max_pattern_cost = 2'000, max_pattern_bytes = 500;
+
+/// A rule on top of a mixture: tensors whose name the pattern finds (ECMAScript, anywhere in the name) become `type`. With
+/// libstdc++ the search takes time in proportion to states and name, whatever the pattern; it has no back-references then.
 struct type_rule {
   std::string text;  ///< the pattern as it was written
   std::regex pattern;
   ggml_type type;
 
-  /// Throws bad_value, with what is wrong, for a pattern that is none.
+  /// Throws bad_value, with what is wrong, for a pattern that is none or costs too much.
   type_rule(std::string written, ggml_type to) : text(std::move(written)), type(to) {
+    if (text.size() > max_pattern_bytes)
+      core::fail(errc::bad_value, "type_rule: '", printable(text), "' has ", text.size(), " bytes; at most ",
+                 max_pattern_bytes);
+    for (std::size_t i = 0; i + 1 < text.size(); ++i) {
+      if (text[i] != '\\') continue;
+      if (const char c = text[++i]; c >= '1' && c <= '9')  // the standard library's parser overflows at long ones
+        core::fail(errc::bad_value, "type_rule: '", printable(text), "' has a back-reference, \\", c,
+                   "; rules are searched for without");
+    }
+    if (cost_of(text) > max_pattern_cost)
+      core::fail(errc::bad_value, "type_rule: '", printable(text),
+                 "' repeats too much: its bytes times its counts are ", "more than ", max_pattern_cost);
+    auto flags = std::regex::ECMAScript | std::regex::optimize | std::regex::nosubs;
+#if defined(__GLIBCXX__)
+    flags |=
+        std::regex_constants::__polynomial;  // by default `(a+)+b` takes exponential time, `.*` stack for each byte
+#endif
     try {
-      pattern.assign(text, std::regex::ECMAScript | std::regex::optimize);
+      pattern.assign(text, flags);
     } catch (const std::regex_error& e) {
       core::fail(errc::bad_value, "type_rule: '", printable(text), "' is no regular expression: ", e.what());
     }
+  }
+
+ private:
+  /// Bytes times the product of the counts in braces, or some number above the limit.
+  static std::size_t cost_of(std::string_view pattern) noexcept {
+    std::size_t cost = pattern.size(), count = 0, greatest = 1;
+    bool inside = false;
+    for (std::size_t i = 0; i < pattern.size() && cost <= max_pattern_cost; ++i) {
+      const char c = pattern[i];
+      if (c == '\\') {
+        ++i;
+      } else if (c == '{') {
+        inside = true;
+        count = 0;
+        greatest = 1;
+      } else if (inside && c >= '0' && c <= '9') {
+        count = 10 * count + static_cast<std::size_t>(c - '0');
+        greatest = count > greatest ? count : greatest;
+        if (greatest > max_pattern_cost) return greatest;
+      } else if (inside && c == ',') {
+        count = 0;
+      } else if (inside && c == '}') {
+        inside = false;
+        cost *= greatest;
+      }
+    }
+    return cost;
   }
 };
 

@@ -23,6 +23,7 @@
 
 #include <nibble/core/aligned_vector.hpp>
 #include <nibble/core/config.hpp>
+#include <nibble/core/context.hpp>
 #include <nibble/core/error.hpp>
 #include <nibble/core/round.hpp>
 #include <nibble/io/file_text.hpp>
@@ -372,8 +373,8 @@ class gguf_reader {
   }
   /// Values [first, first + out.size()) in the order of the elements, bit for bit those of ggml. Both numbers are whole blocks
   /// of the type, else bad_shape, as for a range outside the tensor; throws unsupported_format, with the tensor and its type,
-  /// for types that nibble lists only.
-  void read_f32(const gguf_tensor& t, std::size_t first, std::span<float> out) const {
+  /// for types that nibble lists only. `ctx` says on which threads.
+  void read_f32(const gguf_tensor& t, std::size_t first, std::span<float> out, const context& ctx = {}) const {
     const quant::ggml_type_info& info = quant::info_of(t.type);
     if (!can_decode_ggml(t.type))
       core::fail(errc::unsupported_format, "gguf: ", place_, ": tensor '", printable(t.name), "' is ", info.name,
@@ -388,14 +389,16 @@ class gguf_reader {
     decode_ggml(t.type,
                 all.subspan(first / info.block_elements * info.block_bytes,
                             out.size() / info.block_elements * info.block_bytes),
-                out);
+                out, ctx);
   }
-  aligned_vector<float> read_f32(const gguf_tensor& t) const {
+  aligned_vector<float> read_f32(const gguf_tensor& t, const context& ctx = {}) const {
     aligned_vector<float> values(can_decode_ggml(t.type) ? t.elements : 0);
-    read_f32(t, 0, values);
+    read_f32(t, 0, values, ctx);
     return values;
   }
-  aligned_vector<float> read_f32(std::string_view name) const { return read_f32(at(name)); }
+  aligned_vector<float> read_f32(std::string_view name, const context& ctx = {}) const {
+    return read_f32(at(name), ctx);
+  }
   /// Drops the pages of a tensor that was read from a mapped file from this process's resident memory.
   void release(const gguf_tensor& t) const {
     if (file_) file_->release(bytes(t));
@@ -457,6 +460,7 @@ class gguf_reader {
   }
 
   void parse_metadata(detail::gguf_cursor& cursor, std::size_t count) {
+    metadata_.reserve(count);
     for (std::size_t i = 0; i < count; ++i) {
       const std::size_t begin = cursor.at();
       const std::string_view key = cursor.string("key ", i);
@@ -481,6 +485,8 @@ class gguf_reader {
   /// Returns where each tensor's info begins in the file.
   std::vector<std::size_t> parse_tensors(detail::gguf_cursor& cursor, std::size_t count) {
     std::vector<std::size_t> places;
+    places.reserve(count);  // the count was held against the bytes that are left
+    tensors_.reserve(count);
     for (std::size_t i = 0; i < count; ++i) {
       places.push_back(cursor.at());
       gguf_tensor t;

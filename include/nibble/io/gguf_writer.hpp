@@ -108,19 +108,17 @@ class gguf_writer {
 
   /// Writes a new file beside `path` and renames it over `path`, so that a reader sees the old file or the whole new one.
   /// Throws io_failed with the system's reason, and what the fill functions throw; then `path` is as it was.
-  void save(const std::string& path) const {
-    const std::string header = this->header();
-    atomic_file file{"gguf_writer", path};
-    file.write(header);
-    pad(file);
-    for (const tensor& t : tensors_) {
-      detail::write_tensor(file, "gguf_writer", t.name, t.bytes, t.fill);
-      pad(file);
-    }
-    file.commit();
-  }
+  /// With `how` tensors that are whole outlive the process, and one of the same fingerprint and header takes them over.
+  void save(const std::string& path, const resumption& how) const { save(path, &how); }
+  void save(const std::string& path) const { save(path, nullptr); }
 
  private:
+  void save(const std::string& path, const resumption* how) const {
+    std::vector<detail::tensor_part> parts;
+    for (const tensor& t : tensors_) parts.push_back({t.name, t.bytes, &t.fill});
+    detail::write_tensor_file("gguf_writer", path, header(), alignment_, parts, how);
+  }
+
   static constexpr std::string_view alignment_key = "general.alignment";
   static constexpr std::string_view quantization_key = "general.quantization_version";
 
@@ -230,13 +228,6 @@ class gguf_writer {
       core::fail(errc::bad_shape, "gguf_writer: tensor '", printable(name), "': the product of ", shape_text(dims),
                  " overflows 64 bits");
     return bytes;
-  }
-
-  void pad(atomic_file& file) const {
-    static constexpr std::byte zeros[256] = {};
-    std::size_t left = static_cast<std::size_t>(-file.written() & (alignment_ - 1));
-    for (; left > sizeof zeros; left -= sizeof zeros) file.write(zeros);
-    file.write(std::span{zeros}.first(left));
   }
 
   std::size_t alignment_;

@@ -30,6 +30,7 @@
 #include <nibble/core/config.hpp>
 #include <nibble/core/error.hpp>
 #include <nibble/core/round.hpp>
+#include <nibble/io/checksum.hpp>
 #include <nibble/pack/bits.hpp>
 #include <nibble/pack/layout.hpp>
 #include <nibble/quant/granularity.hpp>
@@ -63,38 +64,6 @@ struct packed_header {
   std::uint64_t zero_3[7] = {};
 };
 static_assert(sizeof(packed_header) == packed_header_bytes && offsetof(packed_header, checksum) == 64);
-
-/// Eight lanes of multiply and rotate over 64-byte lines, folded at the end: 10 GB/s and more, where a byte at a time
-/// would be slower than the disk. The last line is filled up with 0.
-inline std::uint64_t checksum(std::span<const std::byte> bytes, std::uint64_t seed) noexcept {
-  constexpr std::uint64_t odd = 0x9e3779b97f4a7c15ull;  // 2^64 / golden ratio
-  std::uint64_t lane[8];
-  for (std::size_t i = 0; i < 8; ++i) lane[i] = seed + i * odd;
-  const auto mix = [&](const std::byte* line) {
-    for (std::size_t i = 0; i < 8; ++i) {
-      std::uint64_t word;
-      std::memcpy(&word, line + 8 * i, sizeof word);
-      const std::uint64_t v = (lane[i] ^ word) * odd;
-      lane[i] = v ^ v >> 29;
-    }
-  };
-  std::size_t at = 0;
-  for (; bytes.size() - at >= 64; at += 64) mix(bytes.data() + at);
-  if (at < bytes.size()) {
-    // Not "= {}" and a copy over it: clang 14 does not come to an end with that where `bytes` has a constant size.
-    std::byte last[64];
-    const std::size_t left = bytes.size() - at;
-    std::memcpy(last, bytes.data() + at, left);
-    std::memset(last + left, 0, sizeof last - left);
-    mix(last);
-  }
-  std::uint64_t all = bytes.size();
-  for (const std::uint64_t v : lane) {
-    all = (all ^ v) * odd;
-    all ^= all >> 32;
-  }
-  return all;
-}
 
 inline std::uint64_t checksum_of(std::span<const std::byte> file) noexcept {
   return checksum(file.subspan(72), checksum(file.first(64), 0));
@@ -240,6 +209,7 @@ inline packed_view view_packed(std::span<const std::byte> file, bool verify = tr
   if (m.N == 0 || m.K == 0 || grouped != (m.format.group_size != 0))
     core::fail(errc::bad_file, "packed_file: N = ", m.N, ", K = ", m.K, ", group size ", m.format.group_size,
                " do not describe a matrix of this format");
+  quant::check_format(m.format, "packed_file: offset 32", errc::bad_file);
   if (can_pack(m.format, m.K, W.layout) != errc::ok)
     core::fail(errc::bad_file, "packed_file: layout ", name_of(W.layout), " cannot hold groups of ",
                m.format.group_size, " with K = ", m.K);

@@ -411,11 +411,9 @@ class safetensors_writer {
   /// Tensors are laid out by descending element size, then by name, as the reference writer does; the header is padded
   /// with spaces to a multiple of 8. Throws bad_value for names that are not UTF-8 or occur twice, io_failed with the
   /// system's reason, and what the fill functions throw; then `path` is as it was.
-  void save(const std::string& path) const {
-    std::vector<const entry*> all;
-    for (const entry& e : entries_) all.push_back(&e);
-    write_file(path, std::move(all));
-  }
+  /// With `how` tensors that are whole outlive the process, and one of the same fingerprint and header takes them over.
+  void save(const std::string& path, const resumption& how) const { save(path, &how); }
+  void save(const std::string& path) const { save(path, nullptr); }
 
   /// The tensors in the order in which they were added, split over files of `folder` of at most max_bytes of tensors each (a
   /// larger tensor has one of its own): model.safetensors where they fit one; else model-00001-of-00003.safetensors and so
@@ -445,7 +443,7 @@ class safetensors_writer {
           core::fail(errc::bad_value, "safetensors_writer: tensor name '", printable(e->name), "' occurs twice");
       names.push_back(name);
     }
-    for (std::size_t i = 0; i < shards.size(); ++i) write_file(prefix + names[i], std::move(shards[i]));
+    for (std::size_t i = 0; i < shards.size(); ++i) write_file(prefix + names[i], std::move(shards[i]), nullptr);
     if (names.size() == 1) return names;
     names.push_back("model.safetensors.index.json");
     atomic_file index{"safetensors_writer", prefix + names.back()};
@@ -455,6 +453,12 @@ class safetensors_writer {
   }
 
  private:
+  void save(const std::string& path, const resumption* how) const {
+    std::vector<const entry*> all;
+    for (const entry& e : entries_) all.push_back(&e);
+    write_file(path, std::move(all), how);
+  }
+
   struct entry {
     std::string name;
     dtype type;
@@ -473,19 +477,18 @@ class safetensors_writer {
     return bits / 8;
   }
 
-  void write_file(const std::string& path, std::vector<const entry*> order) const {
+  void write_file(const std::string& path, std::vector<const entry*> order, const resumption* how) const {
     std::sort(order.begin(), order.end(), [](const entry* a, const entry* b) {
       return std::pair{bits_of(b->type), std::string_view{a->name}} <
              std::pair{bits_of(a->type), std::string_view{b->name}};
     });
-    const std::string header = make_header(order);
-
-    atomic_file file{"safetensors_writer", path};
-    const std::uint64_t header_bytes = header.size();
-    file.write(std::as_bytes(std::span{&header_bytes, 1}));
-    file.write(header);
-    for (const entry* e : order) detail::write_tensor(file, "safetensors_writer", e->name, e->bytes, e->fill);
-    file.commit();
+    const std::string json = make_header(order);
+    const std::uint64_t json_bytes = json.size();
+    std::string header{reinterpret_cast<const char*>(&json_bytes), sizeof json_bytes};
+    header += json;
+    std::vector<detail::tensor_part> parts;
+    for (const entry* e : order) parts.push_back({e->name, e->bytes, &e->fill});
+    detail::write_tensor_file("safetensors_writer", path, header, 1, parts, how);
   }
 
   std::string make_header(std::span<const entry* const> order) const {

@@ -66,33 +66,29 @@ inline void check_extents(std::size_t N, std::size_t K, const char* who) {
     core::fail(errc::bad_shape, who, ": N = ", N, " times K = ", K, " elements overflow size_t");
 }
 
-/// Raises unsupported_format unless `f` describes a format of the library.
-inline void check_format(const format_desc& f, const char* who) {
-  if (f.bits < 2 || f.bits > 8)
-    core::fail(errc::unsupported_format, who, ": ", int{f.bits}, " bits; 2..8 are supported");
+/// Raises unsupported_format, or the `code` that readers of files have for it, unless `f` describes a format of the library.
+inline void check_format(const format_desc& f, const char* who, errc code = errc::unsupported_format) {
+  if (f.bits < 2 || f.bits > 8) core::fail(code, who, ": ", int{f.bits}, " bits; 2..8 are supported");
   if (f.rule > code_rule::codebook || f.granularity > granularity_kind::flat || f.scale > scale_storage::super_block)
-    core::fail(errc::unsupported_format, who, ": unknown code rule ", int{static_cast<std::uint8_t>(f.rule)},
-               ", granularity ", int{static_cast<std::uint8_t>(f.granularity)}, " or scale storage ",
+    core::fail(code, who, ": unknown code rule ", int{static_cast<std::uint8_t>(f.rule)}, ", granularity ",
+               int{static_cast<std::uint8_t>(f.granularity)}, " or scale storage ",
                int{static_cast<std::uint8_t>(f.scale)});
   if (f.scale == scale_storage::super_block &&
       (f.granularity != granularity_kind::grouped || f.group_size == 0 || super_block_k % f.group_size != 0))
-    core::fail(errc::unsupported_format, who, ": scales of super-blocks with groups of ", f.group_size,
+    core::fail(code, who, ": scales of super-blocks with groups of ", f.group_size,
                "; they need groups of rows whose size divides ", super_block_k);
   switch (f.granularity) {
     case granularity_kind::per_tensor:
     case granularity_kind::per_channel:
-      if (f.group_size != 0)
-        core::fail(errc::unsupported_format, who, ": group size ", f.group_size, " without groups; it must be 0");
+      if (f.group_size != 0) core::fail(code, who, ": group size ", f.group_size, " without groups; it must be 0");
       break;
     case granularity_kind::grouped:
       if (f.group_size == 0 || f.group_size % 4 != 0)
-        core::fail(errc::unsupported_format, who, ": group size ", f.group_size,
-                   "; it must be a positive multiple of 4");
+        core::fail(code, who, ": group size ", f.group_size, "; it must be a positive multiple of 4");
       break;
     case granularity_kind::flat:
       if (f.group_size == 0 || f.group_size % 8 != 0 || f.group_size > max_flat_block)
-        core::fail(errc::unsupported_format, who, ": flat block of ", f.group_size,
-                   "; it must be a multiple of 8 in 8..", max_flat_block);
+        core::fail(code, who, ": flat block of ", f.group_size, "; it must be a multiple of 8 in 8..", max_flat_block);
       break;
   }
 }

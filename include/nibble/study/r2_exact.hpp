@@ -20,6 +20,7 @@
 #include <nibble/study/byte_ledger.hpp>
 #include <nibble/study/closed_forms.hpp>
 #include <nibble/study/error_metrics.hpp>
+#include <nibble/study/r2_files.hpp>
 #include <nibble/study/r2_inputs.hpp>
 #include <nibble/study/report.hpp>
 #include <nibble/study/statistics.hpp>
@@ -174,8 +175,8 @@ double r2_expected_accuracy(std::size_t h, RowCosine&& c) {
   return (3.0 + c(2 * h) + c(h) + c(h / 2)) / 6.0;
 }
 
-/// The table `r2_exact`.
-inline study_table r2_exact_table(const context& ctx = {}) {
+/// The table `r2_exact`. `file_bytes` writes Parquet files, or is empty where there is no library for them.
+inline study_table r2_exact_table(const context& ctx = {}, const r2_file_bytes& file_bytes = {}) {
   study_table t{
       "r2_exact",
       "R2 with its own inputs, quantizer and metric",
@@ -391,7 +392,8 @@ inline study_table r2_exact_table(const context& ctx = {}) {
   t.plots.push_back(std::move(p));
   text_grid all = findings_grid(t.rows);
   all.caption = "every figure with its verdict";
-  t.grids = {accuracy, ledger_grid("byte ledger of nibble's packed matrices", ledgers), bytes, all};
+  t.grids = {accuracy, ledger_grid("byte ledger of nibble's packed matrices", ledgers), bytes,
+             r2_files_grid(file_bytes, ctx), all};
   t.remarks = {
       "INT2 here is ternary: with scale = max|row| the code -2 never occurs and everything below half the row maximum becomes 0. "
       "The maximum of n normals grows like sqrt(2 ln n), so longer rows lose more: c(16) = .858, c(1024) = .625. Nothing "

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: MIT
+#include <cmath>
+#include <iostream>
+#include <map>
+#include <string_view>
+
+#include <nibble/core/aligned_vector.hpp>
+#include <nibble/io/gguf_text.hpp>
+#include <nibble/io/gguf_writer.hpp>
+#include <nibble/io/safetensors.hpp>
+
+#include "tool.hpp"
+
+namespace tool {
+namespace {
+
+/// The dtype of that name, if safetensors has one.
+std::optional<nibble::io::dtype> dtype_of(std::string_view name) {
+  for (std::size_t i = 0; i < nibble::io::dtype_table.size(); ++i)
+    if (nibble::io::dtype_table[i].name == name) return static_cast<nibble::io::dtype>(i);
+  return {};
+}
+
+/// Types that both containers have carry the same name in both.
+bool has_type(bool gguf, std::string_view name) {
+  return gguf ? nibble::quant::ggml_type_from_name(name).has_value() : dtype_of(name).has_value();
+}
+
+/// What becomes of one tensor.
+struct outcome {
+  std::string type;
+  std::vector<std::size_t> shape;
+  bool copied = false;  ///< the bytes stay as they are
+
+  bool exact() const { return copied || std::string_view{type} == "F32"; }
+};
+
+/// Writes the values of tensor i as F32, each as it is, infinities and NaN too.
+void write_floats(const options& o, const model_file& file, std::size_t i, nibble::io::tensor_sink& sink) {
+  const tensor& t = file.tensors()[i];
+  const std::size_t cols = t.cols(), rows = t.rows(), most = std::min(rows_at_once(cols), rows);
+  nibble::aligned_vector<float> values(most * cols);
+  for (std::size_t first = 0; first < rows; first += most) {
+    const std::span<float> piece = std::span{values}.first(std::min(most, rows - first) * cols);
+    file.read_rows(i, first, piece, o.ctx);
+    sink.write(std::as_bytes(piece));
+  }
+}
+
+void write_tensor(const options& o, const model_file& file, std::size_t i, const outcome& to,
+                  nibble::io::tensor_sink& sink, loss& lost) {
+  if (to.copied) sink.write(file.bytes(i));
+  else if (to.exact()) write_floats(o, file, i, sink);
+  else requantize(o, file, i, *nibble::quant::ggml_type_from_name(to.type), sink, lost);
+  file.release(i);
+}
+
+}  // namespace
+
+int convert(const options& o, const convert_options& what) {
+  std::string container = what.container;
+  for (const char* name : {"gguf", "safetensors"})
+    if (container.empty() && what.to.ends_with(std::string{"."} + name)) container = name;
+  if (container.empty()) {
+    std::cerr << "nibble: '" << what.to << "' ends neither in .gguf nor in .safetensors; name it with --container\n";
+    return mistaken;
+  }
+  const bool to_gguf = container.front() == 'g';
+  const model_file file(what.from);
+
+  std::vector<outcome> outcomes;
+  std::vector<std::string> changes, impossible;
+  bool same_types = true;
+  for (const tensor& t : file.tensors()) {
+    const bool rewritten = !what.type.empty() && t.readable && t.type != what.type;
+    outcome to{.type = rewritten ? what.type : t.type, .shape = t.shape, .copied = !rewritten};
+    same_types = same_types && !rewritten;
+    if (!has_type(to_gguf, to.type))
+      impossible.push_back("tensor '" + t.name + "' is " + t.type + ", a type that " + container + " does not have; " +
+                           (t.readable ? "--to F32 writes its values exactly, --to F16 or BF16 rounds them"
+                                       : "nibble cannot compute its values"));
+    if (to_gguf && to.shape.empty()) {
+      to.shape = {1};
+      changes.push_back("tensor '" + t.name + "' has no extent; GGUF wants one: [1]");
+    }
+    if (!to.exact()) changes.push_back("tensor '" + t.name + "' is rounded from " + t.type + " to " + to.type);
+    outcomes.push_back(std::move(to));
+  }
+  for (const std::string& s : impossible) std::cerr << "nibble: " << s << "\n";
+  if (what.strict && !changes.empty()) {
+    for (const std::string& s : changes) std::cerr << "nibble: " << s << "\n";
+    std::cerr << "nibble: --strict refuses " << changes.size() << " changes\n";
+  }
+  if (!impossible.empty() || (what.strict && !changes.empty())) {
+    std::cerr << "nibble: nothing was written\n";
+    return refused;
+  }
+
+  // What a file says of its own types holds no longer when they change.
+  std::vector<nibble::io::gguf_entry> metadata;
+  if (file.gguf() != nullptr)
+    for (const nibble::io::gguf_entry& entry : file.gguf()->metadata())
+      if (entry.key != "general.alignment" &&
+          (same_types || (entry.key != "general.file_type" && entry.key != "general.quantization_version")))
+        metadata.push_back(entry);
+  std::map<std::string, std::string> strings;
+  if (file.safetensors() != nullptr) strings = file.safetensors()->metadata();
+  if (!same_types)
+    for (const char* key : {"general.file_type", "general.quantization_version"}) strings.erase(key);
+
+  std::vector<loss> losses(outcomes.size());
+  std::vector<std::string> names;
+  std::size_t total = 0, taken_over = 0;
+  for (const tensor& t : file.tensors()) {
+    names.push_back(t.name);
+    total += t.elements;
+  }
+  if (!what.dry_run) {
+    progress say(o, "convert", total);
+    const auto fill = [&](std::size_t i) {
+      return [&, i](nibble::io::tensor_sink& sink) {
+        write_tensor(o, file, i, outcomes[i], sink, losses[i]);
+        say.add(file.tensors()[i].elements, file.tensors()[i].name);
+      };
+    };
+    const nibble::io::resumption how = resumption_of(file, what.type, what.resume, names, losses, [&](std::size_t i) {
+      say.add(file.tensors()[i].elements, file.tensors()[i].name);
+      ++taken_over;
+    });
+    if (to_gguf) {
+      nibble::io::gguf_writer out(file.gguf() != nullptr ? std::max(file.gguf()->alignment(), std::size_t{8})
+                                                         : nibble::io::gguf_default_alignment);
+      for (const nibble::io::gguf_entry& entry : metadata) out.set(std::string{entry.key}, entry.value);
+      nibble::io::set_gguf_strings(out, strings);
+      for (std::size_t i = 0; i < outcomes.size(); ++i)
+        out.add(names[i], *nibble::quant::ggml_type_from_name(outcomes[i].type),
+                {outcomes[i].shape.rbegin(), outcomes[i].shape.rend()}, fill(i));
+      out.save(what.to, how);
+    } else {
+      nibble::io::safetensors_writer out;
+      out.metadata = file.gguf() != nullptr ? nibble::io::gguf_strings(metadata) : strings;
+      for (std::size_t i = 0; i < outcomes.size(); ++i)
+        out.add(names[i], *dtype_of(outcomes[i].type), outcomes[i].shape, fill(i));
+      out.save(what.to, how);
+    }
+  }
+
+  json report{{"from", what.from},      {"to", what.dry_run ? "" : what.to},
+              {"container", container}, {"taken_over", taken_over},
+              {"changes", changes},     {"tensors", json::array()}};
+  std::vector<std::vector<std::string>> rows{{"tensor", "shape", "from", "to", "SQNR dB"}};
+  loss all;
+  for (std::size_t i = 0; i < outcomes.size(); ++i) {
+    const tensor& t = file.tensors()[i];
+    json entry{{"name", t.name}, {"shape", outcomes[i].shape}, {"from", t.type}, {"to", outcomes[i].type}};
+    const bool measured = !outcomes[i].exact() && !what.dry_run;
+    const bool rounded = measured && losses[i].noise > 0.0;
+    entry["exact"] = outcomes[i].exact() || (measured && !rounded);
+    if (measured) entry["mse"] = t.elements == 0 ? 0.0 : losses[i].noise / static_cast<double>(t.elements);
+    if (rounded) entry["sqnr_db"] = losses[i].sqnr();
+    all.noise += losses[i].noise;
+    all.signal += losses[i].signal;
+    report["tensors"].push_back(std::move(entry));
+    rows.push_back({t.name, shape_text(outcomes[i].shape), t.type, outcomes[i].type,
+                    rounded                                ? number_text("%.2f", losses[i].sqnr())
+                    : outcomes[i].exact() || !what.dry_run ? "exact"
+                                                           : ""});
+  }
+  if (all.noise > 0.0) report["sqnr_db"] = all.sqnr();
+  if (o.as_json) {
+    std::cout << report.dump(2) << "\n";
+    return done;
+  }
+  std::cout << table_text(rows);
+  for (const std::string& s : changes)
+    if (s.find("is rounded") == s.npos) std::cout << s << "\n";
+  std::cout << outcomes.size() << " tensors, " << total << " elements"
+            << (all.noise > 0.0 ? ", rounded at " + number_text("%.2f", all.sqnr()) + " dB" : std::string{})
+            << (what.dry_run ? "; nothing was written\n" : "\n");
+  return done;
+}
+
+}  // namespace tool
