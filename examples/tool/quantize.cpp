@@ -247,6 +247,11 @@ int quantize(const options& o, const quantize_options& what) {
   std::cout << bytes_text(before) << " of tensors before, " << bytes_text(after) << " after, "
             << number_text("%.4f", report["bits_per_weight"].get<double>()) << " bits per weight"
             << (what.dry_run ? "; nothing was written\n" : "\n");
+  std::size_t unknown = 0;
+  for (std::size_t i = 0; i < choices.size(); ++i)
+    if (importance && !choices[i].kept && choices[i].type != in[i].type && !q.knows(i))
+      std::cout << (unknown++ == 0 ? "without importance: " : ", ") << in[i].name;
+  if (unknown != 0) std::cout << "\n";
   if (allocation)
     std::cout << "file of " << allocation->bytes << " bytes; sum of the predicted shares of noise "
               << number_text("%.6g", allocation->cost) << ", no choice of that size has less than "

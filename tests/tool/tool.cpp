@@ -246,6 +246,9 @@ TEST_CASE("nibble quantize: --imatrix lowers the error that importance weighs, a
   CHECK(known["weighted_sqnr_db"].get<double>() > known["sqnr_db"].get<double>() + 1.0);
   CHECK(j["tensors"][0]["importance"] == false);
   CHECK_FALSE(j["tensors"][0].contains("weighted_sqnr_db"));
+  CHECK(run("quantize --imatrix '" + matrix.path + "' '" + m.file.path + "' '" + to.path + "' Q4_K")
+            .out.find("without importance: token_embd.weight, blk.0.ffn_down.weight, output.weight") !=
+        std::string::npos);
 }
 
 TEST_CASE("nibble quantize: a safetensors file becomes a GGUF file with its names") {

@@ -26,6 +26,7 @@ namespace nibble {
 inline namespace NIBBLE_ABI {
 namespace quant {
 namespace ggml {
+
 /// A super-block as a search found it: codes as stored, from 0 up.
 struct super_block_parts {
   float d = 0.0f, dmin = 0.0f;  ///< halves
@@ -62,14 +63,15 @@ inline void fit_weights(const float* importance, float* weights) noexcept {
   }
 }
 
-/// How step 1 and 3 go about it. Grids put `levels + first + k * step` steps into the range of values, from `shift` times
-/// the range above its least value on, s times.
+/// How steps 1 and 3 go about it. Trial k of step 1 divides the range of the values by Max + first + k * step, from its least
+/// value on, and then from `shift` times the range above that; without a minimum it shrinks the grid on which the extremes are the
+/// last codes by 1 + first + k * step.
 struct fit_steps {
   float first, step;
   int trials;
   float shift;
-  int shifts;
-  int reach;  ///< how far from the rounded scale step 3 looks at first; then 1
+  int shifts;  ///< 1: from the least value alone
+  int reach;   ///< how far from the rounded scale step 3 looks at first; then 1
 };
 
 /// Sums over the codes l of a sub-block with weights w: w l, w l^2, and w t l of values t.
@@ -211,7 +213,7 @@ class affine_fit : public fit_base<L, N, 0, Max, Weighted> {
       const mask above = offset > origin;  // a minimum below 0 does not exist
       scale = L::select(above, (s.tl - L::product(origin, s.l)) / s.l2, scale);
       offset = L::select(above, origin, offset);
-      // The sum of squares less the error. With both free it has a shorter form, but the same must hold on the bound.
+      // The sum of squares less the error, on the bound as well as inside.
       const f gain = L::product(f(2.0f), L::product(scale, s.tl) + L::product(offset, sum_t)) -
                      L::product(scale, L::product(scale, s.l2) + L::product(f(2.0f), L::product(offset, s.l))) -
                      L::product(offset, L::product(offset, sum_w));
