@@ -39,7 +39,7 @@ loss encode_rows(const options& o, const quantizer& q, std::size_t i, ggml_type 
   const auto values = grow(room.values, n * cols), back = grow(room.back, n * cols);
   const auto blocks = grow(room.blocks, n * row_bytes);
   room.each.assign(n, {});
-  q.file->read_rows(i, first, values);
+  q.file->read_rows(i, first, values, o.ctx);
   const std::span<const float> weights = q.importance_of(i, first);
   try {
     nibble::encode_ggml(type, nibble::make_span2d<const float>(values.data(), n, cols), blocks,

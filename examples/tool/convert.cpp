@@ -9,7 +9,7 @@
 #include <nibble/io/gguf_writer.hpp>
 #include <nibble/io/safetensors.hpp>
 
-#include "tool.hpp"
+#include "quantize.hpp"
 
 namespace tool {
 namespace {
@@ -51,7 +51,9 @@ void write_tensor(const options& o, const model_file& file, std::size_t i, const
                   nibble::io::tensor_sink& sink, loss& lost) {
   if (to.copied) sink.write(file.bytes(i));
   else if (to.exact()) write_floats(o, file, i, sink);
-  else requantize(o, file, i, *nibble::quant::ggml_type_from_name(to.type), sink, lost);
+  else
+    requantize(o, {.file = &file, .importance = nullptr, .search = nibble::ggml_search::reference}, i,
+               *nibble::quant::ggml_type_from_name(to.type), sink, lost);
   file.release(i);
 }
 

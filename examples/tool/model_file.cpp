@@ -100,15 +100,16 @@ nibble::io::resumption resumption_of(const model_file& file, const std::string& 
   };
   how.note = [places, &losses](std::string_view tensor) {
     const loss& l = losses[places.find(tensor)->second];
-    return number_text("%a", l.noise) + number_text(" %a", l.signal) + number_text(" %a", l.weighted_noise) +
-           number_text(" %a", l.weighted_signal);
+    std::string text;
+    for (const double sum : {l.noise, l.signal, l.weighted_noise, l.weighted_signal}) text += number_text("%a ", sum);
+    return text;
   };
   how.restored = [places, &losses, taken_over = std::move(taken_over)](std::string_view tensor, std::string_view note) {
     const std::size_t i = places.find(tensor)->second;
     const std::string text{note};
     const char* at = text.c_str();
-    for (double* const sum :
-         {&losses[i].noise, &losses[i].signal, &losses[i].weighted_noise, &losses[i].weighted_signal}) {
+    loss& l = losses[i];
+    for (double* const sum : {&l.noise, &l.signal, &l.weighted_noise, &l.weighted_signal}) {
       char* rest = nullptr;
       *sum = std::strtod(at, &rest);
       at = rest;

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: MIT
 #include <cmath>
-#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <iterator>
 #include <map>
 
+#include <nibble/io/checksum.hpp>
 #include <nibble/io/ggml_budget.hpp>
 #include <nibble/io/ggml_mixture.hpp>
 #include <nibble/io/gguf_writer.hpp>
 #include <nibble/io/imatrix.hpp>
+#include <nibble/io/mapped_file.hpp>
 #include <nibble/tensor/ggml_rows.hpp>
 
 #include "quantize.hpp"
@@ -58,11 +59,6 @@ std::vector<nibble::io::gguf_tensor> tensors_of(const model_file& file) {
   return all;
 }
 
-std::span<const std::byte> bytes_of(const model_file& file, std::size_t i) {
-  if (file.gguf() != nullptr) return file.gguf()->bytes(file.gguf()->tensors()[i]);
-  return file.safetensors()->bytes(file.safetensors()->tensors()[i]);
-}
-
 /// Metadata of the file to write: those of a GGUF file, or what --architecture says.
 nibble::io::gguf_writer writer_for(const model_file& file, const quantize_options& what,
                                    std::optional<std::uint32_t> file_type, bool quantized) {
@@ -83,7 +79,8 @@ nibble::io::gguf_writer writer_for(const model_file& file, const quantize_option
   return out;
 }
 
-/// Reads tensor i in pieces, writes it as `type` and measures what that lost.
+}  // namespace
+
 void requantize(const options& o, const quantizer& q, std::size_t i, ggml_type type, nibble::io::tensor_sink& sink,
                 loss& lost) {
   const tensor& t = q.file->tensors()[i];
@@ -98,13 +95,6 @@ void requantize(const options& o, const quantizer& q, std::size_t i, ggml_type t
     first += n;
   }
   q.file->release(i);
-}
-
-}  // namespace
-
-void requantize(const options& o, const model_file& file, std::size_t i, ggml_type type, nibble::io::tensor_sink& sink,
-                loss& lost) {
-  requantize(o, {.file = &file, .importance = nullptr, .search = nibble::ggml_search::reference}, i, type, sink, lost);
 }
 
 int quantize(const options& o, const quantize_options& what) {
@@ -174,21 +164,19 @@ int quantize(const options& o, const quantize_options& what) {
       out.add(std::string{in[i].name}, choices[i].type, {in[i].shape().begin(), in[i].shape().end()},
               [&, i](nibble::io::tensor_sink& sink) {
                 if (choices[i].type == in[i].type) {
-                  sink.write(bytes_of(file, i));
+                  sink.write(file.bytes(i));
                   file.release(i);
                 } else {
                   requantize(o, q, i, choices[i].type, sink, losses[i]);
                 }
                 say.add(in[i].elements, in[i].name);
               });
-    std::string decided = what.plan;  // rules and size included: what each tensor becomes
-    if (importance) {
-      const std::filesystem::path matrix{what.imatrix_path};
-      decided += nibble::core::message(" importance ", what.imatrix_path, " ", std::filesystem::file_size(matrix), " ",
-                                       std::filesystem::last_write_time(matrix).time_since_epoch().count());
-    }
-    if (q.search == nibble::ggml_search::least_error) decided += " least error";
-    std::vector<std::string> names;
+    std::string decided =
+        what.plan + (q.search == nibble::ggml_search::least_error ? " least error " : " ") + what.architecture;
+    if (importance)
+      decided +=
+          " " + std::to_string(nibble::io::detail::checksum(nibble::io::mapped_file(what.imatrix_path).bytes(), 0));
+    std::vector<std::string> names;  // and rules included: what each tensor becomes
     for (std::size_t i = 0; i < choices.size(); ++i) {
       decided += " " + std::string{name_of(choices[i].type)};
       names.emplace_back(in[i].name);

@@ -117,10 +117,6 @@ struct loss {
   }
 };
 
-/// Reads tensor i in pieces, writes it as `type` and measures what that lost.
-void requantize(const options& o, const model_file& file, std::size_t i, nibble::ggml_type type,
-                nibble::io::tensor_sink& sink, loss& lost);
-
 /// How an output is written so that a command that was stopped can be taken up again: `plan` is all that beside `file` decides
 /// the bytes. Losses travel with the tensors, of which `names` has the order; `taken_over(i)` is called for tensor i.
 nibble::io::resumption resumption_of(const model_file& file, const std::string& plan, bool resume,
