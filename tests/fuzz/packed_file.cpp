@@ -40,7 +40,7 @@ void run(std::span<const std::byte> input) {
     const format_desc format{static_cast<code_rule>(h.rule), h.bits, static_cast<granularity_kind>(h.granularity),
                              static_cast<scale_storage>(h.scale), h.group_size};
     const bool known = format.rule <= code_rule::codebook && h.bits >= 2 && h.bits <= 8 &&
-                       format.granularity <= granularity_kind::flat && format.scale <= scale_storage::double_quant &&
+                       format.granularity <= granularity_kind::flat && format.scale <= scale_storage::super_block &&
                        h.layout < 2;
     const bool grouped =
         format.granularity == granularity_kind::grouped || format.granularity == granularity_kind::flat;
