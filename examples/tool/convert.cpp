@@ -7,12 +7,24 @@
 #include <nibble/core/aligned_vector.hpp>
 #include <nibble/io/gguf_text.hpp>
 #include <nibble/io/gguf_writer.hpp>
+#include <nibble/io/quantized_tensors.hpp>
 #include <nibble/io/safetensors.hpp>
+#include <nibble/tensor/convert.hpp>
+#include <nibble/tensor/ggml_matrix.hpp>
 
 #include "quantize.hpp"
 
 namespace tool {
 namespace {
+
+/// W as blocks of a type, without loss; an error where they cannot hold it.
+std::vector<std::byte> blocks_of(const nibble::quantized_view& W, nibble::ggml_type type) {
+  if (nibble::quant::has_plain_blocks(type)) return nibble::convert_to_ggml(W, type);
+  const nibble::quant::ggml_type_info& info = nibble::quant::info_of(type);
+  std::vector<std::byte> blocks(W.N * (W.K / info.block_elements) * info.block_bytes);
+  nibble::matrix_to_ggml(W, type, blocks);
+  return blocks;
+}
 
 /// The dtype of that name, if safetensors has one.
 std::optional<nibble::io::dtype> dtype_of(std::string_view name) {
@@ -30,10 +42,42 @@ bool has_type(bool gguf, std::string_view name) {
 struct outcome {
   std::string type;
   std::vector<std::size_t> shape;
-  bool copied = false;  ///< the bytes stay as they are
+  bool copied = false;                           ///< the bytes stay as they are
+  bool planes = false;                           ///< codes and scales as nibble's own tensors of a safetensors file
+  std::optional<nibble::ggml_type> blocks = {};  ///< the codes and scales of a layer as blocks
 
-  bool exact() const { return copied || std::string_view{type} == "F32"; }
+  bool exact() const { return copied || planes || blocks || std::string_view{type} == "F32"; }
 };
+
+/// Tensor i as a matrix without loss, if it is one: a quantized layer or blocks.
+std::optional<nibble::io::checkpoint_matrix> matrix_of(const model_file& file, std::size_t i,
+                                                       const nibble::context& ctx) {
+  const tensor& t = file.tensors()[i];
+  if (t.layer != nullptr) return file.layer(i);
+  if (file.gguf() == nullptr || t.shape.size() != 2) return {};
+  const nibble::ggml_type type = file.gguf()->tensors()[i].type;
+  if (!nibble::can_be_matrix(type)) return {};
+  return nibble::io::checkpoint_matrix{
+      nibble::matrix_from_ggml(type, file.bytes(i), t.rows(), t.cols(), ctx), {}, {}, {}};
+}
+
+/// The blocks that hold layer i without loss, if there are such: those of which it was made, or plain ones.
+std::optional<nibble::ggml_type> blocks_for(const model_file& file, std::size_t i) {
+  const nibble::io::checkpoint_matrix& m = file.layer(i);
+  if (!m.column_order.empty() || !m.row_absmax.empty()) return {};
+  using enum nibble::ggml_type;
+  const nibble::quantized_view W = m.matrix.view();
+  for (const nibble::ggml_type type :
+       {q4_0, iq4_nl, q4_1, q5_0, q5_1, q8_0, mxfp4, iq4_xs, q2_k, q3_k, q4_k, q5_k, q6_k}) {
+    if (W.K % nibble::quant::info_of(type).block_elements != 0) continue;
+    try {
+      static_cast<void>(blocks_of(W, type));
+      return type;
+    } catch (const nibble::error&) {  // another format, or scales that these blocks cannot write
+    }
+  }
+  return {};
+}
 
 /// Writes the values of tensor i as F32, each as it is, infinities and NaN too.
 void write_floats(const options& o, const model_file& file, std::size_t i, nibble::io::tensor_sink& sink) {
@@ -50,6 +94,7 @@ void write_floats(const options& o, const model_file& file, std::size_t i, nibbl
 void write_tensor(const options& o, const model_file& file, std::size_t i, const outcome& to,
                   nibble::io::tensor_sink& sink, loss& lost) {
   if (to.copied) sink.write(file.bytes(i));
+  else if (to.blocks) sink.write(blocks_of(file.layer(i).matrix.view(), *to.blocks));
   else if (to.exact()) write_floats(o, file, i, sink);
   else
     requantize(o, {.file = &file, .importance = nullptr, .search = nibble::ggml_search::reference}, i,
@@ -73,11 +118,21 @@ int convert(const options& o, const convert_options& what) {
   std::vector<outcome> outcomes;
   std::vector<std::string> changes, impossible;
   bool same_types = true;
-  for (const tensor& t : file.tensors()) {
+  for (std::size_t i = 0; i < file.tensors().size(); ++i) {
+    const tensor& t = file.tensors()[i];
     const bool rewritten = !what.type.empty() && t.readable && t.type != what.type;
     outcome to{.type = rewritten ? what.type : t.type, .shape = t.shape, .copied = !rewritten};
     same_types = same_types && !rewritten;
-    if (!has_type(to_gguf, to.type))
+    if (!rewritten && (t.layer != nullptr || !has_type(to_gguf, to.type))) {
+      // Codes and scales stay what they are, under other names.
+      if (to_gguf && t.layer != nullptr) to.blocks = blocks_for(file, i);
+      if (to.blocks) to.type = nibble::quant::name_of(*to.blocks);
+      to.planes = !to_gguf && matrix_of(file, i, o.ctx);
+      if (to.planes) to.type = "nibble";
+      to.copied = false;
+      file.release(i);
+    }
+    if (!to.planes && !has_type(to_gguf, to.type))
       impossible.push_back("tensor '" + t.name + "' is " + t.type + ", a type that " + container + " does not have; " +
                            (t.readable ? "--to F32 writes its values exactly, --to F16 or BF16 rounds them"
                                        : "nibble cannot compute its values"));
@@ -105,8 +160,8 @@ int convert(const options& o, const convert_options& what) {
       if (entry.key != "general.alignment" &&
           (same_types || (entry.key != "general.file_type" && entry.key != "general.quantization_version")))
         metadata.push_back(entry);
-  std::map<std::string, std::string> strings;
-  if (file.safetensors() != nullptr) strings = file.safetensors()->metadata();
+  std::map<std::string, std::string> strings = file.strings();
+  for (const tensor& t : file.tensors()) strings.erase("nibble." + t.name);  // those of layers are written anew
   if (!same_types)
     for (const char* key : {"general.file_type", "general.quantization_version"}) strings.erase(key);
 
@@ -141,8 +196,11 @@ int convert(const options& o, const convert_options& what) {
     } else {
       nibble::io::safetensors_writer out;
       out.metadata = file.gguf() != nullptr ? nibble::io::gguf_strings(metadata) : strings;
-      for (std::size_t i = 0; i < outcomes.size(); ++i)
-        out.add(names[i], *dtype_of(outcomes[i].type), outcomes[i].shape, fill(i));
+      for (std::size_t i = 0; i < outcomes.size(); ++i) {
+        if (outcomes[i].planes)
+          nibble::io::add_quantized(out, names[i], [&file, &o, i] { return *matrix_of(file, i, o.ctx); });
+        else out.add(names[i], *dtype_of(outcomes[i].type), outcomes[i].shape, fill(i));
+      }
       out.save(what.to, how);
     }
   }

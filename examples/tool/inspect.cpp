@@ -114,7 +114,7 @@ json metadata_json(const model_file& file) {
   if (file.gguf() != nullptr) {
     for (const auto& entry : file.gguf()->metadata()) all[std::string{entry.key}] = value_json(entry.value);
   } else {
-    for (const auto& [key, value] : file.safetensors()->metadata()) all[key] = value;
+    for (const auto& [key, value] : file.strings()) all[key] = value;
   }
   return all;
 }

@@ -52,37 +52,89 @@ model_file::model_file(const std::string& path) : path_(path) {
       for (std::size_t d = t.n_dims; d-- > 0;) own.shape.push_back(t.dims[d]);
       tensors_.push_back(std::move(own));
     }
-  } else {  // a file that is neither is refused by this reader, with the reason
-    safe_.emplace(path);
-    for (const nibble::io::tensor_info& t : safe_->tensors())
-      tensors_.push_back({t.name, std::string{nibble::io::name_of(t.type)}, t.shape, t.elements, t.end - t.begin,
-                          nibble::io::safetensors_reader::is_float(t)});
+    return;
   }
+  // What is neither is refused by this reader, with the reason.
+  try {
+    checkpoint_.emplace(path);
+  } catch (const nibble::error& e) {
+    plain_.emplace(path);  // throws where the files themselves are at fault
+    std::fprintf(stderr, "nibble: quantized layers are taken as the tensors that they consist of: %s\n", e.what());
+  }
+  const auto plain = [&](const nibble::io::tensor_info& t) {
+    tensors_.push_back({.name = t.name,
+                        .type = std::string{nibble::io::name_of(t.type)},
+                        .shape = t.shape,
+                        .elements = t.elements,
+                        .bytes = t.end - t.begin,
+                        .readable = nibble::io::safetensors_set::is_float(t)});
+  };
+  file_bytes_ = 0;
+  for (const std::string& file : set().paths())
+    file_bytes_ += static_cast<std::size_t>(std::filesystem::file_size(file, error));
+  for (const nibble::io::safetensors_reader& shard : set().shards())
+    strings_.insert(shard.metadata().begin(), shard.metadata().end());
+  if (!checkpoint_) {
+    for (const nibble::io::tensor_info& t : set().tensors()) plain(t);
+    return;
+  }
+  for (const nibble::io::tensor_info* const t : checkpoint_->others()) plain(*t);
+  for (const nibble::io::checkpoint_layer& l : checkpoint_->layers()) {
+    const bool own = l.layout == nibble::io::layer_layout::nibble;
+    tensor t{.name = own ? l.name : l.name + ".weight",
+             .type = nibble::core::message(name_of(l.layout), " ", l.bits, " bits"),
+             .shape = {l.N, l.K},
+             .elements = l.N * l.K,
+             .bytes = 0,
+             .readable = true,
+             .layer = &l};
+    if (l.group_size != 0) t.type += nibble::core::message(" in ", l.group_size, "s");
+    for (const nibble::io::tensor_info* const part : l.tensors) t.bytes += part->end - part->begin;
+    tensors_.push_back(std::move(t));
+  }
+}
+
+const nibble::io::checkpoint_matrix& model_file::layer(std::size_t i) const {
+  if (!layer_ || layer_of_ != i) {
+    layer_.reset();
+    layer_ = checkpoint_->read(*tensors_[i].layer);
+    layer_of_ = i;
+  }
+  return *layer_;
 }
 
 void model_file::read_rows(std::size_t i, std::size_t first, std::span<float> out, const nibble::context& ctx) const {
   const std::size_t at = first * tensors_[i].cols();
-  if (gguf_) gguf_->read_f32(gguf_->tensors()[i], at, out, ctx);
-  else safe_->read_f32(safe_->tensors()[i], at, out);
+  const tensor& t = tensors_[i];
+  if (gguf_) return gguf_->read_f32(gguf_->tensors()[i], at, out, ctx);
+  if (t.layer == nullptr) return set().read_f32(set().at(t.name), at, out);
+  nibble::io::dequantize_rows(layer(i), first, nibble::make_span2d(out.data(), out.size() / t.cols(), t.cols()), ctx);
 }
 std::span<const std::byte> model_file::bytes(std::size_t i) const {
-  return gguf_ ? gguf_->bytes(gguf_->tensors()[i]) : safe_->bytes(safe_->tensors()[i]);
+  return gguf_ ? gguf_->bytes(gguf_->tensors()[i]) : set().bytes(set().at(tensors_[i].name));
 }
 void model_file::release(std::size_t i) const {
-  if (gguf_) gguf_->release(gguf_->tensors()[i]);
-  else safe_->release(safe_->tensors()[i]);
+  if (gguf_) return gguf_->release(gguf_->tensors()[i]);
+  if (tensors_[i].layer == nullptr) return set().release(set().at(tensors_[i].name));
+  layer_.reset();
+  checkpoint_->release(*tensors_[i].layer);
 }
 
 std::string model_file::fingerprint() const {
-  struct ::stat info {};
-  if (::stat(path_.c_str(), &info) != 0)
-    nibble::core::fail(nibble::errc::io_failed, "cannot look at '", path_, "': ", std::strerror(errno));
-  std::string first(std::size_t{4} << 20, '\0');
-  std::ifstream in(path_, std::ios::binary);
-  in.read(first.data(), static_cast<std::streamsize>(first.size()));
-  first.resize(static_cast<std::size_t>(in.gcount()));
-  return nibble::core::message(info.st_size, " ", info.st_mtim.tv_sec, ".", info.st_mtim.tv_nsec, " ",
-                               nibble::io::detail::checksum(std::as_bytes(std::span{first}), 0));
+  std::string all;
+  for (const std::string& path : gguf_ ? std::vector<std::string>{path_} : set().paths()) {
+    struct ::stat info {};
+    if (::stat(path.c_str(), &info) != 0)
+      nibble::core::fail(nibble::errc::io_failed, "cannot look at '", path, "': ", std::strerror(errno));
+    std::string first(std::size_t{4} << 20, '\0');
+    std::ifstream in(path, std::ios::binary);
+    in.read(first.data(), static_cast<std::streamsize>(first.size()));
+    first.resize(static_cast<std::size_t>(in.gcount()));
+    all +=
+        nibble::core::message(all.empty() ? "" : " ", info.st_size, " ", info.st_mtim.tv_sec, ".", info.st_mtim.tv_nsec,
+                              " ", nibble::io::detail::checksum(std::as_bytes(std::span{first}), 0));
+  }
+  return all;
 }
 
 nibble::io::resumption resumption_of(const model_file& file, const std::string& plan, bool resume,
@@ -98,14 +150,19 @@ nibble::io::resumption resumption_of(const model_file& file, const std::string& 
   how.say = [](std::string_view line) {
     std::fprintf(stderr, "nibble: %.*s\n", static_cast<int>(line.size()), line.data());
   };
+  // Tensors of other names belong to layers, which are never rounded.
   how.note = [places, &losses](std::string_view tensor) {
-    const loss& l = losses[places.find(tensor)->second];
     std::string text;
+    const auto place = places.find(tensor);
+    if (place == places.end()) return text;
+    const loss& l = losses[place->second];
     for (const double sum : {l.noise, l.signal, l.weighted_noise, l.weighted_signal}) text += number_text("%a ", sum);
     return text;
   };
   how.restored = [places, &losses, taken_over = std::move(taken_over)](std::string_view tensor, std::string_view note) {
-    const std::size_t i = places.find(tensor)->second;
+    const auto place = places.find(tensor);
+    if (place == places.end()) return;
+    const std::size_t i = place->second;
     const std::string text{note};
     const char* at = text.c_str();
     loss& l = losses[i];

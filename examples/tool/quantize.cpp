@@ -42,7 +42,7 @@ std::vector<nibble::io::gguf_tensor> tensors_of(const model_file& file) {
   for (const tensor& t : file.tensors()) {
     nibble::io::gguf_tensor g;
     g.name = t.name;
-    const auto type = nibble::quant::ggml_type_from_name(t.type);
+    const auto type = t.layer != nullptr ? ggml_type::f32 : nibble::quant::ggml_type_from_name(t.type);
     if (!type)
       nibble::core::fail(nibble::errc::unsupported_format, "tensor '", nibble::io::printable(t.name), "' is ", t.type,
                          ", which GGUF files do not have");
@@ -72,7 +72,7 @@ nibble::io::gguf_writer writer_for(const model_file& file, const quantize_option
     }
   } else {
     out.set("general.architecture", what.architecture);
-    for (const auto& [key, value] : file.safetensors()->metadata()) out.set("safetensors." + key, value);
+    for (const auto& [key, value] : file.strings()) out.set("safetensors." + key, value);
   }
   if (file_type) out.set("general.file_type", *file_type);
   if (quantized) out.set("general.quantization_version", 2u);
@@ -163,7 +163,7 @@ int quantize(const options& o, const quantize_options& what) {
     for (std::size_t i = 0; i < choices.size(); ++i)
       out.add(std::string{in[i].name}, choices[i].type, {in[i].shape().begin(), in[i].shape().end()},
               [&, i](nibble::io::tensor_sink& sink) {
-                if (choices[i].type == in[i].type) {
+                if (choices[i].type == in[i].type && file.tensors()[i].layer == nullptr) {
                   sink.write(file.bytes(i));
                   file.release(i);
                 } else {
@@ -196,7 +196,7 @@ int quantize(const options& o, const quantize_options& what) {
   std::size_t before = 0, after = 0;
   for (std::size_t i = 0; i < choices.size(); ++i) {
     const nibble::io::gguf_tensor& t = in[i];
-    const std::string from{name_of(t.type)}, to{name_of(choices[i].type)};
+    const std::string from{file.tensors()[i].type}, to{name_of(choices[i].type)};
     const std::size_t bytes = block_bytes(t.elements, choices[i].type);
     json entry{{"name", t.name}, {"from", from}, {"to", to}, {"bytes", bytes}};
     if (choices[i].rule != nullptr) entry["rule"] = choices[i].rule->text;

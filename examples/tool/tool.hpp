@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -17,8 +18,9 @@
 #include <nlohmann/json.hpp>
 
 #include <nibble/core/context.hpp>
+#include <nibble/io/checkpoint.hpp>
 #include <nibble/io/gguf.hpp>
-#include <nibble/io/safetensors.hpp>
+#include <nibble/io/safetensors_set.hpp>
 
 namespace tool {
 
@@ -55,13 +57,14 @@ struct tensor {
   std::string name, type;
   std::vector<std::size_t> shape;  ///< rows first, elements along memory last
   std::size_t elements = 0, bytes = 0;
-  bool readable = false;  ///< nibble knows its values
+  bool readable = false;                                ///< nibble knows its values
+  const nibble::io::checkpoint_layer* layer = nullptr;  ///< of a quantized layer, which has several tensors in the file
 
   std::size_t cols() const noexcept { return shape.empty() ? 1 : shape.back(); }
   std::size_t rows() const noexcept { return cols() == 0 ? 0 : elements / cols(); }
 };
 
-/// A GGUF or safetensors file, told apart by its first bytes.
+/// A GGUF file, or a safetensors file, an index of such or a folder of them, whose quantized layers count as one tensor each.
 class model_file {
  public:
   explicit model_file(const std::string& path);
@@ -70,7 +73,9 @@ class model_file {
   std::size_t file_bytes() const noexcept { return file_bytes_; }
   /// Rows [first, first + out.size() / cols) of tensor i as floats.
   void read_rows(std::size_t i, std::size_t first, std::span<float> out, const nibble::context& ctx = {}) const;
-  /// The bytes of tensor i as they lie in the file.
+  /// Layer i as a matrix; the one read last is kept.
+  const nibble::io::checkpoint_matrix& layer(std::size_t i) const;
+  /// The bytes of tensor i as they lie in the file; not of layers.
   std::span<const std::byte> bytes(std::size_t i) const;
   /// Drops the tensor's pages from memory.
   void release(std::size_t i) const;
@@ -78,13 +83,20 @@ class model_file {
   std::string fingerprint() const;
   /// The reader of a GGUF file, or null.
   const nibble::io::gguf_reader* gguf() const noexcept { return gguf_ ? &*gguf_ : nullptr; }
-  const nibble::io::safetensors_reader* safetensors() const noexcept { return safe_ ? &*safe_ : nullptr; }
+  /// __metadata__ of all safetensors files.
+  const std::map<std::string, std::string>& strings() const noexcept { return strings_; }
 
  private:
   std::string path_;
   std::optional<nibble::io::gguf_reader> gguf_;
-  std::optional<nibble::io::safetensors_reader> safe_;
+  const nibble::io::safetensors_set& set() const noexcept { return checkpoint_ ? checkpoint_->files() : *plain_; }
+
+  std::optional<nibble::io::checkpoint> checkpoint_;
+  std::optional<nibble::io::safetensors_set> plain_;  ///< where the layers cannot be told
+  std::map<std::string, std::string> strings_;
   std::vector<tensor> tensors_;
+  mutable std::optional<nibble::io::checkpoint_matrix> layer_;
+  mutable std::size_t layer_of_ = 0;
   std::size_t file_bytes_ = 0;
 };
 

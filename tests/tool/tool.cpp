@@ -22,6 +22,7 @@
 
 #include "support/random.hpp"
 #include "support/temporary_file.hpp"
+#include "support/temporary_folder.hpp"
 
 namespace {
 
@@ -346,11 +347,6 @@ TEST_CASE("nibble convert: quantized tensors become floats when asked for: F32 e
   const small_model m;
   const temporary_file q{"q.gguf"}, safe{"f.safetensors"};
   CHECK(run("quantize '" + m.file.path + "' '" + q.path + "' Q8_0").code == 0);
-  const result no = run("convert '" + q.path + "' '" + safe.path + "'");
-  CHECK(no.code == 4);
-  CHECK(no.says("tensor 'output.weight' is Q8_0, a type that safetensors does not have; --to F32 writes"));
-  CHECK_FALSE(std::filesystem::exists(safe.path));
-
   const result exact = run("convert --json --strict '" + q.path + "' '" + safe.path + "' --to f32");
   CHECK(exact.code == 0);
   const auto values = nibble::io::gguf_reader{q.path}.read_f32("output.weight");
@@ -364,6 +360,58 @@ TEST_CASE("nibble convert: quantized tensors become floats when asked for: F32 e
   CHECK(j["sqnr_db"].get<double>() > 45.0);
   CHECK(j["sqnr_db"].get<double>() < 65.0);
   CHECK(nibble::io::safetensors_reader{safe.path}.at("output.weight").type == nibble::io::dtype::bf16);
+}
+
+TEST_CASE("nibble convert: blocks become matrices of a safetensors file without loss, and the same blocks again") {
+  const small_model m;
+  for (const std::string plan : {"Q4_K_M", "Q8_0", "IQ4_NL"}) {
+    CAPTURE(plan);
+    const temporary_file q{"q.gguf"}, safe{"planes.safetensors"}, back{"again.gguf"};
+    CHECK(run("quantize '" + m.file.path + "' '" + q.path + "' " + plan).code == 0);
+    const result there = run("convert --strict --json '" + q.path + "' '" + safe.path + "'");
+    CHECK(there.code == 0);
+    CHECK(nlohmann::json::parse(there.out)["tensors"][0]["to"] == "nibble");
+    CHECK(nibble::io::safetensors_reader{safe.path}.contains("output.weight.nibble.codes"));
+    CHECK(run("compare --least-sqnr 300 '" + q.path + "' '" + safe.path + "'").code == 0);
+    CHECK(run("convert --strict '" + safe.path + "' '" + back.path + "'").code == 0);
+    const nibble::io::gguf_reader a{q.path}, b{back.path};
+    for (const auto& t : a.tensors()) {
+      CAPTURE(std::string{t.name});
+      CHECK(b.at(t.name).type == t.type);
+      CHECK(std::ranges::equal(a.bytes(t), b.bytes(b.at(t.name))));
+    }
+  }
+}
+
+TEST_CASE("nibble: a GPTQ checkpoint with act-order is inspected, quantized, converted and compared by its values") {
+  const nibble::test::temporary_folder folder{"gptq"};
+  std::filesystem::copy_file(std::string{NIBBLE_TEST_SOURCE_DIR} + "/tests/golden/checkpoint_gptq4.safetensors",
+                             folder.path / "model.safetensors");
+  const std::string at = "'" + folder.path.string() + "'";
+  const result bare = run("inspect --json " + at);  // nothing says how its zero points are stored
+  CHECK(bare.code == 0);
+  CHECK(bare.says("quantized layers are taken as the tensors that they consist of"));
+  CHECK(bare.out.find("l.qweight") != std::string::npos);
+
+  folder.write("config.json", R"({"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 16,
+    "desc_act": true, "sym": false, "checkpoint_format": "gptq_v2"}})");
+  const result seen = run("inspect --json " + at);
+  CHECK(seen.code == 0);
+  const auto tensors = nlohmann::json::parse(seen.out)["tensors"];
+  REQUIRE(tensors.size() == 2);
+  CHECK(tensors[1]["name"] == "l.weight");
+  CHECK(tensors[1]["type"] == "gptq 4 bits in 16s");
+  CHECK(tensors[1]["kurtosis"].get<double>() > 0.0);
+
+  const temporary_file floats{"f.safetensors"}, own{"own.safetensors"}, gguf{"q.gguf"};
+  CHECK(run("convert --strict --to F32 " + at + " '" + floats.path + "'").code == 0);
+  const nibble::io::safetensors_reader f{floats.path};
+  CHECK(f.read_f32("l.weight") == f.read_f32("dense"));  // what the format's formula gives
+  CHECK(run("convert --strict " + at + " '" + own.path + "'").code == 0);
+  CHECK(run("compare --least-sqnr 300 '" + floats.path + "' '" + own.path + "'").code == 0);
+  CHECK(run("convert " + at + " '" + gguf.path + "'").code == 4);  // zero points of groups: no blocks hold them
+  CHECK(run("quantize " + at + " '" + gguf.path + "' Q8_0 --architecture llama").code == 0);
+  CHECK(run("compare --least-sqnr 30 '" + floats.path + "' '" + gguf.path + "'").code == 0);
 }
 
 TEST_CASE("nibble convert: what changes a shape is said, and refused by --strict") {

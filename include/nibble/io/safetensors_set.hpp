@@ -94,12 +94,14 @@ class safetensors_set {
     const std::string found = std::filesystem::is_directory(path, unused) ? find_in(path) : path;
     folder_ = std::filesystem::path(found).parent_path().string();
     if (detail::ends_with(found, ".json")) open_index(found);
-    else add(safetensors_reader{found}, found, nullptr);
+    else add(found, found, nullptr);
   }
 
   /// All tensors, shard by shard, in the order of their data. `begin` and `end` count from the start of the shard's data.
   const std::vector<tensor_info>& tensors() const noexcept { return tensors_; }
   const std::vector<safetensors_reader>& shards() const noexcept { return shards_; }
+  /// Their files.
+  const std::vector<std::string>& paths() const noexcept { return paths_; }
   /// The folder of the files, "" for the current one.
   const std::string& folder() const noexcept { return folder_; }
   const std::string& place() const noexcept { return place_; }
@@ -170,7 +172,7 @@ class safetensors_set {
       if (!std::filesystem::exists(shard, unused))
         core::fail(errc::bad_file, "safetensors_set: ", place_, ": shard '", printable(entry.first), "', which has ",
                    entry.second, " tensors of the index, is missing");
-      add(safetensors_reader{shard}, entry.first, &index);
+      add(shard, entry.first, &index);
     }
     for (const auto& [name, shard] : index.file_of)
       if (!contains(name))
@@ -179,7 +181,8 @@ class safetensors_set {
   }
 
   /// `name`: of the file, as an index has it.
-  void add(safetensors_reader&& shard, std::string_view name, const detail::shard_index* index) {
+  void add(const std::string& path, std::string_view name, const detail::shard_index* index) {
+    safetensors_reader shard{path};
     for (const tensor_info& t : shard.tensors()) {
       if (const auto known = by_name_.find(t.name); known != by_name_.end())
         core::fail(errc::bad_file, "safetensors_set: tensor '", printable(t.name), "' is in ",
@@ -198,10 +201,12 @@ class safetensors_set {
       shard_of_.push_back(shards_.size());
     }
     shards_.push_back(std::move(shard));
+    paths_.push_back(path);
   }
 
   std::string place_, folder_;
   std::vector<safetensors_reader> shards_;
+  std::vector<std::string> paths_;
   std::vector<tensor_info> tensors_;
   std::vector<std::size_t> shard_of_;  // of each tensor
   std::map<std::string, std::size_t, std::less<>> by_name_;
