@@ -83,6 +83,7 @@ void planes(hasher& h, const any_qmatrix& q) {
   h.bytes(q.scale_plane().data(), q.scale_plane().size());
   h.bytes(q.zero_plane().data(), q.zero_plane().size());
   h.bytes(q.super_scales().data(), q.super_scales().size_bytes());
+  h.bytes(q.block_scales().data(), q.block_scales().size_bytes());
   std::vector<float> values(q.N() * q.K());
   dequantize(q.view(), make_span2d(values.data(), q.N(), q.K()));
   h.values(values);
