@@ -14,6 +14,7 @@
 ///
 /// Source: compressed-tensors, compressors/quantized_compressors/pack_quantized.
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -81,7 +82,7 @@ inline checkpoint_matrix read_pack_quantized(const packed_tensors& t, int bits, 
   std::size_t rows = N;
   const std::size_t groups = detail::groups_of(K, group_size);
   if (group_size == 0 && N != 1 && t.weight_scale.shape.size() <= 2 &&
-      t.weight_scale.shape == std::vector<std::size_t>(t.weight_scale.shape.size(), 1)) {
+      std::ranges::all_of(t.weight_scale.shape, [](std::size_t extent) { return extent == 1; })) {
     f.granularity = granularity_kind::per_tensor;  // [], [1] or [1, 1]
     rows = 1;
   }

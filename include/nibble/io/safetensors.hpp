@@ -513,7 +513,10 @@ class safetensors_writer {
                    "' occurs twice or is reserved");
       s += s.size() == 1 ? "" : ",";
       s += quoted(e->name) + ":{\"dtype\":\"" + std::string{name_of(e->type)} + "\",\"shape\":[";
-      for (std::size_t i = 0; i < e->shape.size(); ++i) s += (i == 0 ? "" : ",") + std::to_string(e->shape[i]);
+      for (std::size_t i = 0; i < e->shape.size(); ++i) {
+        if (i != 0) s += ',';
+        s += std::to_string(e->shape[i]);
+      }
       s += "],\"data_offsets\":[" + std::to_string(offset) + "," + std::to_string(offset + e->bytes) + "]}";
       offset += e->bytes;
     }
