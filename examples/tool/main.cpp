@@ -39,7 +39,8 @@ int run(int argc, char** argv) {
   inspect_options inspect_what;
   bool names_only = false;
   CLI::App* const inspect_command = app.add_subcommand("inspect", "Tensors, types, sizes and statistics of a file");
-  inspect_command->add_option("file", inspect_what.path, "A GGUF or safetensors file")->required();
+  inspect_command->add_option("file", inspect_what.path, "A GGUF or safetensors file, an index or a folder of these")
+      ->required();
   inspect_command->add_flag("--metadata", inspect_what.metadata, "The metadata, too; of arrays type and size");
   inspect_command->add_flag("--no-statistics", names_only, "Read no values: at once, whatever the size");
   inspect_command->add_flag("--errors", inspect_what.errors,
@@ -50,7 +51,8 @@ int run(int argc, char** argv) {
 
   quantize_options quantize_what;
   CLI::App* const quantize_command = app.add_subcommand("quantize", "A model file as a GGUF file in other types");
-  quantize_command->add_option("from", quantize_what.from, "The GGUF or safetensors file to read")->required();
+  quantize_command->add_option("from", quantize_what.from, "The GGUF or safetensors file, index or folder to read")
+      ->required();
   quantize_command->add_option("to", quantize_what.to, "The GGUF file to write, or to replace")->required();
   quantize_command->add_option(
       "plan", quantize_what.plan,
@@ -88,7 +90,8 @@ int run(int argc, char** argv) {
   convert_options convert_what;
   CLI::App* const convert_command =
       app.add_subcommand("convert", "A file in another container, without loss unless a type is named");
-  convert_command->add_option("from", convert_what.from, "The GGUF or safetensors file to read")->required();
+  convert_command->add_option("from", convert_what.from, "The GGUF or safetensors file, index or folder to read")
+      ->required();
   convert_command->add_option("to", convert_what.to, "The file to write, or to replace")->required();
   convert_command
       ->add_option("--to", convert_what.type,
