@@ -94,7 +94,7 @@ void formats(hasher& h) {
     h.bytes(q.scale_plane().data(), q.scale_plane().size());
     h.bytes(q.zero_plane().data(), q.zero_plane().size());
     h.bytes(q.super_scales().data(), q.super_scales().size_bytes());
-  h.bytes(q.block_scales().data(), q.block_scales().size_bytes());
+    h.bytes(q.block_scales().data(), q.block_scales().size_bytes());
     nibble::dequantize(q.view(), nibble::make_span2d(back.data(), N, K), pool.context());
     h.bytes(back.data(), back.size() * sizeof(float));
     const float one = nibble::decode_at(q.view(), N - 1, K - 1);
