@@ -17,15 +17,6 @@
 namespace tool {
 namespace {
 
-/// W as blocks of a type, without loss; an error where they cannot hold it.
-std::vector<std::byte> blocks_of(const nibble::quantized_view& W, nibble::ggml_type type) {
-  if (nibble::quant::has_plain_blocks(type)) return nibble::convert_to_ggml(W, type);
-  const nibble::quant::ggml_type_info& info = nibble::quant::info_of(type);
-  std::vector<std::byte> blocks(W.N * (W.K / info.block_elements) * info.block_bytes);
-  nibble::matrix_to_ggml(W, type, blocks);
-  return blocks;
-}
-
 /// The dtype of that name, if safetensors has one.
 std::optional<nibble::io::dtype> dtype_of(std::string_view name) {
   for (std::size_t i = 0; i < nibble::io::dtype_table.size(); ++i)
@@ -71,7 +62,7 @@ std::optional<nibble::ggml_type> blocks_for(const model_file& file, std::size_t 
        {q4_0, iq4_nl, q4_1, q5_0, q5_1, q8_0, mxfp4, iq4_xs, q2_k, q3_k, q4_k, q5_k, q6_k}) {
     if (W.K % nibble::quant::info_of(type).block_elements != 0) continue;
     try {
-      static_cast<void>(blocks_of(W, type));
+      static_cast<void>(nibble::convert_to_ggml(W, type));
       return type;
     } catch (const nibble::error&) {  // another format, or scales that these blocks cannot write
     }
@@ -94,7 +85,7 @@ void write_floats(const options& o, const model_file& file, std::size_t i, nibbl
 void write_tensor(const options& o, const model_file& file, std::size_t i, const outcome& to,
                   nibble::io::tensor_sink& sink, loss& lost) {
   if (to.copied) sink.write(file.bytes(i));
-  else if (to.blocks) sink.write(blocks_of(file.layer(i).matrix.view(), *to.blocks));
+  else if (to.blocks) sink.write(nibble::convert_to_ggml(file.layer(i).matrix.view(), *to.blocks, o.ctx));
   else if (to.exact()) write_floats(o, file, i, sink);
   else
     requantize(o, {.file = &file, .importance = nullptr, .search = nibble::ggml_search::reference}, i,

@@ -25,9 +25,12 @@ struct temporary_file {
   ~temporary_file() { std::filesystem::remove(path); }
 };
 
-inline std::vector<std::byte> bytes_of(const std::string& path) {
+inline std::string text_of(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
-  const std::string s{std::istreambuf_iterator<char>(in), {}};
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+inline std::vector<std::byte> bytes_of(const std::string& path) {
+  const std::string s = text_of(path);
   const auto* const p = reinterpret_cast<const std::byte*>(s.data());
   return {p, p + s.size()};
 }

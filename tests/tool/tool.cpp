@@ -28,11 +28,7 @@ namespace {
 
 using nibble::ggml_type;
 using nibble::test::temporary_file;
-
-std::string text_of(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
+using nibble::test::text_of;
 
 struct result {
   int code;
@@ -443,7 +439,7 @@ TEST_CASE("nibble convert: infinities are exact as F32, and one error with their
 }
 
 TEST_CASE("nibble convert: types that the other container lacks, and names without an end, are refused") {
-  const temporary_file from{"u8.safetensors"}, to{"u8.gguf"};
+  const temporary_file from{"u8.safetensors"}, to{"u8.gguf"}, endless{"no_end"};
   const std::uint8_t byte = 1;
   nibble::io::safetensors_writer w;
   w.add<std::uint8_t>("codes", {1}, std::span{&byte, 1});
@@ -451,7 +447,7 @@ TEST_CASE("nibble convert: types that the other container lacks, and names witho
   const result r = run("convert '" + from.path + "' '" + to.path + "' --to F32");
   CHECK(r.code == 4);
   CHECK(r.says("tensor 'codes' is U8, a type that gguf does not have; nibble cannot compute its values"));
-  CHECK(run("convert '" + from.path + "' /tmp/no_end").code == 2);
+  CHECK(run("convert '" + from.path + "' '" + endless.path + "'").code == 2);
   CHECK(run("convert '" + from.path + "' '" + to.path + "' --to Q8_0").code == 2);
   CHECK(run("convert --dry-run '" + from.path + "' x --container safetensors").code == 0);
   CHECK_FALSE(std::filesystem::exists("x"));

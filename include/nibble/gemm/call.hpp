@@ -69,24 +69,26 @@ struct call {
     return reinterpret_cast<T*>(areas + area * area_bytes + offset);
   }
   bool x_in_place() const noexcept { return reads_in_place(w, x, o); }
-  /// The integer path's token sums hold what each group's sum lacks (kernels::panel_params::zeros): with one zero
-  /// point for the whole matrix, and unless sums are combined in 64 bits or scaled group by group.
-  bool sums_started() const noexcept {
-    const format_desc& f = w.matrix.format;
-    return o.computation == computation::integer && w.layout == layout_id::panel16 &&
-           (f.rule == code_rule::symmetric || f.rule == code_rule::symmetric_full || image != nullptr) &&
-           !long_sums() && !group_scales();
-  }
-  /// The same of rules with half steps or an offset: token sums hold what kernels::panel_params::zeros says of them.
+  /// One zero point for the whole matrix: token sums hold what kernels::panel_params::zeros says of that, unless sums are
+  /// combined in 64 bits or scaled group by group.
   bool one_zero() const noexcept {
-    const code_rule rule = w.matrix.format.rule;
     return o.computation == computation::integer && w.layout == layout_id::panel16 &&
-           (rule == code_rule::mid_rise || rule == code_rule::asymmetric_offset) && !long_sums() && !group_scales();
+           w.matrix.format.rule != code_rule::asymmetric && !long_sums() && !group_scales();
   }
+  /// The same without half steps and offsets: a group's sum lacks nothing else.
+  bool sums_started() const noexcept {
+    return one_zero() && shift() == 0 && w.matrix.format.rule != code_rule::asymmetric_offset;
+  }
+  /// That of the integer law: 1 for half steps.
+  int shift() const noexcept { return w.matrix.format.rule == code_rule::mid_rise ? 1 : 0; }
   /// Width and constant zero point of the codes that integer kernels multiply.
   int code_bits() const noexcept { return image != nullptr ? image->bits : w.matrix.format.bits; }
   float code_zero() const noexcept {
     return image != nullptr ? static_cast<float>(image->zero()) : constant_zero(w.matrix.format);
+  }
+  /// The latter in the integer law's units.
+  std::int32_t integer_zero() const noexcept {
+    return static_cast<std::int32_t>(code_zero() * static_cast<float>(1 << shift()));
   }
   /// One group longer than the sums that int32 holds.
   bool long_sums() const noexcept { return sums_exceed_int32(w.matrix.format, w.matrix.K); }
@@ -109,7 +111,8 @@ inline errc can_scale_activations(const packed_view& w, const gemm_options& o) n
 }
 
 /// Decodes the parameters of one panel into the slot's area, for plane `plane` of an image. `halves`: half scales, and
-/// multiples of super-blocks, may stay as they are stored. The float path's zero points go to params.zeros' place as floats, returned through `zero_values`.
+/// multiples of super-blocks, may stay as they are stored. The float path's zero points go to params.zeros' place as floats,
+/// returned through `zero_values`.
 inline kernels::panel_params decode_params(const call& c, std::size_t index, std::size_t slot,
                                            const float*& zero_values, std::size_t& zero_value_stride, bool halves,
                                            std::size_t plane = 0) noexcept {
@@ -119,7 +122,7 @@ inline kernels::panel_params decode_params(const call& c, std::size_t index, std
   const bool one_scale = f.granularity == granularity_kind::per_tensor;
   const std::size_t count = c.plan.groups * 16;
   kernels::panel_params p;
-  p.shift = f.rule == code_rule::mid_rise ? 1 : 0;
+  p.shift = c.shift();
   p.scale_stride = p.zero_stride = p.offset_stride = one_scale ? 0 : 16;
 
   float* scales = c.own<float>(slot, c.plan.scales);
@@ -175,11 +178,11 @@ inline kernels::panel_params decode_params(const call& c, std::size_t index, std
     p.zero_stride = 0;
     const float z = c.code_zero();
     for (std::size_t n = 0; n < 16; ++n) {
-      if (integer) as_int[n] = static_cast<std::int32_t>(z * static_cast<float>(1 << p.shift));
+      if (integer) as_int[n] = c.integer_zero();
       else as_float[n] = z;
     }
   }
-  p.zeros = c.sums_started() || c.one_zero() ? nullptr : as_int;
+  p.zeros = c.one_zero() ? nullptr : as_int;
   zero_values = as_float;
   zero_value_stride = p.zero_stride;
 

@@ -117,16 +117,11 @@ struct products {
       const format_desc& f = t.w.matrix.format;
       std::int32_t* sums = t.shared<std::int32_t>(t.plan.x_sums) + m * t.plan.groups;
       kernels::group_sums(codes, K, panel_group(f, K), sums);
-      const bool mid_rise = t.one_zero() && f.rule == code_rule::mid_rise;
-      if (!t.sums_started() && !mid_rise) continue;
-      const std::int32_t factor = mid_rise ? 2 * panel::code_bias(t.code_bits()) - twice(t.code_zero())
-                                           : panel::code_bias(t.code_bits()) - static_cast<std::int32_t>(t.code_zero());
+      if (!t.one_zero() || f.rule == code_rule::asymmetric_offset) continue;
+      const std::int32_t factor = (panel::code_bias(t.code_bits()) << t.shift()) - t.integer_zero();
       for (std::size_t g = 0; g < t.plan.groups; ++g) sums[g] *= factor;
     }
   }
-
-  /// A zero point in half steps.
-  static constexpr std::int32_t twice(float zero) noexcept { return static_cast<std::int32_t>(2.0f * zero); }
 
   static void prepare_float(const call* calls, std::size_t count, std::size_t m, float* buffer) noexcept {
     const call& c = calls[0];
@@ -263,11 +258,10 @@ struct products {
     const std::size_t group = panel_group(w.format, w.K);
     const bool own_zeros = w.format.rule == code_rule::asymmetric && bits < 8 && !c.group_scales();
     const bool bytes = bits == 8 && c.image == nullptr && pack::panel16::blocks(w.K) % 2 == 0;
-    const bool mid_rise = w.format.rule == code_rule::mid_rise;
-    const bool exact =
-        (c.sums_started() && !(bytes && (M <= 32 || group >= w.K))) || own_zeros || (c.one_zero() && bits < 8);
+    const bool one_zero = c.sums_started() ? !(bytes && (M <= 32 || group >= w.K)) : c.one_zero() && bits < 8;
+    const bool exact = one_zero || own_zeros;
     std::int32_t origin[16];
-    for (std::int32_t& o : origin) o = mid_rise ? twice(c.code_zero()) : static_cast<std::int32_t>(c.code_zero());
+    for (std::int32_t& o : origin) o = c.integer_zero();
     typename Panel::block_scope scope;
     kernels::integer_call calls[most_panels];
     kernels::centred_codes centres[most_panels];
@@ -280,7 +274,7 @@ struct products {
                       .origin = own_zeros ? params.zeros : origin,
                       .origin_stride = own_zeros ? params.zero_stride : 0,
                       .image = c.image == nullptr ? nullptr : c.image->codes[plane],
-                      .doubled = mid_rise};
+                      .doubled = c.shift() != 0};
         calls[i] = integer_call_of(c, m0, M, params, slot + i);
         if (plane == 0) std::memset(calls[i].acc, 0, M * 16 * sizeof(float));  // of a loop here gcc makes scatters
       }

@@ -86,26 +86,8 @@ inline void decode_super_blocks(const std::int8_t* codes, const half* blocks, st
     const std::size_t end = groups - first < in_block ? groups : first + in_block;
     float d[16];
     decode_scales(scale_storage::f16, blocks, 16, d);
-#if defined(__AVX512F__)
-    const __m512 all = _mm512_loadu_ps(d);
-    for (std::size_t g = first; g < end; ++g) {
-      const __m128i c = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + g * 16));
-      _mm512_storeu_ps(out + g * 16, _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(c)), all));
-    }
-#elif defined(__AVX2__)
-    const __m256 low = _mm256_loadu_ps(d), high = _mm256_loadu_ps(d + 8);
-    for (std::size_t g = first; g < end; ++g) {
-      const auto values = [&](std::size_t i) {
-        return _mm256_cvtepi32_ps(
-            _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes + g * 16 + i))));
-      };
-      _mm256_storeu_ps(out + g * 16, _mm256_mul_ps(values(0), low));
-      _mm256_storeu_ps(out + g * 16 + 8, _mm256_mul_ps(values(8), high));
-    }
-#else
     for (std::size_t g = first; g < end; ++g)
       for (std::size_t n = 0; n < 16; ++n) out[g * 16 + n] = static_cast<float>(codes[g * 16 + n]) * d[n];
-#endif
   }
 }
 

@@ -461,6 +461,20 @@ class signed_fit : public fit_base<L, N, -Half, Half - 1, Weighted> {
   sign_fit found_[2];
 };
 
+/// block_fit of Q4_K and Q5_K, which differ in the width of codes.
+template <class Format, int Max>
+struct eight_fit {
+  template <class L, bool Weighted>
+  using search = affine_fit<L, 32, Max, 63, Weighted>;
+  static constexpr fit_steps steps{-2.0f, 0.3f, 11, 0.0f, 1, 3};
+  static void store(const super_block_parts& p, std::byte* b) noexcept {
+    store_half(p.d, b);
+    store_half(p.dmin, b + 2);
+    packed_scales::store(p.scales, p.mins, b + 4);
+    Format::store_codes(p.codes, b);
+  }
+};
+
 }  // namespace detail
 
 /// How a format is fitted: the search, its steps, and the bytes of what it found. Only formats that have one are named here.
@@ -489,29 +503,9 @@ struct block_fit<q3_k> {
   }
 };
 template <>
-struct block_fit<q4_k> {
-  template <class L, bool Weighted>
-  using search = detail::affine_fit<L, 32, 15, 63, Weighted>;
-  static constexpr detail::fit_steps steps{-2.0f, 0.3f, 11, 0.0f, 1, 3};
-  static void store(const super_block_parts& p, std::byte* b) noexcept {
-    detail::store_half(p.d, b);
-    detail::store_half(p.dmin, b + 2);
-    detail::packed_scales::store(p.scales, p.mins, b + 4);
-    q4_k::store_codes(p.codes, b);
-  }
-};
+struct block_fit<q4_k> : detail::eight_fit<q4_k, 15> {};
 template <>
-struct block_fit<q5_k> {
-  template <class L, bool Weighted>
-  using search = detail::affine_fit<L, 32, 31, 63, Weighted>;
-  static constexpr detail::fit_steps steps{-2.0f, 0.3f, 11, 0.0f, 1, 3};
-  static void store(const super_block_parts& p, std::byte* b) noexcept {
-    detail::store_half(p.d, b);
-    detail::store_half(p.dmin, b + 2);
-    detail::packed_scales::store(p.scales, p.mins, b + 4);
-    q5_k::store_codes(p.codes, b);
-  }
-};
+struct block_fit<q5_k> : detail::eight_fit<q5_k, 31> {};
 template <>
 struct block_fit<q6_k> {
   template <class L, bool Weighted>

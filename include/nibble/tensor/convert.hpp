@@ -165,17 +165,23 @@ lossy_conversion convert_lossy(const quantized_view& W, const quantize_options& 
   else return convert_lossy(W, To::format(), codebook_desc{}, options, ctx);
 }
 
-/// W as rows of blocks, each value with the same bits: Q8_0, Q4_0, Q5_0, Q4_1, Q5_1 and IQ4_NL, from the formats that
-/// quant::is_lossless_v lets into them; for other types and formats quantize, or matrix_to_ggml for a matrix that blocks gave.
-/// Throws unsupported_format for these, bad_shape unless K is a multiple of 32.
+/// W as rows of blocks, each value with the same bits: as matrix_to_ggml where W has the format that holds the type; else, into
+/// Q8_0, Q4_0, Q5_0, Q4_1, Q5_1 and IQ4_NL, from the formats that quant::is_lossless_v lets into them. For other types and
+/// formats quantize. Throws unsupported_format for these, bad_shape unless K is a whole number of blocks, and what
+/// matrix_to_ggml throws for scales that a type cannot write.
 template <class = void>
 std::vector<std::byte> convert_to_ggml(const quantized_view& W, ggml_type type, const context& ctx = {}) {
   check_view(W, "convert_to_ggml");
-  if (!quant::has_plain_blocks(type))
+  const bool same = can_be_matrix(type) && quant::same_format(W.format, matrix_format_of(type));
+  if (!same && !quant::has_plain_blocks(type))
     core::fail(errc::unsupported_format, "convert_to_ggml: not every matrix fits blocks of ", quant::name_of(type));
   std::vector<std::byte> blocks(W.N * detail::ggml_bytes(type, W.K, "convert_to_ggml"));
-  const float* const table = type == ggml_type::iq4_nl ? quant::ggml::parts_of<quant::ggml::iq4_nl>::table : nullptr;
-  matrix_to_ggml(convert(W, matrix_format_of(type), table).view(), type, blocks, ctx);
+  if (same) {
+    matrix_to_ggml(W, type, blocks, ctx);
+  } else {
+    const float* const table = type == ggml_type::iq4_nl ? quant::ggml::parts_of<quant::ggml::iq4_nl>::table : nullptr;
+    matrix_to_ggml(convert(W, matrix_format_of(type), table).view(), type, blocks, ctx);
+  }
   return blocks;
 }
 
