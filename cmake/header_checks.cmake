@@ -2,7 +2,7 @@
 #
 # Every header compiles alone, and twice in one unit, with nibble's own warnings: target `nibble-check-headers`, not part of
 # `all`. With the baseline's flags all of them, those of nibble::nibble as its users have it: no other include path, no other
-# definition. With the flags of the other sets those that ask for the instruction set. Optional headers are checked where the
+# definition. With the flags of the last set those that ask for the instruction set. Optional headers are checked where the
 # library that they need was found.
 
 set(optional)
@@ -50,9 +50,7 @@ endif()
 
 set(asking ${nibble_headers})
 list(FILTER asking INCLUDE REGEX "/nibble/((isa|kernels)/|core/(config|round)\\.hpp|nibble\\.hpp)")
-foreach(isa IN LISTS NIBBLE_TEST_ISAS)
-  nibble_covered_by_next(${isa} covered)
-  if(NOT isa STREQUAL baseline AND NOT covered)
-    check_headers(nibble_headers_${isa} ${isa} ${asking})
-  endif()
-endforeach()
+list(GET NIBBLE_TEST_ISAS -1 strongest)
+if(NOT strongest STREQUAL baseline)
+  check_headers(nibble_headers_${strongest} ${strongest} ${asking})
+endif()

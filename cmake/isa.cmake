@@ -6,8 +6,8 @@
 #
 #   NIBBLE_ISAS                names known on this platform, weakest first
 #   NIBBLE_ISA_FLAGS_<name>    the compiler's flags, from the platform's baseline on
-#   NIBBLE_ISA_LAYERS_<name>   the test layers that are compiled for it; not set: all
-#   NIBBLE_ISA_OWN_<name>      the kernels that differ from those of every other set; not set: all
+#   NIBBLE_ISA_LAYERS_<name>   the test layers compiled for it where a CPU runs it and a stronger one; not set: all
+#   NIBBLE_ISA_OWN_<name>      the kernels that differ from those of every other set, for CPUs without it; not set: all
 #   NIBBLE_ISA_TIERS           those with kernels of their own: the test isa-coverage wants each that this CPU has
 #   NIBBLE_ISA_NEEDS_<name>    features a test asks for (tests/support/cpu.hpp) before it runs any of that code
 
@@ -35,16 +35,18 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set(NIBBLE_ISA_NEEDS_amx_int8 ${NIBBLE_ISA_NEEDS_avx512_vnni} avx512vbmi amx-int8)
   set(NIBBLE_ISA_FLAGS_amx_bf16 ${NIBBLE_ISA_FLAGS_amx_int8} -mamx-bf16 -mavx512bf16)
   set(NIBBLE_ISA_NEEDS_amx_bf16 ${NIBBLE_ISA_NEEDS_amx_int8} amx-bf16 avx512bf16)
+  # A CPU's strongest set is tested in all layers, and these two in some; the products of the others are avx2's or those of
+  # amx_bf16 but for few kernels, and the tests of nibble::dispatch compare every tier with the reference and with digests.
+  set(NIBBLE_ISA_LAYERS_sse2 isa kernels tensor)
+  set(NIBBLE_ISA_LAYERS_avx2 isa kernels)
+  foreach(isa avx_vnni avx512bw avx512_vnni amx_int8)
+    set(NIBBLE_ISA_LAYERS_${isa} none)
+  endforeach()
   # These are avx2 and avx512_vnni but for the panels' products, and what VBMI unpacks.
   set(NIBBLE_ISA_OWN_avx_vnni gemm_panel)
   set(NIBBLE_ISA_OWN_avx512bw gemm_panel)
   set(NIBBLE_ISA_OWN_amx_int8 "gemm_panel|codes|panel_codes")
   set(NIBBLE_ISA_OWN_amx_bf16 gemm_panel)
-  # What lies above the kernels differs by register width and FMA alone: for these sets only the kernels are compiled.
-  set(NIBBLE_ISA_LAYERS_avx_vnni kernels)
-  set(NIBBLE_ISA_LAYERS_avx512bw kernels)
-  set(NIBBLE_ISA_LAYERS_amx_int8 kernels)
-  set(NIBBLE_ISA_LAYERS_amx_bf16 kernels gemm)  # its driver takes several panels at once, in integers that of amx_int8
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
   set(NIBBLE_ISAS neon neon_dotprod neon_i8mm)
   set(NIBBLE_ISA_TIERS ${NIBBLE_ISAS})

@@ -136,6 +136,9 @@ int run(int argc, char** argv) {
 int main(int argc, char** argv) {
   try {
     return tool::run(argc, argv);
+  } catch (const tool::mistake& e) {
+    std::fprintf(stderr, "nibble: %s\n", e.what());
+    return tool::mistaken;
   } catch (const std::exception& e) {
     std::fprintf(stderr, "nibble: %s\n", e.what());
     return tool::failed;

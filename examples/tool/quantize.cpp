@@ -99,8 +99,12 @@ void requantize(const options& o, const quantizer& q, std::size_t i, ggml_type t
 
 int quantize(const options& o, const quantize_options& what) {
   const bool to_size = !what.size.empty() || what.bits > 0.0;
-  if (to_size == !what.plan.empty())
-    nibble::core::fail(nibble::errc::bad_value, "quantize takes a mixture or type, or else --size or --bits");
+  if (to_size == !what.plan.empty()) throw mistake("quantize takes a mixture or type, or else --size or --bits");
+  const auto plan = from_arguments([&] {
+    return to_size ? nibble::io::type_plan(ggml_type::f16, rules_of(what))  // for what is kept, and for rules
+                   : nibble::io::plan_of(what.plan, rules_of(what));
+  });
+  const std::size_t size = what.size.empty() ? 0 : from_arguments([&] { return nibble::io::parse_bytes(what.size); });
   const model_file file(what.from);
   const std::vector<nibble::io::gguf_tensor> in = tensors_of(file);
   std::optional<nibble::io::imatrix> importance;
@@ -112,13 +116,10 @@ int quantize(const options& o, const quantize_options& what) {
   const nibble::io::model_facts facts = file.gguf() != nullptr
                                             ? nibble::io::facts_of(*file.gguf())
                                             : nibble::io::model_facts{.architecture = what.architecture};
-  std::optional<nibble::io::type_plan> plan;
-  if (to_size) plan.emplace(ggml_type::f16, rules_of(what));  // for what is kept, and for rules
-  else plan = nibble::io::plan_of(what.plan, rules_of(what));
-  std::vector<nibble::io::type_choice> choices = plan->choose(facts, in);
+  std::vector<nibble::io::type_choice> choices = plan.choose(facts, in);
   std::optional<nibble::io::size_allocation> allocation;
   std::vector<double> predicted(in.size(), 0.0);
-  std::optional<std::uint32_t> file_type = plan->file_type();
+  std::optional<std::uint32_t> file_type = plan.file_type();
   if (to_size) {
     file_type.reset();
     nibble::io::gguf_writer empty = writer_for(file, what, file_type, true);
@@ -131,9 +132,8 @@ int quantize(const options& o, const quantize_options& what) {
       header -= nibble::round_up(t.elements * sizeof(float), alignment);
       elements += t.elements;
     }
-    const std::size_t budget = what.size.empty()
-                                   ? header + static_cast<std::size_t>(what.bits * static_cast<double>(elements) / 8.0)
-                                   : nibble::io::parse_bytes(what.size);
+    const std::size_t budget =
+        what.size.empty() ? header + static_cast<std::size_t>(what.bits * static_cast<double>(elements) / 8.0) : size;
     allocation = choose_types(o, q, in, header, alignment, budget, choices, predicted);
   }
 

@@ -11,6 +11,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -28,6 +29,22 @@ using json = nlohmann::ordered_json;
 
 /// What a command ends with: `mistaken` are the arguments.
 enum exit_code : int { done = 0, failed = 1, mistaken = 2, differs = 3, refused = 4 };
+
+/// Arguments that say nothing, or too much: the program ends with `mistaken`.
+struct mistake : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+/// read(), which reads what the arguments say: what it refuses is a mistake, but for files that cannot be read.
+template <class F>
+auto from_arguments(F&& read) {
+  try {
+    return read();
+  } catch (const nibble::error& e) {
+    if (e.code() == nibble::errc::io_failed) throw;
+    throw mistake(e.what());
+  }
+}
 
 /// What all commands are told.
 struct options {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Makes a program of a fuzz target. Without libFuzzer: `program` replays its own seeds and deterministic damage to them,
-// `program <file or folder>...` replays these, too, `program --seeds <folder>` writes the seeds and
-// prints max_input_bytes.
+// Makes a program of a fuzz target. `program --seeds <folder>` writes the seeds and prints max_input_bytes. Without libFuzzer
+// `program` replays its own seeds and deterministic damage to them, `program <file or folder>...` these, too.
 
 #include "target.hpp"
 
@@ -122,12 +121,49 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t byte
   return 0;
 }
 
-#if !NIBBLE_LIBFUZZER
-
 namespace {
 
 namespace fs = std::filesystem;
 using bytes_of_file = std::vector<std::byte>;
+
+std::vector<std::pair<std::string, bytes_of_file>> all_seeds() {
+  std::vector<std::pair<std::string, bytes_of_file>> seeds;
+  nibble::fuzz::make_seeds([&](std::string_view name, std::span<const std::byte> bytes) {
+    nibble::fuzz::require(bytes.size() <= nibble::fuzz::max_input_bytes, "a seed is no longer than the inputs tried");
+    seeds.emplace_back(name, bytes_of_file(bytes.begin(), bytes.end()));
+  });
+  return seeds;
+}
+
+/// Whether the arguments ask for the seeds, which then are written.
+bool write_seeds(int argc, char** argv) {
+  if (argc != 3 || std::string_view{argv[1]} != "--seeds") return false;
+  fs::create_directories(argv[2]);
+  for (const auto& [name, bytes] : all_seeds()) {
+    std::ofstream out(fs::path{argv[2]} / name, std::ios::binary);
+    out.write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+    if (!out.flush()) nibble::fuzz::broken("a seed can be written");
+  }
+  std::printf("%zu\n", nibble::fuzz::max_input_bytes);
+  return true;
+}
+
+}  // namespace
+
+#if NIBBLE_LIBFUZZER
+
+extern "C" int LLVMFuzzerInitialize(int* argc, char*** argv) {
+  try {
+    if (write_seeds(*argc, *argv)) std::exit(0);
+  } catch (const std::exception& e) {
+    nibble::fuzz::broken(e.what());
+  }
+  return 0;
+}
+
+#else
+
+namespace {
 
 /// Cuts, flips and overwrites: what libFuzzer begins with, the same on every run.
 std::size_t damage(const bytes_of_file& seed, std::size_t rounds) {
@@ -158,21 +194,8 @@ std::size_t damage(const bytes_of_file& seed, std::size_t rounds) {
 }
 
 int replay(int argc, char** argv) {
-  std::vector<std::pair<std::string, bytes_of_file>> seeds;
-  nibble::fuzz::make_seeds([&](std::string_view name, std::span<const std::byte> bytes) {
-    nibble::fuzz::require(bytes.size() <= nibble::fuzz::max_input_bytes, "a seed is no longer than the inputs tried");
-    seeds.emplace_back(name, bytes_of_file(bytes.begin(), bytes.end()));
-  });
-  if (argc == 3 && std::string_view{argv[1]} == "--seeds") {
-    fs::create_directories(argv[2]);
-    for (const auto& [name, bytes] : seeds) {
-      std::ofstream out(fs::path{argv[2]} / name, std::ios::binary);
-      out.write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
-      if (!out.flush()) nibble::fuzz::broken("a seed can be written");
-    }
-    std::printf("%zu\n", nibble::fuzz::max_input_bytes);
-    return 0;
-  }
+  if (write_seeds(argc, argv)) return 0;
+  const auto seeds = all_seeds();
   std::size_t files = 0, damaged = 0;
   const auto file = [&](const std::string& path) {
     std::printf("%s\n", path.c_str());

@@ -119,3 +119,25 @@ TEST_CASE("imatrix: numbers that are no weights, and files without entries, are 
   write(file.path, bytes_writer{}.u32(0).bytes);
   CHECK(refusal_of([&] { imatrix{file.path}; }).says("has no entry"));
 }
+
+TEST_CASE("imatrix: a second entry of a weight, other types and sums without counts are errors") {
+  const temporary_file file{"imatrix"};
+  bytes_writer twice;
+  twice.u32(2);
+  for (int i = 0; i < 2; ++i) twice.text("a.weight").u32(1).u32(1).number(1.0f);
+  write(file.path, twice.bytes);
+  CHECK(refusal_of([&] { imatrix{file.path}; }).says("byte 39: a second entry of 'a.weight' ends here"));
+
+  const nibble::half halves[] = {nibble::to_half(1.0f), nibble::to_half(2.0f)};
+  const float count = 1.0f;
+  gguf_writer types;
+  types.add("a.in_sum2", ggml_type::f16, {2}, std::as_bytes(std::span{halves}));
+  types.add("a.counts", ggml_type::f32, {1}, std::as_bytes(std::span{&count, 1}));
+  types.save(file.path);
+  CHECK(refusal_of([&] { imatrix{file.path}; }).says("'a.in_sum2' is not F32"));
+
+  gguf_writer alone;
+  alone.add("a.in_sum2", ggml_type::f32, {1}, std::as_bytes(std::span{&count, 1}));
+  alone.save(file.path);
+  CHECK(refusal_of([&] { imatrix{file.path}; }).says("has no tensor 'a.counts'"));
+}

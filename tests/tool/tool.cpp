@@ -480,6 +480,13 @@ TEST_CASE("nibble: mistakes have an exit code each and one line that says what i
   std::ofstream(bad.path) << "GGUFxxxx";
   CHECK(run("").code == 2);
   CHECK(run("inspect --no-such-flag x").code == 2);
+  CHECK(run("quantize a b").says("or else --size or --bits"));
+  CHECK(run("quantize a b").code == 2);
+  CHECK(run("quantize a b Q4_K_X").code == 2);
+  CHECK(run("quantize a b Q4_K_M --size 1GiB").code == 2);
+  CHECK(run("quantize a b --size 1parsec").code == 2);
+  CHECK(run("quantize a b Q4_K_M --rule 'no rule'").code == 2);
+  CHECK(run("quantize a b Q4_K_M --rules /nowhere").code == 1);
   CHECK(run("--help").code == 0);
   const result r = run("inspect '" + bad.path + "'");
   CHECK(r.code == 1);

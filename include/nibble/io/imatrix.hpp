@@ -35,10 +35,11 @@ class imatrix {
  public:
   /// Reads either form; they are told apart by the first bytes. Throws io_failed, and bad_file with the entry or the byte for a
   /// file that is neither, or that holds a number which is negative or not finite.
-  explicit imatrix(const std::string& path) {
-    const mapped_file file(path);
-    const std::span<const std::byte> bytes = file.bytes();
-    if (bytes.size() >= 4 && std::memcmp(bytes.data(), "GGUF", 4) == 0) read_gguf(path);
+  explicit imatrix(const std::string& path) : imatrix(mapped_file(path).bytes(), path) {}
+
+  /// The same of a file in memory, that begins at a multiple of 64 bytes; `path` names it in errors.
+  explicit imatrix(std::span<const std::byte> bytes, const std::string& path = "memory") {
+    if (bytes.size() >= 4 && std::memcmp(bytes.data(), "GGUF", 4) == 0) read_gguf(bytes, path);
     else read_legacy(path, bytes);
     if (entries_.empty()) core::fail(errc::bad_file, "imatrix: '", printable(path), "' has no entry");
   }
@@ -58,13 +59,19 @@ class imatrix {
   }
 
  private:
-  void read_gguf(const std::string& path) {
+  void read_gguf(std::span<const std::byte> bytes, const std::string& path) {
     constexpr std::string_view sums_end = ".in_sum2";
-    const gguf_reader file{path};
+    const gguf_reader file{bytes, "'" + path + "'"};
     for (const gguf_tensor& sums : file.tensors()) {
       if (!sums.name.ends_with(sums_end)) continue;
       const std::string name{sums.name.substr(0, sums.name.size() - sums_end.size())};
-      const gguf_tensor& counts = file.at(name + ".counts");
+      const gguf_tensor* const found = file.find_tensor(name + ".counts");
+      if (found == nullptr)
+        core::fail(errc::bad_file, "imatrix: '", printable(path), "' has no tensor '", printable(name), ".counts'");
+      const gguf_tensor& counts = *found;
+      for (const gguf_tensor* const t : {&sums, &counts})
+        if (t->type != ggml_type::f32)
+          core::fail(errc::bad_file, "imatrix: '", printable(path), "': '", printable(t->name), "' is not F32");
       if (counts.elements == 0 || sums.elements % counts.elements != 0)
         core::fail(errc::bad_file, "imatrix: '", printable(name), "' has ", sums.elements, " sums and ",
                    counts.elements, " counts");
@@ -77,7 +84,7 @@ class imatrix {
         means[i] = n > 0.0f ? sum[i] / n : 1.0f;
         check(path, name, i, n < 0.0f || !is_finite(n) ? n : means[i]);
       }
-      entries_.insert_or_assign(name, std::move(means));
+      entries_.try_emplace(name, std::move(means));  // a GGUF file has a name once
     }
   }
 
@@ -107,7 +114,9 @@ class imatrix {
         if (calls > 0) means[i] /= static_cast<float>(calls);
         check(path, name, i, means[i]);
       }
-      entries_.insert_or_assign(name, std::move(means));
+      if (!entries_.try_emplace(name, std::move(means)).second)
+        core::fail(errc::bad_file, "imatrix: '", printable(path), "', byte ", at, ": a second entry of '",
+                   printable(name), "' ends here");
     }
   }
   static void check(const std::string& path, std::string_view name, std::size_t i, float v) {
