@@ -78,6 +78,7 @@ constexpr std::size_t matrix_cold_bytes = std::size_t{256} << 20;
 /// "w4a_g32" as the list of qtypes would name it; "w4c_..." stands for any codebook of 4 bits.
 std::string format_name(const format_desc& f) {
   const char* rule = f.rule == code_rule::mid_rise            ? "m"
+                     : f.rule == code_rule::symmetric_full    ? "f"
                      : f.rule == code_rule::asymmetric        ? "a"
                      : f.rule == code_rule::asymmetric_offset ? "o"
                      : f.rule == code_rule::codebook          ? "c"
@@ -132,14 +133,29 @@ void register_gemm() {
   }
 }
 
-/// Matrices of GGUF files, as the peers' K-quants have them.
+/// Matrices of GGUF files, as the peers' K-quants have them, and beside each the same codes with scales in half: what scales on
+/// two levels cost.
 void register_super_blocks() {
-  for (const qtype type : super_block_formats)
-    for (const bool cold : {false, true})
-      for (const std::size_t M : batches)
-        for (const std::size_t threads : thread_counts())
-          add(gemm_name(text(quant::name_of(type), "/integer"), shapes[0], M, threads, cold),
-              [=](benchmark::State& state) { run_gemm(state, type, computing::integer, shapes[0], M, threads, cold); });
+  constexpr shape s = shapes[0];
+  for (const qtype type : super_block_formats) {
+    const quant::qtype_info& info = quant::info_of(type);
+    format_desc one_level = info.format;
+    one_level.scale = scale_storage::f16;
+    for (const bool cold : {false, true}) {
+      for (const std::size_t M : batches) {
+        for (const std::size_t threads : thread_counts()) {
+          const std::size_t distinct = cold ? cold_bytes() : 0;
+          const auto product_of = [&](const std::string& name, const format_desc& f) {
+            add(gemm_name(name + "/integer", s, M, threads, cold), [=](benchmark::State& state) {
+              run_product(state, {name, f, computing::integer, s, M, threads, distinct});
+            });
+          };
+          product_of(std::string(info.name), info.format);
+          product_of(format_name(one_level), one_level);
+        }
+      }
+    }
+  }
 }
 
 /// Every width x rule x group in integers, codebooks in floats as well: decoding from memory, and a large batch.

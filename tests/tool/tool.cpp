@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The program nibble as its users call it: arguments, files and exit codes.
 
+#include <signal.h>
 #include <sys/wait.h>
 
 #include <algorithm>
@@ -290,6 +291,36 @@ TEST_CASE("nibble quantize and convert: what was killed midway continues, and th
     const auto a = nlohmann::json::parse(resumed.out), b = nlohmann::json::parse(run(with(whole.path) + " --json").out);
     CHECK(a["tensors"] == b["tensors"]);
   }
+}
+
+TEST_CASE("nibble quantize: SIGKILL at any moment leaves the old file, and --resume ends with the same bytes") {
+  const temporary_file from{"from.gguf"}, to{"killed.gguf"}, partial{"killed.gguf.partial"},
+      journal{"killed.gguf.partial.journal"}, whole{"whole.gguf"};
+  const auto values = nibble::test::gaussian(512 * 1024, 1, 0.02f);
+  nibble::io::gguf_writer w;
+  w.set("general.architecture", "llama");
+  for (int i = 0; i < 12; ++i)
+    w.add("blk." + std::to_string(i) + ".attn_v.weight", ggml_type::f32, {1024, 512}, std::as_bytes(std::span{values}));
+  w.save(from.path);
+  const std::string arguments = "quantize --least-error --threads 1 '" + from.path + "' '";
+  REQUIRE(run(arguments + whole.path + "' Q2_K").code == 0);
+  std::ofstream(to.path) << "old";
+  for (const char* const bytes : {"1", "300000", "900000"}) {
+    CAPTURE(bytes);
+    const std::string killed = "'" NIBBLE_TOOL "' " + arguments + to.path +
+                               "' Q2_K --resume >/dev/null 2>&1 & p=$!; "
+                               "while kill -0 $p && [ \"$(stat -c %s '" +
+                               partial.path + "' || echo 0)\" -lt " + bytes +
+                               " ]; do :; done 2>/dev/null; kill -KILL $p; wait $p";
+    const int status = std::system(killed.c_str());
+    CHECK(WIFEXITED(status));
+    CHECK(WEXITSTATUS(status) == 128 + SIGKILL);
+    CHECK(text_of(to.path) == "old");
+  }
+  const result resumed = run(arguments + to.path + "' Q2_K --resume");
+  CHECK(resumed.code == 0);
+  CHECK(resumed.says("bytes are taken over"));
+  CHECK(text_of(to.path) == text_of(whole.path));
 }
 
 TEST_CASE("nibble quantize: a full disk is one error, leaves the old file and what is whole") {

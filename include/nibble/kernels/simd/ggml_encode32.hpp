@@ -113,61 +113,101 @@ NIBBLE_ALWAYS_INLINE std::uint32_t store_codes(const vi (&codes)[2 * half_block]
   return fifth;
 }
 
+/// encode_steps of `lanes` blocks in two parts: find(x) has the quotients of a step on their way while code(found, x, n, blocks)
+/// writes the blocks of the one before it.
+template <class Format, class Find, class Code>
+NIBBLE_ALWAYS_INLINE void encode_ahead(const float* x, std::size_t count, std::byte* blocks, Find find,
+                                       Code code) noexcept {
+  decltype(find(x)) found[2];
+  std::size_t next = 0;
+  if (count >= lanes) found[0] = find(x);
+  for (; count >= lanes; count -= lanes, blocks += lanes * Format::block_bytes) {
+    auto& now = found[next];
+    next = 1 - next;
+    const float* const values = x;
+    x += lanes * Format::block_elements;
+    if (count >= 2 * lanes) found[next] = find(x);
+    code(now, values, lanes, blocks);
+  }
+  if (count == 0) return;
+  float rest[lanes * Format::block_elements] = {};
+  std::memcpy(rest, x, count * Format::block_elements * sizeof(float));
+  found[0] = find(rest);
+  code(found[0], rest, count, blocks);
+}
+
+/// What blocks need: scales as stored and their inverses.
+struct lane_scales {
+  alignas(64) float ids[lanes];
+  half halves[lanes];
+  NIBBLE_ALWAYS_INLINE void set(vf d) noexcept {
+    inverse(d).store_aligned(ids);
+    store_halves(d, halves);
+  }
+};
+
 /// Q4_0 and Q5_0: codes of half the width around the extreme.
 template <class Format, int Half>
 NIBBLE_ALWAYS_INLINE void encode_around_extreme(const float* x, std::size_t count, std::byte* blocks) noexcept {
-  encode_steps<Format, lanes>(x, count, blocks, [](const float* values, std::size_t n, std::byte* to) {
-    const vf d = extremes_of_blocks(values) / vf(static_cast<float>(-Half));
-    alignas(64) float ids[lanes];
-    half halves[lanes];
-    inverse(d).store_aligned(ids);
-    store_halves(d, halves);
-    const vf middle(static_cast<float>(Half) + 0.5f), top(static_cast<float>(2 * Half - 1));
-    for (std::size_t b = 0; b < n; ++b, to += Format::block_bytes) {
-      const vf id(ids[b]);
-      vi codes[2 * half_block];
-      NIBBLE_UNROLL
-      for (std::size_t i = 0; i < 2 * half_block; ++i)
-        codes[i] = truncated(simd::min(rounded_products(load(values + 32 * b + i * lanes), id) + middle, top));
-      std::memcpy(to, &halves[b], 2);
-      const std::uint32_t fifth = store_codes(codes, to + Format::block_bytes - 16);
-      if constexpr (Half == 16) std::memcpy(to + 2, &fifth, 4);
-    }
-  });
+  const auto find = [](const float* values) NIBBLE_LAMBDA_INLINE {
+    lane_scales found;
+    found.set(extremes_of_blocks(values) / vf(static_cast<float>(-Half)));
+    return found;
+  };
+  encode_ahead<Format>(
+      x, count, blocks, find,
+      [](const lane_scales& found, const float* values, std::size_t n, std::byte* to) NIBBLE_LAMBDA_INLINE {
+        const vf middle(static_cast<float>(Half) + 0.5f), top(static_cast<float>(2 * Half - 1));
+        for (std::size_t b = 0; b < n; ++b, to += Format::block_bytes) {
+          const vf id(found.ids[b]);
+          vi codes[2 * half_block];
+          NIBBLE_UNROLL
+          for (std::size_t i = 0; i < 2 * half_block; ++i)
+            codes[i] = truncated(simd::min(rounded_products(load(values + 32 * b + i * lanes), id) + middle, top));
+          std::memcpy(to, &found.halves[b], 2);
+          const std::uint32_t fifth = store_codes(codes, to + Format::block_bytes - 16);
+          if constexpr (Half == 16) std::memcpy(to + 2, &fifth, 4);
+        }
+      });
 }
 
 /// Q4_1 and Q5_1: codes from the least to the greatest value.
 template <class Format, int Max>
 NIBBLE_ALWAYS_INLINE void encode_range(const float* x, std::size_t count, std::byte* blocks) noexcept {
-  encode_steps<Format, lanes>(x, count, blocks, [](const float* values, std::size_t n, std::byte* to) {
-    const vf none(0.0f);
+  struct ranges : lane_scales {
+    alignas(64) float los[lanes];
+    half mins[lanes];
+  };
+  const auto find = [](const float* values) NIBBLE_LAMBDA_INLINE {
     const lane_ranges r = ranges_of_blocks(values);
-    const vf d = simd::select(r.hi == r.lo, none, (r.hi - r.lo) / vf(static_cast<float>(Max)));
-    alignas(64) float ids[lanes], los[lanes];
-    half halves[lanes], mins[lanes];
-    inverse(d).store_aligned(ids);
-    r.lo.store_aligned(los);
-    store_halves(d, halves);
-    store_halves(r.lo, mins);
-    const vf middle(0.5f), top(static_cast<float>(Max));
-    for (std::size_t b = 0; b < n; ++b, to += Format::block_bytes) {
-      const float* const v = values + 32 * b;
-      if (los[b] == 0.0f) {  // the first of its zeros has a sign
-        std::size_t i = 0;
-        while (v[i] != 0.0f) ++i;
-        mins[b] = to_half(v[i]);
-      }
-      const vf id(ids[b]), lo(los[b]);
-      vi codes[2 * half_block];
-      NIBBLE_UNROLL
-      for (std::size_t i = 0; i < 2 * half_block; ++i)
-        codes[i] = truncated(simd::min(rounded_products(load(v + i * lanes) - lo, id) + middle, top));
-      std::memcpy(to, &halves[b], 2);
-      std::memcpy(to + 2, &mins[b], 2);
-      const std::uint32_t fifth = store_codes(codes, to + Format::block_bytes - 16);
-      if constexpr (Max == 31) std::memcpy(to + 4, &fifth, 4);
-    }
-  });
+    ranges found;
+    found.set(simd::select(r.hi == r.lo, vf(0.0f), (r.hi - r.lo) / vf(static_cast<float>(Max))));
+    r.lo.store_aligned(found.los);
+    store_halves(r.lo, found.mins);
+    return found;
+  };
+  encode_ahead<Format>(x, count, blocks, find,
+                       [](ranges& found, const float* values, std::size_t n, std::byte* to) NIBBLE_LAMBDA_INLINE {
+                         const vf middle(0.5f), top(static_cast<float>(Max));
+                         for (std::size_t b = 0; b < n; ++b, to += Format::block_bytes) {
+                           const float* const v = values + 32 * b;
+                           if (found.los[b] == 0.0f) {  // the first of its zeros has a sign
+                             std::size_t i = 0;
+                             while (v[i] != 0.0f) ++i;
+                             found.mins[b] = to_half(v[i]);
+                           }
+                           const vf id(found.ids[b]), lo(found.los[b]);
+                           vi codes[2 * half_block];
+                           NIBBLE_UNROLL
+                           for (std::size_t i = 0; i < 2 * half_block; ++i)
+                             codes[i] =
+                                 truncated(simd::min(rounded_products(load(v + i * lanes) - lo, id) + middle, top));
+                           std::memcpy(to, &found.halves[b], 2);
+                           std::memcpy(to + 2, &found.mins[b], 2);
+                           const std::uint32_t fifth = store_codes(codes, to + Format::block_bytes - 16);
+                           if constexpr (Max == 31) std::memcpy(to + 4, &fifth, 4);
+                         }
+                       });
 }
 
 /// The nearest levels of IQ4_NL, the upper one of two as near, and their codes, as floats.
@@ -346,30 +386,32 @@ struct encode_ggml_blocks<Isa, quant::ggml::q8_0> {
     using simd::lanes;
     using simd::vf;
     using simd::vi;
-    simd::encode_steps<format, lanes>(x, count, blocks, [](const float* values, std::size_t n, std::byte* to) {
+    const auto find = [](const float* values) NIBBLE_LAMBDA_INLINE {
       const simd::lane_ranges r = simd::ranges_of_blocks(values);
-      const vf d = simd::max(simd::magnitude(r.hi), simd::magnitude(r.lo)) / vf(127.0f);
-      alignas(64) float ids[lanes];
-      half halves[lanes];
-      simd::inverse(d).store_aligned(ids);
-      simd::store_halves(d, halves);
-      // Halves away from zero: what lies just below 1/2, added towards the sign, reaches the next integer for them alone.
-      const vi sign(std::numeric_limits<std::int32_t>::min()), below_half = simd::bits_of(vf(0x1.fffffep-2f));
-      for (std::size_t b = 0; b < n; ++b, to += format::block_bytes) {
-        const vf id(ids[b]);
-        std::memcpy(to, &halves[b], 2);
-        NIBBLE_UNROLL
-        for (std::size_t k = 0; k < 2; ++k) {
-          vi codes[simd::half_block];
-          NIBBLE_UNROLL
-          for (std::size_t i = 0; i < simd::half_block; ++i) {
-            const vf v = simd::rounded_products(simd::load(values + 32 * b + 16 * k + i * lanes), id);
-            codes[i] = simd::truncated(v + simd::float_of_bits((simd::bits_of(v) & sign) | below_half)) & vi(255);
+      simd::lane_scales found;
+      found.set(simd::max(simd::magnitude(r.hi), simd::magnitude(r.lo)) / vf(127.0f));
+      return found;
+    };
+    simd::encode_ahead<format>(
+        x, count, blocks, find,
+        [](const simd::lane_scales& found, const float* values, std::size_t n, std::byte* to) NIBBLE_LAMBDA_INLINE {
+          // Halves away from zero: what lies just below 1/2, added towards the sign, reaches the next integer for them alone.
+          const vi sign(std::numeric_limits<std::int32_t>::min()), below_half = simd::bits_of(vf(0x1.fffffep-2f));
+          for (std::size_t b = 0; b < n; ++b, to += format::block_bytes) {
+            const vf id(found.ids[b]);
+            std::memcpy(to, &found.halves[b], 2);
+            NIBBLE_UNROLL
+            for (std::size_t k = 0; k < 2; ++k) {
+              vi codes[simd::half_block];
+              NIBBLE_UNROLL
+              for (std::size_t i = 0; i < simd::half_block; ++i) {
+                const vf v = simd::rounded_products(simd::load(values + 32 * b + 16 * k + i * lanes), id);
+                codes[i] = simd::truncated(v + simd::float_of_bits((simd::bits_of(v) & sign) | below_half)) & vi(255);
+              }
+              simd::store_sixteen(codes, to + 2 + 16 * k);
+            }
           }
-          simd::store_sixteen(codes, to + 2 + 16 * k);
-        }
-      }
-    });
+        });
   }
 };
 
