@@ -126,7 +126,7 @@ TEST_CASE("imatrix: a second entry of a weight, other types and sums without cou
   twice.u32(2);
   for (int i = 0; i < 2; ++i) twice.text("a.weight").u32(1).u32(1).number(1.0f);
   write(file.path, twice.bytes);
-  CHECK(refusal_of([&] { imatrix{file.path}; }).says("byte 39: a second entry of 'a.weight' ends here"));
+  CHECK(refusal_of([&] { imatrix{file.path}; }).says("byte 52: a second entry of 'a.weight' ends here"));
 
   const nibble::half halves[] = {nibble::to_half(1.0f), nibble::to_half(2.0f)};
   const float count = 1.0f;

@@ -86,7 +86,10 @@ TEST_CASE("linear: quantized layers are nibble's product of the packed weights, 
     CHECK(total_bytes(simd.ledger()) == total_bytes(packed.ledger()));
     const nn::linear<gemm::scalar> scalar("test", p.W(), p.bias, f, {});
     run(scalar, p);
-    CHECK(p.y == expected);
+    // Sums of bfloat16 products have one order each on AMX and elsewhere.
+    if (f.computation != computation::bfloat16 || gemm::simd::isa_type::name.substr(0, 3) != "amx")
+      CHECK(p.y == expected);
+    for (std::size_t i = 0; i < expected.size(); ++i) CHECK(p.y[i] == doctest::Approx(expected[i]).epsilon(1e-4));
     const nn::linear<gemm::reference> reference("test", p.W(), p.bias, f, {});
     run(reference, p);
     for (std::size_t i = 0; i < expected.size(); ++i) CHECK(p.y[i] == doctest::Approx(expected[i]).epsilon(1e-4));
