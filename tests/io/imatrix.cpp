@@ -101,6 +101,8 @@ TEST_CASE("imatrix: lengths beyond the file allocate nothing") {
   const temporary_file file{"imatrix.dat"};
   write(file.path, bytes_writer{}.u32(1).text("a").u32(1).u32(0xffffffffu).number(1.0f).bytes);
   CHECK(refusal_of([&] { imatrix{file.path}; }).says("the sums takes 17179869180 bytes; 4 remain"));
+  write(file.path, bytes_writer{}.u32(1).text("a").u32(1).u32(0).bytes);
+  CHECK(refusal_of([&] { imatrix{file.path}; }).says("byte 17: 'a' has no numbers"));
   write(file.path, bytes_writer{}.u32(0xffffffffu).u32(0xffffffffu).bytes);
   CHECK(refusal_of([&] { imatrix{file.path}; }).says("a name takes 4294967295 bytes; 0 remain"));
 }

@@ -72,7 +72,7 @@ class imatrix {
       for (const gguf_tensor* const t : {&sums, &counts})
         if (t->type != ggml_type::f32)
           core::fail(errc::bad_file, "imatrix: '", printable(path), "': '", printable(t->name), "' is not F32");
-      if (counts.elements == 0 || sums.elements % counts.elements != 0)
+      if (sums.elements == 0 || counts.elements == 0 || sums.elements % counts.elements != 0)
         core::fail(errc::bad_file, "imatrix: '", printable(name), "' has ", sums.elements, " sums and ",
                    counts.elements, " counts");
       const auto sum = file.read_f32(sums), count = file.read_f32(counts);
@@ -107,6 +107,9 @@ class imatrix {
       const std::size_t length = number("the length of a name");
       const std::string name(reinterpret_cast<const char*>(take(length, "a name")), length);
       const std::size_t calls = number("the number of calls"), n = number("the number of sums");
+      if (n == 0)
+        core::fail(errc::bad_file, "imatrix: '", printable(path), "', byte ", at, ": '", printable(name),
+                   "' has no numbers");
       const std::byte* const sums = take(n * sizeof(float), "the sums");
       std::vector<float> means(n);
       std::memcpy(means.data(), sums, n * sizeof(float));
