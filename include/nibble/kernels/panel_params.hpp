@@ -84,10 +84,10 @@ inline void decode_super_blocks(const std::int8_t* codes, const half* blocks, st
                                 float* out) noexcept {
   for (std::size_t first = 0; first < groups; first += in_block, blocks += 16) {
     const std::size_t end = groups - first < in_block ? groups : first + in_block;
-    for (std::size_t n = 0; n < 16; ++n) {
-      const float d = to_float(blocks[n]);
-      for (std::size_t g = first; g < end; ++g) out[g * 16 + n] = static_cast<float>(codes[g * 16 + n]) * d;
-    }
+    float d[16];
+    for (std::size_t n = 0; n < 16; ++n) d[n] = to_float(blocks[n]);
+    for (std::size_t g = first; g < end; ++g)
+      for (std::size_t n = 0; n < 16; ++n) out[g * 16 + n] = static_cast<float>(codes[g * 16 + n]) * d[n];
   }
 }
 
