@@ -5,6 +5,7 @@
 #
 #   NIBBLE_DISPATCH_ISAS   which of them, weakest first, separated by ; or ,; empty: all. The first one must run wherever
 #                          the binary goes.
+#   NIBBLE_DISPATCH_LEVEL  the optimization of debug builds, not -O0; empty: -O2, as that of all others
 
 set(NIBBLE_DISPATCH_ISAS "" CACHE STRING "Instruction sets of nibble::dispatch; empty: all")
 

@@ -6,7 +6,7 @@
 #
 #   NIBBLE_ISAS                names known on this platform, weakest first
 #   NIBBLE_ISA_FLAGS_<name>    the compiler's flags, from the platform's baseline on
-#   NIBBLE_ISA_LAYERS_<name>   the test layers compiled for it where a CPU runs it and a stronger one; not set: all
+#   NIBBLE_ISA_LAYERS_<name>   the test layers compiled for it where a CPU runs it and a stronger one, or none; not set: all
 #   NIBBLE_ISA_OWN_<name>      the kernels that differ from those of every other set, for CPUs without it; not set: all
 #   NIBBLE_ISA_TIERS           those with kernels of their own: the test isa-coverage wants each that this CPU has
 #   NIBBLE_ISA_NEEDS_<name>    features a test asks for (tests/support/cpu.hpp) before it runs any of that code

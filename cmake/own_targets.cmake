@@ -52,7 +52,7 @@ find_package(Threads REQUIRED)
 # GCC collects its garbage from 128 MB on: a tenth of its time. From 512 MB on a unit with all kernels takes 0.95 GB, not 0.5.
 #
 # Where pointers may point is a question that GCC 12 spends half of its time on in units full of kernels (the tests of all panel
-# kernels at -O1: 113 s, without it 49), and the answer makes them no faster: tests are built without.
+# kernels at -O1, commit 09c481e, a busy Intel Xeon: 113 s of processor time, without it 49), and the answer makes them no faster: tests are built without.
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   add_compile_options(--param=ggc-min-expand=100 --param=ggc-min-heapsize=524288 $<$<CONFIG:Debug>:-fno-tree-pta>)
 endif()

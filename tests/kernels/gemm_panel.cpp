@@ -3,11 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
-#include <limits>
 #include <memory>
-#include <type_traits>
-#include <utility>
 #include <vector>
 
 #include <nibble/kernels/kernels.hpp>

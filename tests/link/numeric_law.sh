@@ -5,7 +5,7 @@
 #
 # Compiles numeric_law.cpp with every compiler: without optimization and without hardware FMA, where nothing contracts a * b + c;
 # at -O3 with hardware FMA and contraction allowed; and for this CPU. All programs must print the same digest. Where the CPU has
-# no FMA those programs are only compiled. (-fno-tree-pta: a third of gcc's time, and no question of arithmetic.)
+# no FMA those programs are only compiled. (-fno-tree-pta saves gcc's time and is no question of arithmetic.)
 set -euo pipefail
 
 source=$1 include=$2 work=$3

@@ -3,12 +3,12 @@
 /// @file
 /// Digests of products, and those committed in tests/golden/digests.txt, for the tests that compare them.
 
-#include <doctest/doctest.h>
-
 #include <array>
 #include <cstring>
 #include <fstream>
+#include <initializer_list>
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 

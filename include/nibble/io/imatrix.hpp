@@ -37,7 +37,7 @@ class imatrix {
   /// file that is neither, or that holds a number which is negative or not finite.
   explicit imatrix(const std::string& path) : imatrix(mapped_file(path).bytes(), path) {}
 
-  /// The same of a file in memory, that begins at a multiple of 64 bytes; `path` names it in errors.
+  /// The same of a file in memory; `path` names it in errors.
   explicit imatrix(std::span<const std::byte> bytes, const std::string& path = "memory") {
     if (bytes.size() >= 4 && std::memcmp(bytes.data(), "GGUF", 4) == 0) read_gguf(bytes, path);
     else read_legacy(path, bytes);

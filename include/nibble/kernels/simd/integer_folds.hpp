@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 /// @file
-/// What the integer kernels of one row and of tiles share: finished groups are added to the accumulators, by the law of
-/// kernels/gemm_panel.hpp.
+/// What the integer kernels of one row and of tiles share: how activations are read, and finished groups added to the accumulators
+/// by the law of kernels/gemm_panel.hpp.
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include <nibble/kernels/gemm_panel.hpp>
 #include <nibble/kernels/simd/panel_tools.hpp>

@@ -9,7 +9,6 @@
 #include <cstring>
 #include <utility>
 
-#include <nibble/core/round.hpp>
 #include <nibble/kernels/gemm_panel.hpp>
 #include <nibble/kernels/simd/integer_folds.hpp>
 #include <nibble/kernels/simd/lookup.hpp>
@@ -251,7 +250,7 @@ struct integer_one_row : integer_folds {
           }
         }
       });
-      // Not among the products: these steps, once for each group, are most of a kernel's code.
+      // Not among the products: unrolled there, these steps were a quarter of a kernel's code.
       for (std::size_t i = 0; !simple && i < 8 / Units && k + 4 * Units * i < end; ++i) {
         NIBBLE_UNROLL
         for (std::size_t p = 0; p < panels; ++p) {
