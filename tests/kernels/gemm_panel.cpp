@@ -279,10 +279,13 @@ TEST_CASE("gemm_panel: tiles that unpack on their way equal the scalar kernel, e
   for_each_width([]<int Bits>() {
     if constexpr (native::packed_rows(Bits) > 0) {
       for (std::size_t M = 1; M <= native::packed_rows(Bits); ++M) {
-        for (const shape& s : {shape{M, 32, 32}, shape{M, 77, 80}, shape{M, 161, 32}, shape{M, 224, 96}}) {
+        for (const shape& s : {shape{M, 32, 32}, shape{M, 77, 80}, shape{M, 161, 32}, shape{M, 224, 96},
+                               shape{M, 129, 16}, shape{M, 80, 16}, shape{M, 216, 48}}) {
+          if (s.group < s.K && s.group % native::packed_group(Bits) != 0) continue;
           CAPTURE(Bits);
           CAPTURE(s.M);
           CAPTURE(s.K);
+          CAPTURE(s.group);
           const random_blocks w = make_blocks<Bits>(ceil_div(s.K, std::size_t{32}), 70 + Bits);
           const test::guarded<std::byte> packed(w.packed.size());
           std::copy(w.packed.begin(), w.packed.end(), packed.begin());

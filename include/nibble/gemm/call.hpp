@@ -7,6 +7,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 #include <nibble/core/config.hpp>
@@ -143,15 +144,9 @@ inline kernels::panel_params decode_params(const call& c, std::size_t index, std
     else kernels::decode_scales(f.scale, w.scales, 1, &s);
     for (std::size_t n = 0; n < 16; ++n) scales[n] = s;
   } else if (f.scale == scale_storage::double_quant) {
-    const std::uint8_t* codes = static_cast<const std::uint8_t*>(w.scales) + index * count;
-    for (std::size_t g = 0; g < c.plan.groups; ++g) {
-      for (std::size_t n = 0; n < 16; ++n) {
-        const std::size_t column = index * 16 + n;
-        scales[g * 16 + n] = column < w.N ? kernels::decode_double_quant(codes[g * 16 + n], column * c.plan.groups + g,
-                                                                         w.super_scales, w.scale_offset)
-                                          : 0.0f;
-      }
-    }
+    const std::size_t columns = w.N - index * 16 < 16 ? w.N - index * 16 : 16;
+    kernels::decode_double_quants(static_cast<const std::uint8_t*>(w.scales) + index * count, c.plan.groups, index * 16,
+                                  columns, w.super_scales, w.scale_offset, scales);
   } else if (f.scale == scale_storage::super_block) {
     kernels::decode_super_blocks(static_cast<const std::int8_t*>(w.scales) + index * count, block_scales, c.plan.groups,
                                  quant::super_block_k / f.group_size, scales);
@@ -168,12 +163,12 @@ inline kernels::panel_params decode_params(const call& c, std::size_t index, std
   float* as_float = c.own<float>(slot, c.plan.zeros);
   std::int32_t* as_int = c.own<std::int32_t>(slot, c.plan.zeros);
   if (f.rule == code_rule::asymmetric) {
-    const std::uint8_t* z = static_cast<const std::uint8_t*>(w.zeros) + (one_scale ? 0 : index * count);
-    for (std::size_t i = 0; i < decoded; ++i) {
-      const std::uint8_t value = z[one_scale ? 0 : i];
-      if (integer) as_int[i] = value;
-      else as_float[i] = value;
-    }
+    const std::uint8_t* z = static_cast<const std::uint8_t*>(w.zeros);
+    std::uint8_t same[16];
+    if (one_scale) std::memset(same, z[0], sizeof same);
+    z = one_scale ? same : z + index * count;
+    if (integer) kernels::decode_zeros(z, decoded, as_int);
+    else kernels::decode_zeros(z, decoded, as_float);
   } else {
     p.zero_stride = 0;
     const float z = c.code_zero();

@@ -214,7 +214,7 @@ struct products {
     const format_desc& f = c.w.matrix.format;
     const std::size_t K = c.w.matrix.K, group = panel_group(f, K);
     return M <= panel::packed_rows(f.bits) && c.image == nullptr && !c.long_sums() &&
-           (group % pack::panel16::block_k == 0 || group >= K);
+           (group % panel::packed_group(f.bits) == 0 || group >= K);
   }
   static void packed_panel(const kernels::integer_call& k, const std::byte* codes, int bits) noexcept {
     // Panel: clang looks names up in a type that depends on no parameter even where the condition says no.

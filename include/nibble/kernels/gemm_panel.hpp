@@ -166,8 +166,9 @@ struct next_blocks {
 /// `integer_block(call, bits, units)`    the law on unpacked codes < 2^bits; units begins at k0 and is readable to a multiple
 ///                                       of 64 k
 /// `packed_rows(bits)`                   the most rows for which the next one is the faster way; 0: not there for the width
+/// `packed_group(bits)`                  the next one takes groups of a multiple of it: 32 or 16
 /// `packed_block<Bits>(call, blocks)`    integer_block for M <= packed_rows without a detour over unpacked memory: the law on
-///                                       packed blocks, which begin at k0; group a multiple of 32 or >= K
+///                                       packed blocks, which begin at k0; group a multiple of packed_group or >= K
 /// `block_panels`                        how many panels the next one takes at once; not there when 1
 /// `block_k`                             k of a block, whose operands stay in L1; divides tiling.hpp's kc_integer
 /// `in_blocks(M, group, K, packed)`      whether they take groups of this size and are the faster way than packed_block, or

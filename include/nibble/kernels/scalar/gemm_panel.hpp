@@ -20,6 +20,7 @@ struct gemm_panel<isa::scalar> {
   static constexpr std::size_t block_panels = 1;
   static constexpr std::size_t half_scale_rows = 0;
   static constexpr std::size_t packed_rows(int) noexcept { return 0; }
+  static constexpr std::size_t packed_group(int) noexcept { return 32; }
 
   template <int Bits>
   static void unpack(const std::byte* blocks, std::size_t count, std::uint8_t* units) noexcept {

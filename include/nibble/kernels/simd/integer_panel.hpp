@@ -55,6 +55,9 @@ struct integer_panel : integer_folds {
     if (resident(kind) && NIBBLE_SIMD_VNNI) return 16;
     return bits == 4 || bits == 2 ? 3 * static_cast<std::size_t>(tallest(kind)) : 0;
   }
+  /// Of which length packed_block's groups are multiples: tiles whose accumulators stay in registers end groups in the middle of a
+  /// block as well.
+  static constexpr std::size_t packed_group(int bits) noexcept { return resident(simd::dot_of(bits)) ? 16 : 32; }
   /// The most rows whose tiles take panel_params::halves.
   static constexpr std::size_t half_scale_rows = resident(simd::dot_of(4)) ? 16 : 0;
 
@@ -156,7 +159,8 @@ struct integer_panel : integer_folds {
     }
     vi all[chains][rows][regs];
     auto& sum = all[0];
-    std::size_t left = 0;  // units of the group
+    std::size_t left = 0;                // units of the group
+    [[maybe_unused]] bool half = false;  // of packed codes: the next unit is the fifth of its block
     group_walk group(c);
     const auto x_sum = [&](std::size_t i)
                            NIBBLE_LAMBDA_INLINE { return vi(c.x_sums[(m + i) * c.sum_stride + group.g]); };
@@ -171,12 +175,18 @@ struct integer_panel : integer_folds {
       NIBBLE_UNROLL
       for (std::size_t i = 0; i < rows; ++i) dot::template add_from<U * 4>(all[U % chains][i][0], w, x[i]);
     };
+    const auto multiply_four = [&]<std::size_t First>() NIBBLE_LAMBDA_INLINE {
+      multiply.template operator()<First>();
+      multiply.template operator()<First + 1>();
+      multiply.template operator()<First + 2>();
+      multiply.template operator()<First + 3>();
+    };
     const auto skip = [&](std::size_t units) NIBBLE_LAMBDA_INLINE {
-      left = left > units ? left - units : 0;
       codes.skip(units);
       NIBBLE_UNROLL
       for (std::size_t i = 0; i < rows; ++i) x[i] += units * 4;
     };
+    const auto done = [&](std::size_t units) NIBBLE_LAMBDA_INLINE { left = left > units ? left - units : 0; };
     begin();
     if (!group.begins) {
       NIBBLE_UNROLL
@@ -184,18 +194,29 @@ struct integer_panel : integer_folds {
     }
     for (;;) {
       // Not a loop of its own: of two, one in the other, gcc keeps the rows' pointers in memory.
-      if (Codes::blocks || left >= 8) {
-        codes.prefetch();
+      if constexpr (Codes::blocks) {
+        if (!half) {
+          codes.prefetch();
+          multiply_four.template operator()<0>();
+          done(4);
+        }
+        half = !half && left == 0;  // the group ends here
+        if (!half) {
+          multiply_four.template operator()<4>();
+          done(4);
+          skip(8);
+        }
+      } else if (left >= 8) {
         for_each_unit(multiply);
+        done(8);
         skip(8);
       } else if (left >= 4) {  // groups of 16
-        multiply.template operator()<0>();
-        multiply.template operator()<1>();
-        multiply.template operator()<2>();
-        multiply.template operator()<3>();
+        multiply_four.template operator()<0>();
+        done(4);
         skip(4);
       } else {
         multiply.template operator()<0>();
+        done(1);
         skip(1);
       }
       if (left > 0) continue;
