@@ -214,6 +214,11 @@ struct integer_panel : integer_folds {
         multiply_four.template operator()<0>();
         done(4);
         skip(4);
+      } else if (left >= 2) {  // groups of 8
+        multiply.template operator()<0>();
+        multiply.template operator()<1>();
+        done(2);
+        skip(2);
       } else {
         multiply.template operator()<0>();
         done(1);
