@@ -388,6 +388,54 @@ TEST_CASE("gemm_panel: integer rows from packed codes equal the detour over unpa
   });
 }
 
+TEST_CASE("gemm_panel: integer rows that are cut inside a group go on from the state") {
+  if (!test::covers<native, native::isa_type>()) return;
+  for_each_width([]<int Bits>() {
+    for (const shape& s : {shape{1, 224, 96}, shape{1, 161, 128}, shape{1, 300, 300}}) {
+      for (const bool one_zero : {false, true}) {
+        CAPTURE(Bits);
+        CAPTURE(s.K);
+        CAPTURE(one_zero);
+        constexpr std::int32_t zero = 3;
+        const random_blocks w = make_blocks<Bits>(ceil_div(s.K, std::size_t{32}), 50 + Bits);
+        integer_data a(1, s.K, s.group, false, 9), b(1, s.K, s.group, false, 9);
+        if (one_zero) {
+          std::fill(b.zeros.begin(), b.zeros.end(), zero);
+          a.call.params.zeros = nullptr;
+          for (std::int32_t& sum : a.sums) sum *= native::code_bias(Bits) - zero;
+        }
+        for (const std::size_t cut : {std::size_t{32}, std::size_t{160}, s.K}) {
+          a.call.k1 = std::min(cut, s.K);
+          one_row<native, Bits>(a, w.packed.data() + a.call.k0 / 32 * pack::panel16::block_bytes(Bits));
+          a.call.k0 = a.call.k1;
+        }
+        scalar::integer_block(b.call, Bits, w.units.data());
+        CHECK(same(a.acc, b.acc));
+      }
+    }
+  });
+}
+
+TEST_CASE("gemm_panel: integer rows that do not fold leave the sums of codes less the bias, and the accumulators") {
+  if (!test::covers<native, native::isa_type>()) return;
+  for_each_width([]<int Bits>() {
+    constexpr std::size_t K = 192;
+    CAPTURE(Bits);
+    const random_blocks w = make_blocks<Bits>(K / 32, 50 + Bits);
+    integer_data a(1, K, K, false, 9);
+    a.call.fold = false;
+    const std::vector<float> before = a.acc;
+    one_row<native, Bits>(a, w.packed.data());
+    CHECK(same(a.acc, before));
+    for (std::size_t n = 0; n < 16; ++n) {
+      std::int32_t want = 0;
+      for (std::size_t k = 0; k < K; ++k)
+        want += (w.units[k / 4 * 64 + 4 * n + k % 4] - native::code_bias(Bits)) * a.x[k];
+      CHECK(a.state[n] == want);
+    }
+  });
+}
+
 TEST_CASE("gemm_panel: integer rows take half scales as they are stored") {
   if (!test::covers<native, native::isa_type>()) return;
   if constexpr (native::reads_halves)

@@ -43,6 +43,7 @@ struct integer_one_row : integer_folds {
       // int16 sums of two blocks and more are worth a register each for the only panel.
       if constexpr (kind == simd::dot_kind::pairs && integer_row_panels(Bits) == 1 && simd::pair_run(Bits) >= 16)
         return pair_row<Bits, kind>(*calls, *blocks);
+      else if constexpr (sums_in_registers) return register_row<Bits>(calls, blocks);
       else return code_row<Bits, kind>(calls, blocks, [](vu four) NIBBLE_LAMBDA_INLINE { return four; });
     }
     for (std::size_t p = 0; p < integer_row_panels(Bits); p += short_group_panels<Bits>) {
@@ -141,6 +142,84 @@ struct integer_one_row : integer_folds {
       std::memcpy(calls[p].acc, acc[p], sizeof acc[p]);
       if (!fresh) std::memcpy(calls[p].state, sums[p], sizeof sums[p]);
     }
+  }
+
+  /// Whether registers hold what code_row leaves in memory between its panels' turns.
+  static constexpr bool sums_in_registers = regs == 1 && NIBBLE_SIMD_VNNI;
+
+  /// One row of codes against the panels of `calls`: of each the accumulators and four sums, of one unit in four, stay in registers.
+  /// vpdpbusd adds up in 32 bits whatever a byte is, so codes are multiplied times a power of two, where that saves the
+  /// instruction that moves their field down; such a sum is shifted when its group ends. (255 * 127 * exact_k fits int32.)
+  template <int Bits>
+  static NIBBLE_ALWAYS_INLINE void register_row(const integer_call* calls, const std::byte* const* blocks) noexcept {
+    constexpr simd::dot_kind kind = simd::dot_kind::quads;
+    constexpr std::size_t panels = integer_row_panels(Bits), chains = 4;
+    using dot = simd::byte_dot<kind>;
+    const integer_call c = calls[0];  // a copy, which no store can change
+    const bool simple = started(c) && c.fold;
+    const std::size_t end = c.k1 < c.K ? c.k1 : c.K;
+    std::size_t g = c.k0 / c.group;
+    const bool continues = c.k0 != g * c.group;
+    std::size_t left = (c.group - (c.k0 - g * c.group) + 31) / 32;  // blocks of the group
+    const std::byte* at[panels];
+    vf acc[panels];
+    vi sum[panels][chains];
+    const auto begin = [&]() NIBBLE_LAMBDA_INLINE {
+      const vi start(simple ? c.x_sums[g] : 0);
+      NIBBLE_UNROLL
+      for (std::size_t i = 0; i < panels * chains; ++i) sum[i / chains][i % chains] = i % chains == 0 ? start : vi(0);
+    };
+    const auto total = [&](std::size_t p) NIBBLE_LAMBDA_INLINE {
+      vi all = sum[p][0];
+      [&]<std::size_t... I>(std::index_sequence<I...>) NIBBLE_LAMBDA_INLINE {
+        static_assert(resting_scale<Bits, 0>() == 0);
+        ((all = all + (sum[p][I + 1] >> resting_scale<Bits, I + 1>())), ...);
+      }
+      (std::make_index_sequence<chains - 1>{});
+      return all;
+    };
+    begin();
+    NIBBLE_UNROLL
+    for (std::size_t p = 0; p < panels; ++p) {
+      at[p] = blocks[p];
+      acc[p] = simd::load(calls[p].acc);
+      if (continues) sum[p][0] = sum[p][0] + simd::load(calls[p].state);
+    }
+    for (std::size_t k = c.k0; k < end; k += 32) {
+      const std::ptrdiff_t ahead = prefetch_distance<Bits>(blocks, panels, end - k);
+      NIBBLE_UNROLL
+      for (std::size_t p = 0; p < panels; ++p) prefetch<Bits>(at[p], ahead);
+      for_each_unit([&]<std::size_t U>() NIBBLE_LAMBDA_INLINE {
+        const auto v = dot::activations(four_of(c.x + k + 4 * U));
+        NIBBLE_UNROLL
+        for (std::size_t p = 0; p < panels; ++p)
+          dot::add(sum[p][U % chains], dot::weights(codes<Bits, U, resting_scale<Bits, U>()>(at[p], 0)), v);
+      });
+      NIBBLE_UNROLL
+      for (std::size_t p = 0; p < panels; ++p) at[p] += pack::panel16::block_bytes(Bits);
+      const bool last = k + 32 >= end;
+      if (--left != 0 && !last) continue;
+      if (!c.fold || (left != 0 && end != c.K)) break;  // the last block of a group that goes on
+      NIBBLE_UNROLL
+      for (std::size_t p = 0; p < panels; ++p) {
+        if (simple) acc[p] = with_sum(total(p), scales_of(calls[p].params, g)[0], acc[p]);
+        else acc[p] = with_group<simd::bias_of(kind)>(calls[p], g, 0, total(p), acc[p]);
+        prefetch_scales(calls[p].params, g);
+      }
+      left = c.group / 32;
+      if (!last) ++g, begin();
+      else return store_rows(calls, acc);
+    }
+    store_rows(calls, acc);
+    NIBBLE_UNROLL
+    for (std::size_t p = 0; p < panels; ++p)
+      (total(p) - vi(simple ? c.x_sums[g] : 0)).store_unaligned(calls[p].state);
+  }
+
+  template <std::size_t panels>
+  static NIBBLE_ALWAYS_INLINE void store_rows(const integer_call* calls, const vf (&acc)[panels]) noexcept {
+    NIBBLE_UNROLL
+    for (std::size_t p = 0; p < panels; ++p) acc[p].store_unaligned(calls[p].acc);
   }
 
   /// One row of codes of few bits against one panel. Sums stay in registers, those of int16 over as many blocks as they hold.

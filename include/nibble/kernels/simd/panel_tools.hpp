@@ -72,24 +72,33 @@ struct panel_tools {
     (std::make_index_sequence<8>{});
   }
 
-  /// Register r (lanes columns) of unit U of a packed block: four u8 codes in each lane.
-  template <int Bits, std::size_t U>
+  /// Register r (lanes columns) of unit U of a packed block: four u8 codes in each lane, times 2^Scale.
+  template <int Bits, std::size_t U, int Scale = 0>
   static NIBBLE_ALWAYS_INLINE vu codes(const std::byte* block, std::size_t r) noexcept {
     constexpr pack::bit_planes planes = pack::planes_of(Bits);
     const auto part = [&]<int I>() NIBBLE_LAMBDA_INLINE {
       constexpr auto at = pack::panel16::locate(planes.width[I], planes.offset_bytes[I], U, 0);
       constexpr std::uint32_t mask = ((1u << planes.width[I]) - 1u) * 0x01010101u;
       vu v = simd::load_lanes(block + at.byte + r * lanes * 4);
-      constexpr int shift = at.shift - planes.shift[I];  // moves the field to its place in the code
+      constexpr int to = planes.shift[I] + Scale, shift = at.shift - to;  // moves the field to its place in the code
       if constexpr (planes.width[I] == 8) return v;
       if constexpr (shift > 0) v = v >> shift;
       if constexpr (shift < 0) v = v << -shift;
-      return v & vu(mask << planes.shift[I]);
+      return v & vu(mask << to);
     };
     vu v = part.template operator()<0>();
     if constexpr (planes.count > 1) v = v | part.template operator()<1>();
     if constexpr (planes.count > 2) v = v | part.template operator()<2>();
     return v;
+  }
+
+  /// The Scale with which the field of the widest plane need not move for unit U, unless it would have to move down: 0, 2, 4, 6
+  /// for 2 bits, 0, 1, 3, 5 for 3, 0, 4 for 4, 0, 3 for 5, 0, 2 for 6, 0, 1 for 7. The same for U and U + 4.
+  template <int Bits, std::size_t U>
+  static constexpr int resting_scale() noexcept {
+    constexpr pack::bit_planes planes = pack::planes_of(Bits);
+    constexpr int shift = pack::panel16::locate(planes.width[0], 0, U, 0).shift - planes.shift[0];
+    return shift > 0 ? shift : 0;
   }
 
   static NIBBLE_ALWAYS_INLINE std::array<vf, regs> scales_of(const panel_params& p, std::size_t g) noexcept {
