@@ -39,12 +39,13 @@ struct integer_one_row : integer_folds {
   template <int Bits>
   static void integer_row(const integer_call* calls, const std::byte* const* blocks) noexcept {
     constexpr simd::dot_kind kind = simd::dot_of(Bits);
+    [[maybe_unused]] const auto same = [](vu four) NIBBLE_LAMBDA_INLINE { return four; };
     if (calls[0].group != 8 && calls[0].group != 16) {
       // int16 sums of two blocks and more are worth a register each for the only panel.
       if constexpr (kind == simd::dot_kind::pairs && integer_row_panels(Bits) == 1 && simd::pair_run(Bits) >= 16)
         return pair_row<Bits, kind>(*calls, *blocks);
-      else if constexpr (sums_in_registers) return register_row<Bits>(calls, blocks);
-      else return code_row<Bits, kind>(calls, blocks, [](vu four) NIBBLE_LAMBDA_INLINE { return four; });
+      else if constexpr (sums_in_registers) return register_row<Bits, kind, true>(calls, blocks, same);
+      else return code_row<Bits, kind>(calls, blocks, same);
     }
     for (std::size_t p = 0; p < integer_row_panels(Bits); p += short_group_panels<Bits>) {
       if (calls[0].group == 8) short_groups<Bits, kind, 2>(calls + p, blocks + p);
@@ -60,7 +61,9 @@ struct integer_one_row : integer_folds {
     std::uint8_t table[16];
     for (std::size_t u = 0; u < 16; ++u) table[u] = image[u] ^ taken_off;
     const simd::byte_lookup<4> lookup(table);
-    code_row<Bits, kind>(calls, blocks, [lookup](vu four) NIBBLE_LAMBDA_INLINE { return lookup(four); });
+    const auto image_of = [lookup](vu four) NIBBLE_LAMBDA_INLINE { return lookup(four); };
+    if constexpr (sums_in_registers) register_row<Bits, kind, false>(calls, blocks, image_of);
+    else code_row<Bits, kind>(calls, blocks, image_of);
   }
 
  protected:
@@ -147,14 +150,15 @@ struct integer_one_row : integer_folds {
   /// Whether registers hold what code_row leaves in memory between its panels' turns.
   static constexpr bool sums_in_registers = regs == 1 && NIBBLE_SIMD_VNNI;
 
-  /// One row of codes against the panels of `calls`: of each the accumulators and four sums, of one unit in four, stay in registers.
-  /// vpdpbusd adds up in 32 bits whatever a byte is, so codes are multiplied times a power of two, where that saves the
-  /// instruction that moves their field down; such a sum is shifted when its group ends. (255 * 127 * exact_k fits int32.)
-  template <int Bits>
-  static NIBBLE_ALWAYS_INLINE void register_row(const integer_call* calls, const std::byte* const* blocks) noexcept {
-    constexpr simd::dot_kind kind = simd::dot_kind::quads;
+  /// code_row with the accumulators and four sums, of one unit in four, of each panel in registers. vpdpbusd adds up in 32 bits
+  /// whatever a byte is, so codes are multiplied times a power of two (Scaled) where that saves the instruction that moves their
+  /// field down; such a sum is shifted when its group ends. (255 * 127 * exact_k fits int32.)
+  template <int Bits, simd::dot_kind Kind, bool Scaled, class ImageOf>
+  static NIBBLE_ALWAYS_INLINE void register_row(const integer_call* calls, const std::byte* const* blocks,
+                                                const ImageOf& image_of) noexcept {
     constexpr std::size_t panels = integer_row_panels(Bits), chains = 4;
-    using dot = simd::byte_dot<kind>;
+    using dot = simd::byte_dot<Kind>;
+    const auto scale_of = []<std::size_t U>() { return Scaled ? resting_scale<Bits, U>() : 0; };
     const integer_call c = calls[0];  // a copy, which no store can change
     const bool simple = started(c) && c.fold;
     const std::size_t end = c.k1 < c.K ? c.k1 : c.K;
@@ -171,13 +175,17 @@ struct integer_one_row : integer_folds {
     };
     const auto total = [&](std::size_t p) NIBBLE_LAMBDA_INLINE {
       vi all = sum[p][0];
-      [&]<std::size_t... I>(std::index_sequence<I...>) NIBBLE_LAMBDA_INLINE {
-        static_assert(resting_scale<Bits, 0>() == 0);
-        ((all = all + (sum[p][I + 1] >> resting_scale<Bits, I + 1>())), ...);
-      }
-      (std::make_index_sequence<chains - 1>{});
+      const auto add = [&]<std::size_t I>() NIBBLE_LAMBDA_INLINE {
+        constexpr int scale = scale_of.template operator()<I>();
+        if constexpr (scale > 0) all = all + (sum[p][I] >> scale);
+        else all = all + sum[p][I];
+      };
+      add.template operator()<1>();
+      add.template operator()<2>();
+      add.template operator()<3>();
       return all;
     };
+    static_assert(resting_scale<Bits, 0>() == 0 && resting_scale<Bits, 5>() == resting_scale<Bits, 1>());
     begin();
     NIBBLE_UNROLL
     for (std::size_t p = 0; p < panels; ++p) {
@@ -193,7 +201,8 @@ struct integer_one_row : integer_folds {
         const auto v = dot::activations(four_of(c.x + k + 4 * U));
         NIBBLE_UNROLL
         for (std::size_t p = 0; p < panels; ++p)
-          dot::add(sum[p][U % chains], dot::weights(codes<Bits, U, resting_scale<Bits, U>()>(at[p], 0)), v);
+          dot::add(sum[p][U % chains],
+                   dot::weights(image_of(codes<Bits, U, scale_of.template operator()<U>()>(at[p], 0))), v);
       });
       NIBBLE_UNROLL
       for (std::size_t p = 0; p < panels; ++p) at[p] += pack::panel16::block_bytes(Bits);
@@ -203,7 +212,7 @@ struct integer_one_row : integer_folds {
       NIBBLE_UNROLL
       for (std::size_t p = 0; p < panels; ++p) {
         if (simple) acc[p] = with_sum(total(p), scales_of(calls[p].params, g)[0], acc[p]);
-        else acc[p] = with_group<simd::bias_of(kind)>(calls[p], g, 0, total(p), acc[p]);
+        else acc[p] = with_group<simd::bias_of(Kind)>(calls[p], g, 0, total(p), acc[p]);
         prefetch_scales(calls[p].params, g);
       }
       left = c.group / 32;
@@ -212,8 +221,7 @@ struct integer_one_row : integer_folds {
     }
     store_rows(calls, acc);
     NIBBLE_UNROLL
-    for (std::size_t p = 0; p < panels; ++p)
-      (total(p) - vi(simple ? c.x_sums[g] : 0)).store_unaligned(calls[p].state);
+    for (std::size_t p = 0; p < panels; ++p) (total(p) - vi(simple ? c.x_sums[g] : 0)).store_unaligned(calls[p].state);
   }
 
   template <std::size_t panels>
