@@ -22,39 +22,12 @@ inline namespace NIBBLE_ABI {
 namespace kernels {
 namespace simd {
 
-/// Bit i is that of the sign of lane i.
-NIBBLE_ALWAYS_INLINE std::uint32_t sign_bits(vi v) noexcept {
-#if NIBBLE_SIMD_NEON
-  const int32x4_t place = {0, 1, 2, 3};
-  return vaddvq_u32(vshlq_u32(vshrq_n_u32(vreinterpretq_u32_s32(static_cast<int32x4_t>(v)), 31), place));
-#elif NIBBLE_SIMD_WIDTH == 512
-  return _mm512_movepi32_mask(static_cast<__m512i>(v));
-#elif NIBBLE_SIMD_WIDTH == 256
-  return static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(static_cast<__m256i>(v))));
-#else
-  return static_cast<std::uint32_t>(_mm_movemask_ps(_mm_castsi128_ps(static_cast<__m128i>(v))));
-#endif
-}
 /// Rounded towards zero.
 NIBBLE_ALWAYS_INLINE vi truncated(vf v) noexcept {
 #if NIBBLE_SIMD_NEON
   return vi(vcvtq_s32_f32(static_cast<float32x4_t>(v)));
 #else
   return xsimd::to_int(v);
-#endif
-}
-/// to_half of each lane.
-NIBBLE_ALWAYS_INLINE void store_halves(vf v, half* to) noexcept {
-#if NIBBLE_SIMD_NEON
-  vst1_u16(reinterpret_cast<std::uint16_t*>(to), vreinterpret_u16_f16(vcvt_f16_f32(static_cast<float32x4_t>(v))));
-#elif NIBBLE_SIMD_WIDTH == 512
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtps_ph(static_cast<__m512>(v), 0));
-#elif NIBBLE_SIMD_WIDTH == 256
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph(static_cast<__m256>(v), 0));
-#else
-  alignas(64) float each[lanes];
-  v.store_aligned(each);
-  for (std::size_t i = 0; i < lanes; ++i) to[i] = to_half(each[i]);
 #endif
 }
 /// quant::ggml::detail::inverse of each lane.
@@ -304,12 +277,12 @@ struct encode_ggml_blocks<Isa, quant::ggml::mxfp4> {
             // Values over 2 d, so that the levels are those of E2M1: 0, 1/2, 1, 3/2, 2, 3, 4, 6. (With e above 253 all are 0.)
             const int e = found[b];
             const vf factor = simd::float_of_bits(vi(e < 254 ? (254 - e) << 23 : 0));
-            const vi top(e < 253 ? 7 : 5);  // 8 * 2^125 is no float
+            const vf top(e < 253 ? 6.0f : 3.0f);  // 8 * 2^125 is no float
             to[0] = static_cast<std::byte>(e);
             vi codes[2 * simd::half_block];
             NIBBLE_UNROLL
             for (std::size_t i = 0; i < 2 * simd::half_block; ++i) {
-              const vf v = simd::load(values + 32 * b + i * lanes), q = simd::magnitude(v) * factor;
+              const vf v = simd::load(values + 32 * b + i * lanes), q = simd::min(simd::magnitude(v) * factor, top);
               // From 1 on a code is exponent and first bit of the mantissa, rounded, halves down.
               const vi high = (simd::bits_of(q) + vi((1 << 21) - 1)) >> 22;
               const auto pick = [](auto mask, vi yes, vi no) NIBBLE_LAMBDA_INLINE {
@@ -318,7 +291,7 @@ struct encode_ggml_blocks<Isa, quant::ggml::mxfp4> {
               const auto some = q > vf(0.25f);
               const vi sign = pick(some, (simd::bits_of(v) >> 28) & vi(8), vi(0));
               const vi low = pick(q > vf(0.75f), vi(2), pick(some, vi(1), vi(0)));
-              codes[i] = simd::min(pick(q >= vf(1.0f), high - vi(252), low), top) | sign;
+              codes[i] = pick(q >= vf(1.0f), high - vi(252), low) | sign;
             }
             simd::store_codes(codes, to + 1);
           }
