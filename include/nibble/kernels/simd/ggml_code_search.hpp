@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 /// @file
-/// quant::ggml::detail::search_by_codes of many sub-blocks, one a lane. Four of five find nothing to change after the first
-/// codes, so the search has two parts: `begin` finds those that are done for certain, without a division and without one element
-/// waiting for another; `finish` takes the steps of the scalar function for the others alone, and after each pass
-/// packs the lanes that go on.
+/// quant::ggml::detail::search_by_codes of many sub-blocks, one a lane. Most find nothing to change after the first codes (four of
+/// five of Gaussian values), so the search has two parts: `begin` tells which are done for certain, without a division and without
+/// one element waiting for another; the others alone take the steps of the scalar function, and after each pass those that go on
+/// move together.
 
 #include <array>
 #include <bit>
@@ -32,7 +32,7 @@ inline constexpr std::array<std::uint64_t, 256> set_lanes = [] {
 }();
 #endif
 
-/// The lanes of v whose bit is set, side by side from lane 0 on; what the other lanes hold is that of some lane, the same for all v.
+/// The lanes of v whose bit is set, side by side from lane 0 on. What the others hold does not count.
 class lane_packer {
  public:
 #if NIBBLE_SIMD_NEON || NIBBLE_SIMD_WIDTH == 128
@@ -71,30 +71,28 @@ class lane_packer {
 #endif
 };
 
-/// Up to Count sub-blocks of N values, codes -Max .. Max - 1.
+/// The search of up to Count sub-blocks of N values, which have numbers: codes -Max .. Max - 1.
 template <std::size_t N, int Max, std::size_t Count>
 class code_search {
  public:
-  /// Starts with the sub-blocks of x, numbered from `first` on, register after register: the scales of those that are done are
-  /// those of `scales`.
+  /// Takes the sub-blocks of x, whose numbers begin with `first`. `values` has all sub-blocks one after the other, `scales` room for the
+  /// scale of each; those of sub-blocks that must wait are there after finish.
   template <std::size_t R>
   void begin(const sub_blocks<N, R>& x, std::size_t first, const float* values, float* scales) noexcept {
     for (std::size_t r = 0; r < R; ++r) {
-      begin(x, r, first + r * lanes, scales);
+      begin_register(x, r, first + r * lanes, scales);
       if (waiting_ > capacity - lanes) search(values, scales, nullptr);
     }
   }
-  /// The scales of all others; `values` are the sub-blocks one after the other.
   void finish(const float* values, float* scales) noexcept { search(values, scales, nullptr); }
 
-  /// The codes that were found, Max added, of one register of sub-blocks that `begin` was done with.
+  /// The codes that were found, Max added, of the values x of sub-blocks from a number on that did not wait.
   NIBBLE_ALWAYS_INLINE vf first_code(std::size_t number, vf x) const noexcept {
     const vf step = vf::load_aligned(step_ + number);
     const vf code = first_code(step, x) + vf(static_cast<float>(Max));
     return simd::select(step == vf(0.0f), vf(0.0f), code);
   }
-  /// Codes, Max added, of those sub-blocks among the first n, whole registers of them, that `finish` has searched and that have the
-  /// scale 0 now.
+  /// Those of sub-blocks that did wait, where the scale is 0 now, among the first n: whole registers of them.
   void find_codes(const float* values, const float* scales, std::size_t n, std::uint8_t* codes) noexcept {
     float found[Count];
     for (std::size_t number = 0; number < n; number += lanes) {
@@ -110,7 +108,7 @@ class code_search {
   static constexpr std::size_t room = capacity + lanes;  // whole registers are written from any lane on
 
   static NIBBLE_ALWAYS_INLINE vf first_code(vf step, vf x) noexcept {
-    // No product is less than that of the extreme, -Max.
+    // The extreme has the product -Max, and no other is less.
     const vf shift(rounding_shift), most(static_cast<float>(Max - 1));
     return simd::min((rounded_products(step, x) + shift) - shift, most);
   }
@@ -119,8 +117,8 @@ class code_search {
   }
 
   template <std::size_t R>
-  NIBBLE_ALWAYS_INLINE void begin(const sub_blocks<N, R>& x, std::size_t r, std::size_t number,
-                                  float* scales) noexcept {
+  NIBBLE_ALWAYS_INLINE void begin_register(const sub_blocks<N, R>& x, std::size_t r, std::size_t number,
+                                           float* scales) noexcept {
     const vf none(0.0f), extreme = first_extreme(x, r), step = vf(static_cast<float>(-Max)) / extreme;
     vf of_xl[N], of_l2[N], code[N], sum_xl = none, sum_l2 = none;
     for (std::size_t i = 0; i < N; ++i) {
@@ -157,7 +155,8 @@ class code_search {
     waiting_ += static_cast<std::size_t>(std::popcount(set));
   }
 
-  /// Takes the sub-blocks that wait through all passes.
+  /// The passes over the sub-blocks that wait, with the scalar function's sums; then none waits. Codes are stored where they are
+  /// asked for.
   void search(const float* values, float* scales, std::uint8_t* codes) noexcept {
     const vf none(0.0f);
     std::size_t n = waiting_;
