@@ -315,8 +315,7 @@ struct mxfp4 : block_format<mxfp4, ggml_type::mxfp4> {
     const int biased = static_cast<int>((bits + detail::steps_below(next)) >> 23) - less;
     return static_cast<unsigned>(biased - 2) & 255u;
   }
-
- private:
+  /// 2^(e - 128), e below 256.
   static constexpr float scale_of(unsigned e) noexcept {
     return std::bit_cast<float>(e < 2 ? 0x00200000u << e : (e - 1) << 23);  // 2^-128 and 2^-127 are subnormal
   }

@@ -112,8 +112,8 @@ struct block_format {
   }
 };
 
-/// Formats whose own search weighs errors by an importance of each value, 0 to importance_greatest: the bytes that ggml writes with an
-/// importance matrix.
+/// Formats whose own search weighs errors by an importance of each value, 0 to importance_greatest: the bytes that ggml writes
+/// with an importance matrix.
 template <class Format>
 concept weighted_block = requires(const float* x, const float* importance, std::byte* b) {
   Format::encode(x, importance, b);

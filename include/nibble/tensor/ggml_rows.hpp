@@ -170,10 +170,10 @@ inline void decode_ggml(ggml_type type, std::span<const std::byte> blocks, std::
 
 /// The rows of x, each in whole blocks: as the bytes that ggml without an importance matrix writes (built without contraction of
 /// products into additions; IQ4_NL and IQ4_XS also those with one), or with less error where `how` says so and can_fit_ggml(type).
-/// `blocks` has exactly the bytes of x. Throws unsupported_format for a type that nibble cannot write, bad_shape when the sizes do not match; bad_value for a
-/// value that is not finite and scale_overflow where values are too large for the type, both with row and column, of the first
-/// block that has such; bad_value for an importance that is negative or not finite, or above 2^56 for IQ4_NL and IQ4_XS. `ctx` says on which threads; the bytes and
-/// the errors are the same on any.
+/// `blocks` has exactly the bytes of x. Throws unsupported_format for a type that nibble cannot write, bad_shape when the sizes
+/// do not match; bad_value for a value that is not finite and scale_overflow where values are too large for the type, both with
+/// row and column, of the first block that has such; bad_value for an importance that is negative or not finite, or above 2^56
+/// for IQ4_NL and IQ4_XS. `ctx` says on which threads; the bytes and the errors are the same on any.
 inline void encode_ggml(ggml_type type, span2d<const float> x, std::span<std::byte> blocks, const ggml_encoding& how,
                         const context& ctx = {}) {
   if (!can_encode_ggml(type))

@@ -75,8 +75,8 @@ class lane_packer {
 template <std::size_t N, int Max, std::size_t Count>
 class code_search {
  public:
-  /// Takes the sub-blocks of x, whose numbers begin with `first`. `values` has all sub-blocks one after the other, `scales` room for the
-  /// scale of each; those of sub-blocks that must wait are there after finish.
+  /// Takes the sub-blocks of x, whose numbers begin with `first`. `values` has all sub-blocks one after the other, `scales` room
+  /// for the scale of each; those of sub-blocks that must wait are there after finish.
   template <std::size_t R>
   void begin(const sub_blocks<N, R>& x, std::size_t first, const float* values, float* scales) noexcept {
     for (std::size_t r = 0; r < R; ++r) {
@@ -129,8 +129,8 @@ class code_search {
       sum_xl = sum_xl + of_xl[i];
       sum_l2 = sum_l2 + of_l2[i];
     }
-    // A pass keeps a code where xl, the sum without the element, is not above 0, or x l2 / xl within 1/2 of it. Where all are kept by
-    // a margin of xl / 1000 and of 2^-100, which no rounding of these lines comes near, the first pass ends the search.
+    // A pass keeps a code where xl, the sum without the element, is not above 0, or x l2 / xl within 1/2 of the code. Where all are
+    // kept by a margin of xl / 1000 and of 2^-100, which no rounding of these lines comes near, the first pass ends the search.
     vf least(1.0f);
     for (std::size_t i = 0; i < N; ++i) {
       const vf below = of_xl[i] - sum_xl, l2 = sum_l2 - of_l2[i];  // below: -xl
