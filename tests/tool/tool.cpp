@@ -247,6 +247,10 @@ TEST_CASE("nibble quantize: --imatrix lowers the error that importance weighs, a
   CHECK(run("quantize --imatrix '" + matrix.path + "' '" + m.file.path + "' '" + to.path + "' Q4_K")
             .out.find("without importance: token_embd.weight, blk.0.ffn_down.weight, output.weight") !=
         std::string::npos);
+  const auto of_iq4 = nlohmann::json::parse(
+      run("quantize --json --imatrix '" + matrix.path + "' '" + m.file.path + "' '" + to.path + "' IQ4_XS").out);
+  const auto& weighed = of_iq4["tensors"][2];
+  CHECK(weighed["weighted_sqnr_db"].get<double>() > weighed["sqnr_db"].get<double>() + 1.0);
 }
 
 TEST_CASE("nibble quantize: a safetensors file becomes a GGUF file with its names") {
