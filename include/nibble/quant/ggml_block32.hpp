@@ -145,10 +145,9 @@ inline float search_levels(const float* x, const float* w) noexcept {
   return d;
 }
 
-/// How far the exponent of the greatest value in a block of MXFP4 is moved: ggml takes it from a logarithm in float, which the
-/// nearest float of log2 makes a whole number n for mantissas up to so many steps below 2^n. With n > 0 half a step from n
-/// down, with n < 0 half a step outwards from n; in mantissas floor(ln 2 * 2^j), where 2^j is the greatest power of two in n - 1 or
-/// in -n.
+/// How many floats just below 2^n have the logarithm n when log2 is rounded to float, as ggml does for the exponent of MXFP4: those
+/// with log2 within half a step of n. The step next to n > 0, from below, is 2^(j - 23), where 2^j is the greatest power of two
+/// in n - 1; next to n < 0 in -n. The mantissas there, of 24 bits, are 2^24 ln 2 a unit of log2, so that half a step is ln 2 * 2^j.
 constexpr std::uint32_t steps_below(int n) noexcept {
   constexpr std::uint32_t of_power[] = {0, 1, 2, 5, 11, 22, 44, 88};  // floor(ln 2 * 2^j)
   const auto size = static_cast<unsigned>(n > 0 ? n - 1 : -n);
