@@ -34,7 +34,8 @@ set(by_name core/concurrency core/process_mark core/scratch core/thread_pool cor
   quant/ggml_type quant/ggml_codec quant/ggml_search quant/ggml_block32 quant/ggml_block256
   quant/ggml_parts quant/ggml_fit quant/lossless tensor/ggml_matrix tensor/ggml_rows tensor/convert
   kernels/ggml_blocks kernels/scalar/ggml_blocks kernels/simd/ggml_lanes kernels/simd/ggml_blocks
-  kernels/simd/ggml_fit kernels/simd/ggml_encode256 kernels/simd/ggml_encode32 kernels/simd/ggml_decode)
+  kernels/simd/ggml_fit kernels/simd/ggml_encode256 kernels/simd/ggml_encode32 kernels/simd/ggml_encode_iq4
+  kernels/simd/ggml_code_search kernels/simd/ggml_decode)
 list(TRANSFORM by_name REPLACE "(.+)" "nibble/\\1.hpp")
 # What a layer may include beside nibble and the standard library.
 set(third_party_core "^((sched|pthread|omp)\\.h$|tbb/)")

@@ -73,8 +73,8 @@ moments of_tensor(const options& o, const model_file& file, std::size_t i) {
 /// Types whose errors are shown for rows of so many elements, from many bits to few.
 std::vector<ggml_type> types_shown(std::size_t cols) {
   using enum ggml_type;
-  if (cols % 256 == 0) return {q8_0, q6_k, q5_k, q4_k, q3_k, q2_k};
-  if (cols % 32 == 0) return {q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl};
+  if (cols % 256 == 0) return {q8_0, q6_k, q5_k, q4_k, iq4_xs, q3_k, q2_k};
+  if (cols % 32 == 0) return {q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl, mxfp4};
   return {};
 }
 

@@ -56,7 +56,7 @@ int run(int argc, char** argv) {
   quantize_command->add_option("to", quantize_what.to, "The GGUF file to write, or to replace")->required();
   quantize_command->add_option(
       "plan", quantize_what.plan,
-      "A mixture (Q2_K, Q2_K_S, Q3_K_S/M/L, Q4_K_S/M, Q5_K_S/M) or one type (F16, Q8_0, Q4_K ...)");
+      "A mixture (Q2_K, Q2_K_S, Q3_K_S/M/L, Q4_K_S/M, Q5_K_S/M) or one type (F16, Q8_0, Q4_K, IQ4_XS, MXFP4 ...)");
   CLI::Option* const size_option =
       quantize_command
           ->add_option("--size", quantize_what.size,
@@ -69,7 +69,8 @@ int run(int argc, char** argv) {
                              "Q2_K to Q6_K with less squared error than the reference's search, in the same bytes");
   quantize_command
       ->add_option("--imatrix", quantize_what.imatrix_path,
-                   "Importance of columns, from llama.cpp's imatrix tool; with it comes --least-error")
+                   "Importance of columns, from llama.cpp's imatrix tool; with it comes --least-error, but IQ4_NL "
+                   "and IQ4_XS are searched as llama.cpp does")
       ->type_name("FILE");
   quantize_command
       ->add_option("--architecture", quantize_what.architecture, "general.architecture of a file made from safetensors")

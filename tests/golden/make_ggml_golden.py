@@ -7,7 +7,9 @@
 Written with gguf 0.19.0, numpy 2.4.6 and ggml 0.25.3 (as in llama-cpp-python 0.3.36). The library is made from ggml.c,
 ggml.cpp, ggml-alloc.c, ggml-quants.c, ggml-backend.cpp, ggml-backend-meta.cpp, ggml-opt.cpp, ggml-threading.cpp and gguf.cpp
 with gcc 12.2 and -O2 -DNDEBUG -ffp-contract=off: with contraction K-quants get other bytes. Values of random blocks are
-asked of both programs, which must agree.
+asked of both programs, which must agree. The lines of IQ4_XS and MXFP4, and those of edges and importance, are of the
+library in that package itself: its quantizers are compiled for SSE2, which has nothing to contract with; it gives all the
+other lines, too.
 """
 import ctypes
 import sys
@@ -20,8 +22,9 @@ FORMATS = {  # id, elements, bytes of a block
     "Q2_K": (10, 256, 84), "Q3_K": (11, 256, 110), "Q4_K": (12, 256, 144), "Q5_K": (13, 256, 176),
     "Q6_K": (14, 256, 210), "IQ4_NL": (20, 32, 18), "IQ4_XS": (23, 256, 136), "MXFP4": (39, 32, 17),
 }
-READ_ONLY = ("IQ4_XS", "MXFP4")
 KINDS = 12
+EDGES = [("IQ4_XS", 12), ("MXFP4", 12), ("MXFP4", 13), ("MXFP4", 14)]  # subnormal, exponents of all floats, below powers of 2
+WEIGHTED = ("IQ4_NL", "IQ4_XS")
 ELEMENTS = 16 * 256
 
 
@@ -52,8 +55,18 @@ def values(kind):
         8: i - ELEMENTS // 2,
         9: np.where(group < 8, 0, bell),
     }.get(kind, bell).astype(np.float64)
-    shift = {10: -17 - group.astype(np.int64), 11: np.full(ELEMENTS, -4)}.get(kind, np.full(ELEMENTS, -17))
+    block = (splitmix(4000 + kind, ELEMENTS)[i // 32] % np.uint64(255)).astype(np.int64)
+    if kind == 14:
+        x = (np.int64(1 << 24) - rare).astype(np.float64) * np.where(bell < 0, -1, 1) * np.where(rare < 30, 1, 2.0**-3)
+    shift = {10: -17 - group.astype(np.int64), 11: np.full(ELEMENTS, -4), 12: np.full(ELEMENTS, -149),
+             13: block - 145, 14: block - 151}.get(kind, np.full(ELEMENTS, -17))
     return np.ldexp(x, shift).astype(np.float32)
+
+
+def importance():
+    """Of 4 * 256 columns, from 0 to 2^24."""
+    z = splitmix(5000, 4 * 256)
+    return np.where(z % np.uint64(7) == 0, 0, (z >> np.uint64(40)) >> (z % np.uint64(23))).astype(np.float32)
 
 
 def fnv(data):
@@ -67,24 +80,37 @@ def pointer(a):
     return a.ctypes.data_as(ctypes.c_void_p)
 
 
+def encoded(ggml, name, x, columns=None):
+    number, elements, size = FORMATS[name]
+    out = np.zeros(x.size // elements * size, np.uint8)
+    of_row = x.size if columns is None else columns.size
+    ggml.ggml_quantize_chunk(number, pointer(x), pointer(out), ctypes.c_int64(0), ctypes.c_int64(x.size // of_row),
+                             ctypes.c_int64(of_row), None if columns is None else pointer(columns))
+    return out
+
+
 def main():
     ggml = ctypes.CDLL(sys.argv[1])
     print("// SPDX-License-Identifier: MIT")
     print("// Written by make_ggml_golden.py.")
     print("inline constexpr golden_bytes golden_encoded[] = {  // FNV-1a of the bytes, for each kind of values")
     blocks = {}
-    for name, (number, elements, size) in FORMATS.items():
-        if name in READ_ONLY:
-            continue
+    for name, (_, _, size) in FORMATS.items():
         digests = []
         for kind in range(KINDS):
-            x = values(kind)
-            out = np.zeros(ELEMENTS // elements * size, np.uint8)
-            ggml.ggml_quantize_chunk(number, pointer(x), pointer(out), ctypes.c_int64(0), ctypes.c_int64(1),
-                                     ctypes.c_int64(ELEMENTS), None)
+            out = encoded(ggml, name, values(kind))
             digests.append(fnv(out))
             if kind == 0:
                 blocks[name] = out[:size]
+        print(f'    {{"{name}", {{{", ".join(f"0x{d:016x}" for d in digests)}}}}},')
+    print("};")
+    print("inline constexpr golden_edge golden_edges[] = {  // the same for one kind")
+    for name, kind in EDGES:
+        print(f'    {{"{name}", {kind}, 0x{fnv(encoded(ggml, name, values(kind))):016x}}},')
+    print("};")
+    print("inline constexpr golden_bytes golden_weighted[] = {  // the same with importance, rows of 4 * 256")
+    for name in WEIGHTED:
+        digests = [fnv(encoded(ggml, name, values(kind), importance())) for kind in range(KINDS)]
         print(f'    {{"{name}", {{{", ".join(f"0x{d:016x}" for d in digests)}}}}},')
     print("};")
     print("inline constexpr golden_block golden_blocks[] = {  // the first block of kind 0")

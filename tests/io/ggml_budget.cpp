@@ -109,9 +109,11 @@ TEST_CASE("ggml_budget: types for rows are those whose blocks divide them") {
     return std::find(types.begin(), types.end(), type) != types.end();
   };
   CHECK(has(of_odd, ggml_type::q4_0));
+  CHECK(has(of_odd, ggml_type::mxfp4));
   CHECK_FALSE(has(of_odd, ggml_type::q4_k));
   CHECK(of_none == std::vector{ggml_type::f16});
   CHECK(has(of_all, ggml_type::q2_k));
+  CHECK(has(of_all, ggml_type::iq4_xs));
   CHECK_FALSE(has(of_all, ggml_type::iq1_s));  // not written
 }
 

@@ -161,6 +161,8 @@ TEST_CASE("ggml_mixture: files say which mixture they hold") {
   CHECK(plan_of("Q3_K_L").file_type() == 13);
   CHECK(plan_of("Q4_K_S").file_type() == 14);
   CHECK(plan_of("Q5_K_S").file_type() == 16);
+  CHECK(plan_of("IQ4_XS").file_type() == 30);
+  CHECK(plan_of("MXFP4").file_type() == 38);
 }
 
 TEST_CASE("ggml_mixture: values of a 70B model, and attention of eight experts, get more bits") {
@@ -207,7 +209,9 @@ TEST_CASE("ggml_mixture: rows that are no whole blocks get another type, and the
   CHECK(types(ggml_type::q4_k) == "Q5_0! F16! Q4_K ");
   CHECK(types(ggml_type::q5_k) == "Q5_1! F16! Q5_K ");
   CHECK(types(ggml_type::q6_k) == "Q8_0! F16! Q6_K ");
+  CHECK(types(ggml_type::iq4_xs) == "IQ4_NL! F16! IQ4_XS ");
   CHECK(types(ggml_type::q4_0) == "Q4_0 F16! Q4_0 ");
+  CHECK(types(ggml_type::mxfp4) == "MXFP4 F16! MXFP4 ");
   CHECK(types(ggml_type::bf16) == "BF16 BF16 BF16 ");
 }
 
@@ -228,7 +232,7 @@ TEST_CASE("ggml_mixture: bad rules and names are refused with their place") {
   CHECK(refusal_of([] { parse_rules("a = IQ1_S", "r"); }).code == errc::unsupported_format);
   CHECK(refusal_of([] { parse_rules("(a = Q4_K", "r"); }).says("'(a' is no regular expression"));
   CHECK(refusal_of([] { plan_of("Q4_K_X"); }).says("'Q4_K_X' is neither a mixture"));
-  CHECK(refusal_of([] { plan_of("IQ4_XS"); }).code == errc::unsupported_format);
+  CHECK(refusal_of([] { plan_of("IQ1_M"); }).code == errc::unsupported_format);
 }
 
 TEST_CASE("ggml_mixture: facts come from a file's metadata, arrays by their greatest number") {

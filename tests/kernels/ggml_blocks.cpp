@@ -61,6 +61,16 @@ std::vector<input> inputs(std::size_t n) {
   });
   add("midpoints of IQ4_NL",
       [&](std::size_t i) { return i % 32 == 0 ? -127.0f : std::round(253.0f * flat[i]) * 0.5f; });
+  add("midpoints of MXFP4", [&](std::size_t i) {
+    return i % 32 == 0 ? 8.0f
+                       : std::nextafter(std::round(24.0f * flat[i]) * 0.5f, (bell[i] < 0.0f ? -1.0f : 1.0f) * 20.0f);
+  });
+  add("ties of MXFP4", [&](std::size_t i) { return i % 32 == 0 ? -8.0f : std::round(24.0f * flat[i]) * 0.5f; });
+  add("just below powers of two", [&](std::size_t i) {
+    const float steps = std::floor(std::fabs(wide[i]) * 20.0f);
+    return std::ldexp(1.0f - steps * 0x1p-24f, static_cast<int>(bell[i / 32 * 32] * 9.0f)) *
+           (bell[i] < 0.0f ? -1.0f : 1.0f);
+  });
   add("zero blocks", [&](std::size_t i) { return wide[i / 16 * 16] < 0.0f ? 0.0f : bell[i]; });
   return all;
 }
@@ -73,8 +83,9 @@ std::vector<std::byte> encoded(const std::vector<float>& x) {
   return blocks;
 }
 
-#define NIBBLE_TEST_ENCODED \
-  g::q8_0, g::q4_0, g::q4_1, g::q5_0, g::q5_1, g::iq4_nl, g::q2_k, g::q3_k, g::q4_k, g::q5_k, g::q6_k
+#define NIBBLE_TEST_ENCODED                                                                                      \
+  g::q8_0, g::q4_0, g::q4_1, g::q5_0, g::q5_1, g::iq4_nl, g::mxfp4, g::q2_k, g::q3_k, g::q4_k, g::q5_k, g::q6_k, \
+      g::iq4_xs
 
 }  // namespace
 
@@ -106,8 +117,53 @@ TEST_CASE_TEMPLATE("ggml_blocks: encoding touches nothing beyond values and bloc
   }
 }
 
+#define NIBBLE_TEST_WEIGHTED g::iq4_nl, g::iq4_xs
+
+TEST_CASE_TEMPLATE("ggml_blocks: native weighs by importance as the scalar kernel, byte for byte", Format,
+                   NIBBLE_TEST_WEIGHTED) {
+  using native = kernels::encode_ggml_blocks<isa::native, Format>;
+  using scalar = kernels::encode_ggml_blocks<isa::scalar, Format>;
+  if (!test::covers<native, typename native::isa_type>()) return;
+  const std::string_view name = quant::name_of(Format::type);
+  CAPTURE(name);
+  constexpr std::size_t of_row = 3, N = Format::block_elements;
+  std::vector<float> columns = test::gaussian(of_row * N, 7);
+  for (float& c : columns) c *= c;
+  for (std::size_t i = 0; i < N; ++i) columns[N + i] = i % 3 == 0 ? 0x1p56f : columns[i] * 1e-38f;
+  std::fill(columns.begin() + 2 * N, columns.begin() + 2 * N + N / 2, 0.0f);
+  for (const std::size_t count : {1u, 2u, 3u, 5u, 8u, 67u})
+    for (const input& in : inputs(count * N)) {
+      CAPTURE(count);
+      CAPTURE(in.name);
+      std::vector<std::byte> want(count * Format::block_bytes, std::byte{0x5a}), got(want.size(), std::byte{0xa5});
+      scalar::run(in.x.data(), count, {columns.data(), of_row, 2}, want.data());
+      native::run(in.x.data(), count, {columns.data(), of_row, 2}, got.data());
+      const auto differs = std::mismatch(want.begin(), want.end(), got.begin()).first - want.begin();
+      CHECK(differs == static_cast<std::ptrdiff_t>(want.size()));
+    }
+}
+
+TEST_CASE("ggml_blocks: native encodes magnitudes of all floats as MXFP4 as the scalar kernel, byte for byte") {
+  using native = kernels::encode_ggml_blocks<isa::native, g::mxfp4>;
+  using scalar = kernels::encode_ggml_blocks<isa::scalar, g::mxfp4>;
+  if (!test::covers<native, typename native::isa_type>()) return;
+  test::generator random(9);
+  std::vector<float> x(32 * 255 * 5);
+  for (std::size_t b = 0; b < x.size() / 32; ++b) {
+    const auto exponent = static_cast<std::uint32_t>(b % 255);
+    for (std::size_t i = 0; i < 32; ++i) {
+      const auto bits = static_cast<std::uint32_t>(random.next());
+      const std::uint32_t less = i < 8 ? 0 : bits >> 8 & 7u, near = bits % 128;  // mantissas from all ones down, too
+      const std::uint32_t mantissa = b % 5 < 2 && i < 4 ? 0x7fffffu - near : bits & 0x7fffffu;
+      x[32 * b + i] =
+          std::bit_cast<float>((bits & 0x80000000u) | (exponent < less ? 0 : exponent - less) << 23 | mantissa);
+    }
+  }
+  CHECK(encoded<native, g::mxfp4>(x) == encoded<scalar, g::mxfp4>(x));
+}
+
 TEST_CASE_TEMPLATE("ggml_blocks: native decodes random blocks as the scalar kernel, bit for bit", Format,
-                   NIBBLE_TEST_ENCODED, g::iq4_xs, g::mxfp4, g::f16, g::bf16) {
+                   NIBBLE_TEST_ENCODED, g::f16, g::bf16) {
   using native = kernels::decode_ggml_blocks<isa::native, Format>;
   using scalar = kernels::decode_ggml_blocks<isa::scalar, Format>;
   const std::string_view name = quant::name_of(Format::type);

@@ -30,10 +30,8 @@ struct list {
     (f(Formats{}), ...);
   }
 };
-using written =
-    list<g::q8_0, g::q4_0, g::q4_1, g::q5_0, g::q5_1, g::iq4_nl, g::q2_k, g::q3_k, g::q4_k, g::q5_k, g::q6_k>;
-using read = list<g::q8_0, g::q4_0, g::q4_1, g::q5_0, g::q5_1, g::iq4_nl, g::q2_k, g::q3_k, g::q4_k, g::q5_k, g::q6_k,
-                  g::iq4_xs, g::mxfp4>;
+using all = list<g::q8_0, g::q4_0, g::q4_1, g::q5_0, g::q5_1, g::iq4_nl, g::mxfp4, g::q2_k, g::q3_k, g::q4_k, g::q5_k,
+                 g::q6_k, g::iq4_xs>;
 
 static_assert(quant::block_codec<g::q8_0> && quant::block_codec<g::q2_k> && quant::block_codec<g::bf16>);
 
@@ -67,9 +65,10 @@ TEST_CASE("ggml_formats: normal values come back with the error that the width a
       {ggml_type::q8_0, 0.003, 0.006}, {ggml_type::q4_0, 0.07, 0.10},   {ggml_type::q4_1, 0.06, 0.09},
       {ggml_type::q5_0, 0.03, 0.05},   {ggml_type::q5_1, 0.03, 0.045},  {ggml_type::iq4_nl, 0.06, 0.09},
       {ggml_type::q2_k, 0.20, 0.36},   {ggml_type::q3_k, 0.10, 0.19},   {ggml_type::q4_k, 0.05, 0.085},
-      {ggml_type::q5_k, 0.02, 0.045},  {ggml_type::q6_k, 0.012, 0.024},
+      {ggml_type::q5_k, 0.02, 0.045},  {ggml_type::q6_k, 0.012, 0.024}, {ggml_type::iq4_xs, 0.06, 0.09},
+      {ggml_type::mxfp4, 0.09, 0.14},
   };
-  written::for_each([&]<class Format>(Format) {
+  all::for_each([&]<class Format>(Format) {
     double error = 0, power = 0;
     for (std::uint64_t seed = 0; seed < 64; ++seed) {
       const auto x = test::gaussian(Format::block_elements, seed + 1);
@@ -92,7 +91,7 @@ TEST_CASE("ggml_formats: normal values come back with the error that the width a
 }
 
 TEST_CASE("ggml_formats: zeros of either sign come back as zeros") {
-  written::for_each([]<class Format>(Format) {
+  all::for_each([]<class Format>(Format) {
     for (const float zero : {0.0f, -0.0f}) {
       const auto y = round_trip<Format>(std::vector<float>(Format::block_elements, zero));
       CAPTURE(quant::name_of(Format::type));
@@ -102,7 +101,7 @@ TEST_CASE("ggml_formats: zeros of either sign come back as zeros") {
 }
 
 TEST_CASE("ggml_formats: values below what a half scale can say come back as small or zero, never as NaN") {
-  written::for_each([]<class Format>(Format) {
+  all::for_each([]<class Format>(Format) {
     for (const float scale : {1e-6f, 1e-12f, 1e-20f, 1e-37f, 1e-40f, 1e-45f}) {
       for (std::uint64_t seed = 0; seed < 8; ++seed) {
         auto x = test::gaussian(Format::block_elements, seed, scale);
@@ -117,7 +116,7 @@ TEST_CASE("ggml_formats: values below what a half scale can say come back as sma
 }
 
 TEST_CASE("ggml_formats: a single value in a block of zeros is kept, whatever its place and sign") {
-  written::for_each([]<class Format>(Format) {
+  all::for_each([]<class Format>(Format) {
     for (std::size_t at = 0; at < Format::block_elements; ++at) {
       for (const float v : {1.0f, -1.0f, 1000.0f}) {
         std::vector<float> x(Format::block_elements);
@@ -134,7 +133,7 @@ TEST_CASE("ggml_formats: a single value in a block of zeros is kept, whatever it
 }
 
 TEST_CASE("ggml_formats: finite values below the limit of a format are refused or kept, whatever they are") {
-  written::for_each([]<class Format>(Format) {
+  all::for_each([]<class Format>(Format) {
     for (int exponent = 10; exponent < 128; ++exponent) {
       std::vector<float> x = test::gaussian(Format::block_elements, 3);
       for (std::size_t i = 0; i < x.size(); i += 7) x[i] = std::ldexp(i % 2 == 0 ? 1.0f : -1.0f, exponent);
@@ -149,7 +148,7 @@ TEST_CASE("ggml_formats: finite values below the limit of a format are refused o
 }
 
 TEST_CASE("ggml_formats: NaN, infinities and wrong sizes are refused") {
-  written::for_each([]<class Format>(Format) {
+  all::for_each([]<class Format>(Format) {
     typename Format::block b;
     for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
       std::vector<float> x(Format::block_elements);
@@ -157,7 +156,8 @@ TEST_CASE("ggml_formats: NaN, infinities and wrong sizes are refused") {
       CHECK(refusal_of([&] { Format::encode_block(x, b); }).code == errc::bad_value);
     }
     std::vector<float> x(Format::block_elements, std::numeric_limits<float>::max());
-    CHECK(refusal_of([&] { Format::encode_block(x, b); }).code == errc::scale_overflow);
+    if (Format::type != ggml_type::mxfp4)  // it has a scale for every float
+      CHECK(refusal_of([&] { Format::encode_block(x, b); }).code == errc::scale_overflow);
     x.pop_back();
     CHECK(refusal_of([&] { Format::encode_block(x, b); }).code == errc::bad_shape);
     CHECK(refusal_of([&] { Format::decode_block(b, x); }).code == errc::bad_shape);
@@ -165,7 +165,7 @@ TEST_CASE("ggml_formats: NaN, infinities and wrong sizes are refused") {
 }
 
 TEST_CASE("ggml_formats: every bit pattern is a block, and a bit of a code changes one element") {
-  read::for_each([]<class Format>(Format) {
+  all::for_each([]<class Format>(Format) {
     test::generator random(static_cast<std::uint64_t>(Format::type));
     typename Format::block b;
     for (int round = 0; round < 200; ++round) {
@@ -288,4 +288,63 @@ TEST_CASE("ggml_formats: MXFP4 has the powers of two of its scale, subnormal one
     CHECK(static_cast<double>(y[0]) == std::ldexp(1.0, e - 128));
     if (e < 252) CHECK(static_cast<double>(y[16]) == std::ldexp(12.0, e - 128));
   }
+}
+
+TEST_CASE("ggml_formats: MXFP4 takes the lower of two levels as near, clamps to 12, and gives zeros no sign") {
+  std::vector<float> x(32);  // 8 is the least greatest magnitude of d = 1: e = 128
+  const float at[] = {15.0f, 12.5f, 10.0f, 10.000001f, 7.0f, 5.0f, 5.0000005f, 3.5f, 2.5f, 1.5f, 0.5f, 0.50000006f};
+  const unsigned expected[] = {7, 7, 6, 7, 5, 4, 5, 3, 2, 1, 0, 1};
+  for (const float sign : {1.0f, -1.0f}) {
+    for (std::size_t i = 0; i < std::size(at); ++i) x[i] = sign * at[i];
+    const auto b = block_of<g::mxfp4>(x);
+    CHECK(byte(b[0]) == 128);
+    for (std::size_t i = 0; i < std::size(at); ++i) {
+      CAPTURE(at[i]);
+      CHECK((byte(b[1 + i]) & 15u) == (expected[i] != 0 && sign < 0.0f ? expected[i] + 8 : expected[i]));
+    }
+  }
+}
+
+TEST_CASE("ggml_formats: MXFP4 keeps every float with a finite value, the greatest as 6 times 2^125") {
+  for (const float v : {std::numeric_limits<float>::max(), 0x1.fffffp127f, 0x1p127f, 0x1p-125f, -0x1.8p100f}) {
+    std::vector<float> x(32);
+    x[3] = v;
+    const auto y = round_trip<g::mxfp4>(x);
+    CAPTURE(v);
+    CHECK(std::fabs(y[3] - v) <= 0.25f * std::fabs(v));
+    CHECK(std::count(y.begin(), y.end(), 0.0f) == 31);
+  }
+  std::vector<float> x(32, std::numeric_limits<float>::max());
+  CHECK(byte(block_of<g::mxfp4>(x)[0]) == 253);
+  CHECK(round_trip<g::mxfp4>(x)[0] == 0x1.8p127f);
+}
+
+TEST_CASE("ggml_formats: the exponent of MXFP4 rises one float below a power of two where log2 in float says so") {
+  CHECK(g::mxfp4::exponent_of(1.0f) == 125);
+  CHECK(g::mxfp4::exponent_of(std::nextafter(1.0f, 0.0f)) == 124);
+  CHECK(g::mxfp4::exponent_of(std::nextafter(8.0f, 0.0f)) == 128);
+  CHECK(g::mxfp4::exponent_of(std::nextafter(std::nextafter(8.0f, 0.0f), 0.0f)) == 127);
+  CHECK(g::mxfp4::exponent_of(std::nextafter(0.25f, 0.0f)) == 123);
+  CHECK(g::mxfp4::exponent_of(0.0f) == 0);
+  CHECK(g::mxfp4::exponent_of(0x1p-125f) == 0);
+  CHECK(g::mxfp4::exponent_of(0x1p-126f) == 255);
+  CHECK(g::mxfp4::exponent_of(0x1p-149f) == 232);
+}
+
+TEST_CASE("ggml_formats: IQ4_NL and IQ4_XS leave less error where importance is greater") {
+  const auto x = test::gaussian(256, 21);
+  std::vector<float> importance(256, 1.0f);
+  for (std::size_t i = 0; i < 256; i += 4) importance[i] = 1000.0f;
+  const auto error_of = [&]<class Format>(Format, const float* weights) {
+    double sum = 0.0;
+    for (std::size_t first = 0; first < 256; first += Format::block_elements) {
+      typename Format::block b;
+      Format::encode(x.data() + first, weights == nullptr ? nullptr : weights + first, b.data());
+      const auto y = values_of<Format>(b);
+      for (std::size_t i = 0; i < y.size(); i += 4) sum += std::pow(double{x[first + i]} - y[i], 2);
+    }
+    return sum;
+  };
+  CHECK(error_of(g::iq4_nl{}, importance.data()) < 0.8 * error_of(g::iq4_nl{}, nullptr));
+  CHECK(error_of(g::iq4_xs{}, importance.data()) < 0.8 * error_of(g::iq4_xs{}, nullptr));
 }

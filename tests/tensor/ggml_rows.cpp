@@ -27,6 +27,11 @@ struct golden_bytes {
   std::string_view name;
   std::array<std::uint64_t, 12> digest;
 };
+struct golden_edge {
+  std::string_view name;
+  std::size_t kind;
+  std::uint64_t digest;
+};
 struct golden_block {
   std::string_view name, hex;
 };
@@ -40,8 +45,9 @@ constexpr std::size_t golden_elements = 16 * 256;
 
 /// The inputs of tests/golden/make_ggml_golden.py: integers times powers of two.
 std::vector<float> golden_input(std::size_t kind) {
-  std::vector<std::uint64_t> z(golden_elements), g(golden_elements);
-  test::generator of_values(1000 + kind), of_groups(2000 + kind);
+  std::vector<std::uint64_t> z(golden_elements), g(golden_elements), blocks(golden_elements);
+  test::generator of_values(1000 + kind), of_groups(2000 + kind), of_blocks(4000 + kind);
+  for (auto& v : blocks) v = of_blocks.next();
   for (auto& v : z) v = of_values.next();
   for (auto& v : g) v = of_groups.next();
   const auto bell_of = [&](std::size_t i) {
@@ -65,10 +71,33 @@ std::vector<float> golden_input(std::size_t kind) {
       case 9: v = group < 8 ? 0 : bell; break;
       default: break;
     }
-    const int shift = kind == 10 ? -17 - static_cast<int>(group) : kind == 11 ? -4 : -17;
+    int shift = -17;
+    const int block = static_cast<int>(blocks[i / 32] % 255);
+    switch (kind) {
+      case 10: shift -= static_cast<int>(group); break;
+      case 11: shift = -4; break;
+      case 12: shift = -149; break;
+      case 13: shift = block - 145; break;
+      case 14:
+        v = ((1L << 24) - rare) * (bell < 0 ? -1 : 1);
+        shift = block - (rare < 30 ? 151 : 154);
+        break;
+      default: break;
+    }
     x[i] = static_cast<float>(std::ldexp(static_cast<double>(v), shift));
   }
   return x;
+}
+
+/// The importance of its 1024 columns.
+std::vector<float> golden_importance() {
+  std::vector<float> columns(1024);
+  test::generator random(5000);
+  for (float& c : columns) {
+    const std::uint64_t z = random.next();
+    c = z % 7 == 0 ? 0.0f : static_cast<float>(z >> 40 >> (z % 23));
+  }
+  return columns;
 }
 
 template <class T>
@@ -101,12 +130,40 @@ void for_each_type(F&& f) {
 TEST_CASE("ggml_rows: the bytes of every format are those of ggml") {
   std::vector<std::vector<float>> inputs;
   for (std::size_t kind = 0; kind < 12; ++kind) inputs.push_back(golden_input(kind));
-  CHECK(std::size(golden_encoded) == 11);
+  CHECK(std::size(golden_encoded) == 13);
   for (const auto& golden : golden_encoded) {
     for (std::size_t kind = 0; kind < inputs.size(); ++kind) {
       CAPTURE(golden.name);
       CAPTURE(kind);
       CHECK(fnv(encoded(*quant::ggml_type_from_name(golden.name), inputs[kind])) == golden.digest[kind]);
+    }
+  }
+}
+
+TEST_CASE("ggml_rows: subnormal values, all exponents, and values below powers of two have the bytes of ggml") {
+  CHECK(std::size(golden_edges) == 4);
+  for (const auto& golden : golden_edges) {
+    CAPTURE(golden.name);
+    CAPTURE(golden.kind);
+    CHECK(fnv(encoded(*quant::ggml_type_from_name(golden.name), golden_input(golden.kind))) == golden.digest);
+  }
+}
+
+TEST_CASE("ggml_rows: IQ4_NL and IQ4_XS weigh by importance as ggml does, byte for byte, in any search") {
+  const std::vector<float> importance = golden_importance();
+  CHECK(std::size(golden_weighted) == 2);
+  for (const auto& golden : golden_weighted) {
+    for (std::size_t kind = 0; kind < golden.digest.size(); ++kind) {
+      CAPTURE(golden.name);
+      CAPTURE(kind);
+      const auto x = golden_input(kind);
+      const ggml_type type = *quant::ggml_type_from_name(golden.name);
+      std::vector<std::byte> blocks(encoded(type, x).size());
+      for (const ggml_search search : {ggml_search::reference, ggml_search::least_error}) {
+        encode_ggml(type, make_span2d<const float>(x.data(), 4, 1024), blocks,
+                    {.search = search, .importance = importance});
+        CHECK(fnv(blocks) == golden.digest[kind]);
+      }
     }
   }
 }
@@ -247,7 +304,7 @@ TEST_CASE("ggml_rows: types without code are refused by name") {
     }
   });
   CHECK(read == 16);
-  CHECK(written == 14);
+  CHECK(written == 16);
 }
 
 TEST_CASE("ggml_rows: sizes that do not match are refused with both numbers") {
@@ -283,7 +340,8 @@ TEST_CASE("ggml_rows: a value that is not finite is refused with its row and col
 
 TEST_CASE("ggml_rows: values too large for a format are refused with their place") {
   for_each_type([&](const quant::ggml_type_info& info) {
-    if (!can_encode_ggml(info.type) || info.type == ggml_type::f32) return;
+    // MXFP4 has a scale for every float.
+    if (!can_encode_ggml(info.type) || info.type == ggml_type::f32 || info.type == ggml_type::mxfp4) return;
     for (const float large : {std::numeric_limits<float>::max(), std::numeric_limits<float>::lowest()}) {
       auto x = test::gaussian(2 * 512, 8);
       x[512 + 256] = large;
@@ -382,6 +440,13 @@ TEST_CASE("ggml_rows: an importance that is no weight is refused with its column
   CHECK(refused().says("the importance of column 77 is -1"));
   importance[77] = std::numeric_limits<float>::infinity();
   CHECK(refused().says("column 77 is inf"));
+  importance[77] = 1e20f;
+  std::vector<std::byte> weighed(2 * 136);
+  const auto r = refusal_of([&] { encode_ggml(ggml_type::iq4_xs, values, weighed, {.importance = importance}); });
+  CHECK(r.code == errc::bad_value);
+  CHECK(r.says("the importance of column 77 is 1.00000002e+20; IQ4_XS takes at most 7.2057594e+16"));
+  importance[77] = 0x1p56f;
+  encode_ggml(ggml_type::iq4_xs, values, weighed, {.importance = importance});
   importance.resize(511);
   CHECK(refused().says("511 importances; there are 512 columns"));
 }

@@ -91,9 +91,9 @@ TEST_CASE("nibble inspect: --errors has what types lose beside what they lose of
   const small_model m;
   const auto j = nlohmann::json::parse(run("inspect --json --errors '" + m.file.path + "'").out);
   const auto& wide = j["tensors"][2]["sqnr_db"];
-  CHECK(wide.size() == 6);
+  CHECK(wide.size() == 7);
   double last = 100.0;
-  for (const char* type : {"Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K"}) {
+  for (const char* type : {"Q8_0", "Q6_K", "Q5_K", "Q4_K", "IQ4_XS", "Q3_K", "Q2_K"}) {
     CAPTURE(type);
     CHECK(wide[type]["measured"].get<double>() == doctest::Approx(wide[type]["normal"].get<double>()).epsilon(0.02));
     CHECK(wide[type]["measured"].get<double>() < last);
@@ -247,6 +247,10 @@ TEST_CASE("nibble quantize: --imatrix lowers the error that importance weighs, a
   CHECK(run("quantize --imatrix '" + matrix.path + "' '" + m.file.path + "' '" + to.path + "' Q4_K")
             .out.find("without importance: token_embd.weight, blk.0.ffn_down.weight, output.weight") !=
         std::string::npos);
+  const auto of_iq4 = nlohmann::json::parse(
+      run("quantize --json --imatrix '" + matrix.path + "' '" + m.file.path + "' '" + to.path + "' IQ4_XS").out);
+  const auto& weighed = of_iq4["tensors"][2];
+  CHECK(weighed["weighted_sqnr_db"].get<double>() > weighed["sqnr_db"].get<double>() + 1.0);
 }
 
 TEST_CASE("nibble quantize: a safetensors file becomes a GGUF file with its names") {
@@ -391,7 +395,7 @@ TEST_CASE("nibble convert: quantized tensors become floats when asked for: F32 e
 
 TEST_CASE("nibble convert: blocks become matrices of a safetensors file without loss, and the same blocks again") {
   const small_model m;
-  for (const std::string plan : {"Q4_K_M", "Q8_0", "IQ4_NL"}) {
+  for (const std::string plan : {"Q4_K_M", "Q8_0", "IQ4_NL", "IQ4_XS", "MXFP4"}) {
     CAPTURE(plan);
     const temporary_file q{"q.gguf"}, safe{"planes.safetensors"}, back{"again.gguf"};
     CHECK(run("quantize '" + m.file.path + "' '" + q.path + "' " + plan).code == 0);

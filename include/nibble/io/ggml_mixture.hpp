@@ -208,7 +208,8 @@ constexpr ggml_type type_for_rows(ggml_type type, std::size_t row) noexcept {
   ggml_type other = ggml_type::f16;
   switch (type) {
     case ggml_type::q2_k:
-    case ggml_type::q3_k: other = ggml_type::iq4_nl; break;
+    case ggml_type::q3_k:
+    case ggml_type::iq4_xs: other = ggml_type::iq4_nl; break;
     case ggml_type::q4_k: other = ggml_type::q5_0; break;
     case ggml_type::q5_k: other = ggml_type::q5_1; break;
     case ggml_type::q6_k: other = ggml_type::q8_0; break;
@@ -303,6 +304,8 @@ class type_plan {
       case ggml_type::q5_k: return 16u;
       case ggml_type::q6_k: return 18u;
       case ggml_type::iq4_nl: return 25u;
+      case ggml_type::iq4_xs: return 30u;
+      case ggml_type::mxfp4: return 38u;
       default: return std::nullopt;
     }
   }

@@ -17,17 +17,23 @@ namespace kernels {
 template <class Isa, class Format>
 struct decode_ggml_blocks : decode_ggml_blocks<typename Isa::fallback, Format> {};
 
-/// The reverse for formats that have `encode`: `run(x, count, blocks)`, x with magnitudes of at most Format::greatest. Every
-/// ISA yields the same bytes.
-template <class Isa, class Format>
-struct encode_ggml_blocks : encode_ggml_blocks<typename Isa::fallback, Format> {};
-
 /// How much the squared error of each column counts: `values` has a number >= 0 for each of the columns of a row, `of_row` blocks;
 /// the first block that is encoded is number `first` of its row. Without values all columns count the same.
 struct ggml_importance {
   const float* values = nullptr;
   std::size_t of_row = 1, first = 0;
+
+  /// The values of block i of those that are encoded.
+  const float* of_block(std::size_t i, std::size_t block_elements) const noexcept {
+    return values + (first + i) % of_row * block_elements;
+  }
 };
+
+/// The reverse for formats that have `encode`: `run(x, count, blocks)`, x with magnitudes of at most Format::greatest. Formats
+/// that satisfy quant::ggml::weighted_block also have `run(x, count, importance, blocks)`, values of at most
+/// quant::ggml::importance_greatest; without values it is the other. Every ISA yields the same bytes.
+template <class Isa, class Format>
+struct encode_ggml_blocks : encode_ggml_blocks<typename Isa::fallback, Format> {};
 
 /// Blocks with less squared error than those of encode_ggml_blocks, for formats that have a search for it (quant/ggml_fit.hpp):
 /// `run(x, count, importance, blocks)`. Every ISA yields the same bytes.

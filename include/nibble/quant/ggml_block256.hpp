@@ -309,7 +309,7 @@ struct q6_k : block_format<q6_k, ggml_type::q6_k> {
   }
 };
 
-/// x = (d (s - 32)) iq4_table[q], eight sub-blocks of 32 with scales s of 6 bits and codes as in IQ4_NL. Read only.
+/// x = (d (s - 32)) iq4_table[q], eight sub-blocks of 32 with scales s of 6 bits and codes as in IQ4_NL.
 ///     0 d, half    2 upper two bits of s, u16    4 lower four bits of s, 4 bytes    8 codes, 128 bytes    136 bytes
 struct iq4_xs : block_format<iq4_xs, ggml_type::iq4_xs> {
   static constexpr std::array<std::size_t, 1> halves{0};
@@ -322,6 +322,37 @@ struct iq4_xs : block_format<iq4_xs, ggml_type::iq4_xs> {
       detail::decode_nibbles(b + 8 + 16 * j, y + 32 * j,
                              [scale](unsigned u, std::size_t) { return scale * static_cast<float>(iq4_table[u]); });
     }
+  }
+  /// Weights x^2, or those of an importance matrix where `importance` is not null: a number for each value.
+  static void encode(const float* x, const float* importance, std::byte* b) noexcept {
+    float w[256], found[8];
+    if (importance == nullptr) detail::weigh_iq4(x, 256, w);
+    else detail::weigh_iq4(x, 256, importance, w);
+    for (std::size_t j = 0; j < 8; ++j) found[j] = detail::search_levels(x + 32 * j, w + 32 * j);
+    float scales[8];
+    store_scales(found, b, scales);
+    for (std::size_t j = 0; j < 8; ++j) {
+      std::uint8_t codes[32];
+      detail::nearest_iq4(x + 32 * j, detail::inverse(scales[j]), codes);
+      detail::store_nibbles(codes, b + 8 + 16 * j);
+    }
+  }
+  static void encode(const float* x, std::byte* b) noexcept { encode(x, nullptr, b); }
+  /// All but the codes: the greatest of the scales found becomes -32, the others what is nearest. `scales` are those to choose
+  /// codes against, of d before it is a half, and may lie where `found` does. Blocks of zeros have d = -0.
+  static void store_scales(const float* found, std::byte* b, float* scales) noexcept {
+    const float d = -detail::first_extreme(found, 8) / 32.0f, id = detail::inverse(d);
+    detail::store_half(d, b);
+    unsigned upper = 0, lower = 0;
+    for (std::size_t j = 0; j < 8; ++j) {
+      const int scale = detail::nearest(rounded_product(id, found[j]), -32, 31);
+      const auto s = static_cast<unsigned>(scale + 32);
+      scales[j] = d * static_cast<float>(scale);
+      upper |= s >> 4 << 2 * j;
+      lower |= (s & 15u) << 4 * j;
+    }
+    for (std::size_t k = 0; k < 2; ++k) b[2 + k] = static_cast<std::byte>(upper >> 8 * k & 255u);
+    for (std::size_t k = 0; k < 4; ++k) b[4 + k] = static_cast<std::byte>(lower >> 8 * k & 255u);
   }
 };
 

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 #include <nibble/core/config.hpp>
 #include <nibble/core/round.hpp>
@@ -100,6 +101,57 @@ inline void nearest_iq4(const float* x, float factor, std::uint8_t* codes) noexc
   float products[32];
   for (std::size_t i = 0; i < 32; ++i) products[i] = rounded_product(x[i], factor);
   nearest_iq4(products, codes);
+}
+
+/// Twice the mean square of n values, which ggml adds to each square where it weighs by an importance matrix.
+inline float iq4_spread(const float* x, std::size_t n) noexcept {
+  float squares = 0.0f;
+  for (std::size_t i = 0; i < n; ++i) squares += rounded_product(x[i], x[i]);
+  return rounded_product(squares, 2.0f / static_cast<float>(n));
+}
+/// The weights of n values: importance times sqrt(spread + x^2).
+inline void weigh_iq4(const float* x, std::size_t n, const float* importance, float* weights) noexcept {
+  const float spread = iq4_spread(x, n);
+  for (std::size_t i = 0; i < n; ++i)
+    weights[i] = rounded_product(importance[i], __builtin_sqrtf(spread + rounded_product(x[i], x[i])));
+}
+/// The same without importance: x^2.
+inline void weigh_iq4(const float* x, std::size_t n, float* weights) noexcept {
+  for (std::size_t i = 0; i < n; ++i) weights[i] = rounded_product(x[i], x[i]);
+}
+
+/// The scale of 32 values with the least sum of w times squared error over the extreme at level 0 or near it (15 places, 1
+/// apart), each with the scale of least squares; 0 where all are tiny. Used by IQ4_NL and IQ4_XS.
+inline float search_levels(const float* x, const float* w) noexcept {
+  const float extreme = first_extreme(x, 32);
+  if (is_tiny(extreme)) return 0.0f;
+  constexpr float first = static_cast<float>(iq4_table[0]);
+  float d = 0.0f, best = 0.0f;
+  for (int trial = -8; trial <= 7; ++trial) {
+    const float id = trial == -8 ? 1.0f / (-extreme / first) : (static_cast<float>(trial) + first) / extreme;
+    std::uint8_t codes[32];
+    nearest_iq4(x, id, codes);
+    float xt = 0.0f, tt = 0.0f;  // sums of w x t and w t^2 over the levels t
+    for (std::size_t i = 0; i < 32; ++i) {
+      const float t = static_cast<float>(iq4_table[codes[i]]), wt = rounded_product(w[i], t);
+      xt += rounded_product(wt, x[i]);
+      tt += rounded_product(wt, t);
+    }
+    const bool better = tt > 0.0f && rounded_product(xt, xt) > rounded_product(best, tt);
+    if (trial != -8 && !better) continue;
+    d = tt > 0.0f ? xt / tt : 0.0f;
+    best = rounded_product(d, xt);
+  }
+  return d;
+}
+
+/// How many floats just below 2^n have the logarithm n when log2 is rounded to float, as ggml does for the exponent of MXFP4: those
+/// with log2 within half a step of n. The step next to n > 0, from below, is 2^(j - 23), where 2^j is the greatest power of two
+/// in n - 1; next to n < 0 in -n. The mantissas there, of 24 bits, are 2^24 ln 2 a unit of log2, so that half a step is ln 2 * 2^j.
+constexpr std::uint32_t steps_below(int n) noexcept {
+  constexpr std::uint32_t of_power[] = {0, 1, 2, 5, 11, 22, 44, 88};  // floor(ln 2 * 2^j)
+  const auto size = static_cast<unsigned>(n > 0 ? n - 1 : -n);
+  return size == 0 ? 0 : of_power[std::bit_width(size) - 1];
 }
 
 }  // namespace detail
@@ -209,46 +261,62 @@ struct iq4_nl : block_format<iq4_nl, ggml_type::iq4_nl> {
     const float d = detail::load_half(b);
     detail::decode_nibbles(b + 2, y, [d](unsigned u, std::size_t) { return static_cast<float>(iq4_table[u]) * d; });
   }
-  /// The least sum of x^2 times squared error over the extreme at level 0 or near it (15 places, 1 apart), each with the
-  /// scale of least squares.
-  static void encode(const float* x, std::byte* b) noexcept {
-    const float extreme = detail::first_extreme(x, 32);
+  /// Weights x^2, or those of an importance matrix where `importance` is not null: a number for each value.
+  static void encode(const float* x, const float* importance, std::byte* b) noexcept {
+    float w[32];
+    if (importance == nullptr) detail::weigh_iq4(x, 32, w);
+    else detail::weigh_iq4(x, 32, importance, w);
+    const float d = detail::search_levels(x, w);
     std::uint8_t codes[32];
-    float d = 0.0f;
-    if (!detail::is_tiny(extreme)) {
-      constexpr float first = static_cast<float>(iq4_table[0]);
-      float best = 0.0f;
-      for (int trial = -8; trial <= 7; ++trial) {
-        const float id = trial == -8 ? 1.0f / (-extreme / first) : (static_cast<float>(trial) + first) / extreme;
-        detail::nearest_iq4(x, id, codes);
-        float xt = 0.0f, tt = 0.0f;  // sums of w x t and w t^2 over the levels t
-        for (std::size_t i = 0; i < 32; ++i) {
-          const float t = static_cast<float>(iq4_table[codes[i]]);
-          const float wt = rounded_product(rounded_product(x[i], x[i]), t);
-          xt += rounded_product(wt, x[i]);
-          tt += rounded_product(wt, t);
-        }
-        const bool better = tt > 0.0f && rounded_product(xt, xt) > rounded_product(best, tt);
-        if (trial != -8 && !better) continue;
-        d = tt > 0.0f ? xt / tt : 0.0f;
-        best = rounded_product(d, xt);
-      }
-    }
     detail::nearest_iq4(x, detail::inverse(d), codes);
     detail::store_half(d, b);
     detail::store_nibbles(codes, b + 2);
   }
+  static void encode(const float* x, std::byte* b) noexcept { encode(x, nullptr, b); }
 };
 
-/// x = 2^(e - 128) times 0, 1, 2, 3, 4, 6, 8, 12 or the negative of it: the values of E2M1 doubled, the scale halved. Read
-/// only. e = 255, NaN in the specification, is 2^127 here as in ggml, and code 8 is +0.
+/// x = 2^(e - 128) times 0, 1, 2, 3, 4, 6, 8, 12 or the negative of it: the values of E2M1 doubled, the scale halved. e = 255,
+/// NaN in the specification, is 2^127 here as in ggml, and code 8 is +0.
 ///     0 e    1 codes[16]    17 bytes
 struct mxfp4 : block_format<mxfp4, ggml_type::mxfp4> {
+  static constexpr float greatest = std::numeric_limits<float>::max();
   static constexpr std::array<std::size_t, 0> halves{};
   static void decode(const std::byte* b, float* y) noexcept {
-    const std::uint32_t e = detail::load_u8(b);
-    const float d = std::bit_cast<float>(e < 2 ? 0x00200000u << e : (e - 1) << 23);  // 2^-128 and 2^-127 are subnormal
+    const float d = scale_of(detail::load_u8(b));
     detail::decode_nibbles(b + 1, y, [d](unsigned u, std::size_t) { return mxfp4_table[u] * d; });
+  }
+  /// The greatest magnitude lies from 8 d on, where 12 d is the greatest value; the code of the nearest level, the one of lower
+  /// magnitude of two as near, 0 without its sign.
+  static void encode(const float* x, std::byte* b) noexcept {
+    const float extreme = detail::first_extreme(x, 32);
+    const unsigned e = exponent_of(extreme < 0.0f ? -extreme : extreme);
+    const float d = scale_of(e);
+    std::uint8_t codes[32];
+    for (std::size_t i = 0; i < 32; ++i) {
+      const float magnitude = x[i] < 0.0f ? -x[i] : x[i];
+      unsigned code = 0;
+      for (unsigned c = 1; c < 8; ++c) {
+        const float level = mxfp4_table[c] * d, middle = 0.5f * (mxfp4_table[c - 1] + mxfp4_table[c]) * d;  // exact
+        code += is_finite(level) && magnitude > middle ? 1 : 0;  // 8 * 2^125 is no float
+      }
+      codes[i] = static_cast<std::uint8_t>(code != 0 && x[i] < 0.0f ? code + 8 : code);
+    }
+    b[0] = static_cast<std::byte>(e);
+    detail::store_nibbles(codes, b + 1);
+  }
+  /// The e of a block whose greatest magnitude is this: 125 + log2, rounded down; 0 for 0. Below 2^-125 that is negative and only
+  /// its lower eight bits are stored, as by ggml on x86; all codes are 0 then.
+  static constexpr unsigned exponent_of(float greatest_magnitude) noexcept {
+    if (greatest_magnitude == 0.0f) return 0;
+    const bool subnormal = greatest_magnitude < 0x1p-126f;
+    const auto bits = std::bit_cast<std::uint32_t>(subnormal ? greatest_magnitude * 0x1p24f : greatest_magnitude);
+    const int less = subnormal ? 24 : 0, next = static_cast<int>(bits >> 23) - 126 - less;  // below 2^next
+    const int biased = static_cast<int>((bits + detail::steps_below(next)) >> 23) - less;
+    return static_cast<unsigned>(biased - 2) & 255u;
+  }
+  /// 2^(e - 128), e below 256.
+  static constexpr float scale_of(unsigned e) noexcept {
+    return std::bit_cast<float>(e < 2 ? 0x00200000u << e : (e - 1) << 23);  // 2^-128 and 2^-127 are subnormal
   }
 };
 

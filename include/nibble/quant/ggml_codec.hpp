@@ -5,7 +5,8 @@
 ///
 ///   type, block_elements, block_bytes    its line in ggml_type.hpp
 ///   decode(block, y)                     one block to block_elements values; every bit pattern is a valid block
-///   encode(x, block)                     the reverse, where nibble has it; any finite values
+///   encode(x, block)                     the reverse; any finite values up to `greatest`
+///   encode(x, importance, block)         the same weighed by importance, of formats that ggml weighs so (weighted_block)
 ///   halves                               where in the block the half precision numbers lie
 ///   greatest                             magnitude of the values that encode takes; a scale may overflow before
 ///
@@ -31,9 +32,12 @@ inline namespace NIBBLE_ABI {
 namespace quant {
 namespace ggml {
 
-/// No block format holds values of more than this magnitude: the greatest is 65504 * 128 * 32 < 2^28, of Q6_K. Up to it no sum
-/// of the searches for a scale leaves the range of float where the result depends on it.
+/// No block format with half scales holds values of more than this magnitude: the greatest is 65504 * 128 * 32 < 2^28, of Q6_K.
+/// Up to it no sum of the searches for a scale leaves the range of float where the result depends on it.
 inline constexpr float block_greatest = 0x1p28f;
+/// The same of the importance that weighted_block::encode takes: weights are below 2^86 then, and sums of 32 of them times a value
+/// and a level of IQ4 below 2^126.
+inline constexpr float importance_greatest = 0x1p56f;
 
 /// Why a block cannot be encoded.
 enum class refusal : std::uint8_t { none, not_finite, too_large };
@@ -106,6 +110,13 @@ struct block_format {
     if (n != block_elements)
       core::fail(errc::bad_shape, name_of(Type), ": ", n, " values; a block has ", block_elements);
   }
+};
+
+/// Formats whose own search weighs errors by an importance of each value, 0 to importance_greatest: the bytes that ggml writes
+/// with an importance matrix.
+template <class Format>
+concept weighted_block = requires(const float* x, const float* importance, std::byte* b) {
+  Format::encode(x, importance, b);
 };
 
 /// One float.

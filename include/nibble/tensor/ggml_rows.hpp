@@ -37,7 +37,8 @@ enum class ggml_search : std::uint8_t {
 struct ggml_encoding {
   ggml_search search = ggml_search::reference;
   /// A number >= 0 for each column, such as the mean square of the activations that meet it: least_error weighs squared errors
-  /// with them. Empty: all columns count the same.
+  /// with them; IQ4_NL and IQ4_XS weigh by them in any search, as ggml does with an importance matrix. Empty: all columns count the
+  /// same.
   std::span<const float> importance = {};
 };
 
@@ -76,7 +77,8 @@ inline constexpr bool encodes_ggml = requires(const float* x, std::byte* b) {
 template <class Format>
 inline constexpr std::size_t ggml_run = 8192 / Format::block_elements;
 
-/// Encodes blocks from x on, and returns how many went well before the first that is refused. `importance` is for `fit` only.
+/// Encodes blocks from x on, and returns how many went well before the first that is refused. `importance` is for `fit` and
+/// for formats that ggml weighs.
 template <class Format>
 std::size_t encode_ggml_run(const float* x, std::size_t count, [[maybe_unused]] bool fit,
                             [[maybe_unused]] const kernels::ggml_importance& importance, std::byte* out) noexcept {
@@ -86,6 +88,8 @@ std::size_t encode_ggml_run(const float* x, std::size_t count, [[maybe_unused]] 
   if constexpr (quant::ggml::fitted_block<Format>) {
     if (fit) kernels::fit_ggml_blocks<isa::native, Format>::run(x, good, importance, out);
     else kernels::encode_ggml_blocks<isa::native, Format>::run(x, good, out);
+  } else if constexpr (quant::ggml::weighted_block<Format>) {
+    kernels::encode_ggml_blocks<isa::native, Format>::run(x, good, importance, out);
   } else {
     kernels::encode_ggml_blocks<isa::native, Format>::run(x, good, out);
   }
@@ -104,6 +108,15 @@ template <class Format>
   }
   core::fail(errc::scale_overflow, "encode_ggml: row ", r, ", columns ", first, " to ",
              first + Format::block_elements - 1, " are too large for ", quant::name_of(Format::type));
+}
+
+/// Refuses importance whose weights would overflow.
+template <quant::ggml::weighted_block Format>
+void check_weights(std::span<const float> importance) {
+  for (std::size_t k = 0; k < importance.size(); ++k)
+    if (importance[k] > quant::ggml::importance_greatest)
+      core::fail(errc::bad_value, "encode_ggml: the importance of column ", k, " is ", importance[k], "; ",
+                 quant::name_of(Format::type), " takes at most ", quant::ggml::importance_greatest);
 }
 
 /// Bytes of n values in whole blocks; bad_shape, in the name of `who`, when they are none.
@@ -127,7 +140,8 @@ constexpr bool can_encode_ggml(ggml_type type) noexcept {
   return can;
 }
 
-/// Whether encode_ggml has a search of least error for a type: Q2_K to Q6_K. It writes all others as ggml does.
+/// Whether encode_ggml has a search of least error for a type: Q2_K to Q6_K. It writes all others as ggml does, IQ4_NL and IQ4_XS
+/// with importance or without.
 constexpr bool can_fit_ggml(ggml_type type) noexcept {
   bool can = false;
   detail::with_ggml_format(type, [&can]<class Format>(Format) { can = quant::ggml::fitted_block<Format>; });
@@ -155,11 +169,11 @@ inline void decode_ggml(ggml_type type, std::span<const std::byte> blocks, std::
 }
 
 /// The rows of x, each in whole blocks: as the bytes that ggml without an importance matrix writes (built without contraction of
-/// products into additions), or with less error where `how` says so and can_fit_ggml(type). `blocks` has exactly the bytes of
-/// x. Throws unsupported_format for a type that nibble cannot write, bad_shape when the sizes do not match; bad_value for a
-/// value that is not finite and scale_overflow where values are too large for the type, both with row and column, of the first
-/// block that has such; bad_value for an importance that is negative or not finite. `ctx` says on which threads; the bytes and
-/// the errors are the same on any.
+/// products into additions; IQ4_NL and IQ4_XS also those with one), or with less error where `how` says so and can_fit_ggml(type).
+/// `blocks` has exactly the bytes of x. Throws unsupported_format for a type that nibble cannot write, bad_shape when the sizes
+/// do not match; bad_value for a value that is not finite and scale_overflow where values are too large for the type, both with
+/// row and column, of the first block that has such; bad_value for an importance that is negative or not finite, or above 2^56
+/// for IQ4_NL and IQ4_XS. `ctx` says on which threads; the bytes and the errors are the same on any.
 inline void encode_ggml(ggml_type type, span2d<const float> x, std::span<std::byte> blocks, const ggml_encoding& how,
                         const context& ctx = {}) {
   if (!can_encode_ggml(type))
@@ -178,6 +192,7 @@ inline void encode_ggml(ggml_type type, span2d<const float> x, std::span<std::by
       core::fail(errc::bad_value, "encode_ggml: the importance of column ", k, " is ", how.importance[k]);
   detail::with_ggml_format(type, [&]<class Format>(Format) {
     if constexpr (detail::encodes_ggml<Format>) {
+      if constexpr (quant::ggml::weighted_block<Format>) detail::check_weights<Format>(how.importance);
       if (need == 0) return;
       // Rows without a gap are one.
       const bool dense = x.stride == x.cols;

@@ -29,6 +29,13 @@ struct encode_ggml_blocks<isa::scalar, Format> {
     for (std::size_t i = 0; i < count; ++i)
       Format::encode(x + i * Format::block_elements, blocks + i * Format::block_bytes);
   }
+  static void run(const float* x, std::size_t count, const ggml_importance& importance,
+                  std::byte* blocks) noexcept requires quant::ggml::weighted_block<Format> {
+    if (importance.values == nullptr) return run(x, count, blocks);
+    for (std::size_t i = 0; i < count; ++i)
+      Format::encode(x + i * Format::block_elements, importance.of_block(i, Format::block_elements),
+                     blocks + i * Format::block_bytes);
+  }
 };
 
 template <quant::ggml::fitted_block Format>
@@ -42,8 +49,7 @@ struct fit_ggml_blocks<isa::scalar, Format> {
         continue;
       }
       float weights[256];
-      quant::ggml::detail::fit_weights(
-          importance.values + (importance.first + i) % importance.of_row * Format::block_elements, weights);
+      quant::ggml::detail::fit_weights(importance.of_block(i, Format::block_elements), weights);
       fit<true>(x, weights, blocks);
     }
   }

@@ -6,4 +6,5 @@
 #include <nibble/kernels/simd/ggml_decode.hpp>
 #include <nibble/kernels/simd/ggml_encode256.hpp>
 #include <nibble/kernels/simd/ggml_encode32.hpp>
+#include <nibble/kernels/simd/ggml_encode_iq4.hpp>
 #include <nibble/kernels/simd/ggml_fit.hpp>

@@ -242,6 +242,19 @@ struct decode_ggml_blocks<Isa, quant::ggml::iq4_nl> {
 };
 
 template <std::same_as<simd::isa_type> Isa>
+struct decode_ggml_blocks<Isa, quant::ggml::mxfp4> {
+  using isa_type = simd::isa_type;
+  static void run(const std::byte* blocks, std::size_t count, float* y) noexcept {
+    using simd::vf;
+    const simd::table_of_16 levels(quant::ggml::mxfp4_table.data());
+    simd::decode_each<quant::ggml::mxfp4>(blocks, count, y, [&](const std::byte* b, float* to) NIBBLE_LAMBDA_INLINE {
+      const vf d(quant::ggml::mxfp4::scale_of(quant::ggml::detail::load_u8(b)));
+      simd::decode_halves(b + 1, to, [&](simd::vi u, std::size_t) NIBBLE_LAMBDA_INLINE { return levels(u) * d; });
+    });
+  }
+};
+
+template <std::same_as<simd::isa_type> Isa>
 struct decode_ggml_blocks<Isa, quant::ggml::iq4_xs> {
   using isa_type = simd::isa_type;
   static void run(const std::byte* blocks, std::size_t count, float* y) noexcept {

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include <nibble/kernels/ggml_blocks.hpp>
+#include <nibble/kernels/simd/ggml_code_search.hpp>
 #include <nibble/kernels/simd/ggml_lanes.hpp>
 #include <nibble/quant/ggml_block256.hpp>
 
@@ -73,11 +74,12 @@ NIBBLE_ALWAYS_INLINE vf whole_scales(float factor, const float* scale) noexcept 
 
 /// Whole super-blocks of sub-blocks of N values, as many as fill registers, R of them searched at a time so that the sums of one
 /// run while those of another wait.
-template <std::size_t N>
+template <std::size_t N, std::size_t AtLeast = 1>
 struct super_blocks {
   static constexpr std::size_t R = lanes == 16 ? 4 : 2;
-  static constexpr std::size_t subs = 256 / N;  ///< sub-blocks of a super-block
-  static constexpr std::size_t blocks = std::max<std::size_t>(1, R* lanes / subs);
+  static constexpr std::size_t subs = 256 / N;                                    ///< sub-blocks of a super-block
+  static constexpr std::size_t unit = std::max<std::size_t>(1, R* lanes / subs);  ///< super-blocks of whole groups
+  static constexpr std::size_t blocks = std::max(AtLeast, unit);
   static constexpr std::size_t groups = blocks * subs / (R * lanes);  ///< of R registers each
   using tile = sub_blocks<N, R>;
 
@@ -85,8 +87,12 @@ struct super_blocks {
   alignas(64) float scale[blocks * subs], min[blocks * subs];  ///< of the sub-blocks, found and then stored
   std::uint8_t codes[blocks * 256];
 
-  void read(const float* values) noexcept {
-    for (std::size_t g = 0; g < groups; ++g) x[g].read(values + g * tile::count * N);
+  std::size_t used = groups;  ///< the groups that are encoded
+
+  /// n super-blocks; what else there is in their groups is read, too.
+  void read(const float* values, std::size_t n = blocks) noexcept {
+    used = ceil_div(n * subs, tile::count);
+    for (std::size_t g = 0; g < used; ++g) x[g].read(values + g * tile::count * N);
   }
   static NIBBLE_ALWAYS_INLINE std::size_t at(std::size_t g, std::size_t r) noexcept {
     return g * tile::count + r * lanes;
@@ -110,7 +116,7 @@ struct super_blocks {
   NIBBLE_ALWAYS_INLINE void encode(Numerator numerator, Found found) noexcept {
     static_assert(Most < 63 && Least > -63);
     const vf least(static_cast<float>(Least)), most(static_cast<float>(Most)), bias(static_cast<float>(-Least));
-    for (std::size_t g = 0; g < groups; ++g) {
+    for (std::size_t g = 0; g < used; ++g) {
       vf s[R], m[R], inverse[R], farthest(0.0f);
       bool ordinary = true;
       NIBBLE_UNROLL
@@ -312,47 +318,58 @@ struct encode_ggml_blocks<Isa, quant::ggml::q3_k> {
 
   static void run(const float* x, std::size_t count, std::byte* blocks) noexcept {
     namespace g = quant::ggml::detail;
-    using super = simd::super_blocks<16>;
+    using super = simd::super_blocks<16, 32>;  // what the search goes on with should fill registers
     super s;
+    simd::code_search<16, 4, 16 * super::blocks> search;
+    std::memset(s.scale, 0, sizeof s.scale);
     std::memset(s.min, 0, sizeof s.min);
-    simd::encode_steps<format, super::blocks>(x, count, blocks, [&](const float* v, std::size_t n, std::byte* to) {
-      s.read(v);
-      super::tile codes[super::groups];
-      for (std::size_t i = 0; i < super::groups; ++i) {
-        simd::vf found[super::R];
-        simd::search_by_codes<16, 4>(s.x[i], codes[i], found);
-        for (std::size_t r = 0; r < super::R; ++r) found[r].store_aligned(s.scale + super::at(i, r));
-      }
-      for (std::size_t b = 0; b < n; ++b) {
-        std::byte* const block = to + b * format::block_bytes;
-        float* const scale = s.scale + 16 * b;
-        std::memset(block + 96, 0, 14);
-        const float extreme = g::first_extreme(scale, 16);
-        if (extreme == 0.0f) continue;  // all scales are 0 already
-        const float iscale = -32.0f / extreme, d = g::store_half(1.0f / iscale, block + 108);
-        simd::vi bytes[16 / simd::lanes];
-        NIBBLE_UNROLL
-        for (std::size_t j = 0; j < 16; j += simd::lanes) {
-          const simd::vf whole = simd::whole_scales<-32, 31>(iscale, scale + j);
-          bytes[j / simd::lanes] = simd::low_byte(whole + simd::vf(32.0f));
-          (simd::vf(d) * whole).store_aligned(scale + j);
-        }
-        std::uint8_t integers[16];
-        simd::store_sixteen(bytes, integers);
-        for (std::size_t j = 0; j < 8; ++j)
-          block[96 + j] = static_cast<std::byte>((integers[j] & 15u) | (integers[j + 8] & 15u) << 4);
-        for (std::size_t j = 0; j < 4; ++j)
-          block[104 + j] = static_cast<std::byte>(integers[j] >> 4 | integers[j + 4] >> 4 << 2 |
-                                                  integers[j + 8] >> 4 << 4 | integers[j + 12] >> 4 << 6);
-      }
-      s.template requantize_signed<4>([&](std::size_t i, std::size_t k, std::size_t r)
-                                          NIBBLE_LAMBDA_INLINE { return codes[i].get(k, r); });
-      for (std::size_t b = 0; b < n; ++b) {
-        std::byte* const block = to + b * format::block_bytes;
-        simd::pack_one_bit<2>(s.codes + 256 * b, block);
-        simd::pack_two_bits<0>(s.codes + 256 * b, block + 32);
-      }
-    });
+    simd::encode_steps<format, super::blocks, super::unit>(
+        x, count, blocks, [&](const float* v, std::size_t n, std::byte* to) {
+          s.read(v, n);
+          for (std::size_t i = 0; i < s.used; ++i) search.begin(s.x[i], super::at(i, 0), v, s.scale);
+          search.finish(v, s.scale);
+          alignas(64) float extremes[super::blocks], iscales[super::blocks];
+          half halves[super::blocks];
+          for (std::size_t b = 0; b < n; b += simd::lanes) {
+            simd::sub_blocks<16, 1> scales;
+            scales.read(s.scale + 16 * b);
+            const simd::vf extreme = simd::first_extreme(scales, 0), iscale = simd::vf(-32.0f) / extreme;
+            extreme.store_aligned(extremes + b);
+            iscale.store_aligned(iscales + b);
+            simd::store_halves(simd::vf(1.0f) / iscale, halves + b);
+          }
+          for (std::size_t b = 0; b < n; ++b) {
+            std::byte* const block = to + b * format::block_bytes;
+            float* const scale = s.scale + 16 * b;
+            std::memset(block + 96, 0, 14);
+            const float iscale = iscales[b], d = to_float(halves[b]);
+            if (extremes[b] == 0.0f) continue;  // all scales are 0 already
+            std::memcpy(block + 108, &halves[b], 2);
+            simd::vi bytes[16 / simd::lanes];
+            NIBBLE_UNROLL
+            for (std::size_t j = 0; j < 16; j += simd::lanes) {
+              const simd::vf whole = simd::whole_scales<-32, 31>(iscale, scale + j);
+              bytes[j / simd::lanes] = simd::low_byte(whole + simd::vf(32.0f));
+              (simd::vf(d) * whole).store_aligned(scale + j);
+            }
+            std::uint8_t integers[16];
+            simd::store_sixteen(bytes, integers);
+            for (std::size_t j = 0; j < 8; ++j)
+              block[96 + j] = static_cast<std::byte>((integers[j] & 15u) | (integers[j + 8] & 15u) << 4);
+            for (std::size_t j = 0; j < 4; ++j)
+              block[104 + j] = static_cast<std::byte>(integers[j] >> 4 | integers[j + 4] >> 4 << 2 |
+                                                      integers[j + 8] >> 4 << 4 | integers[j + 12] >> 4 << 6);
+          }
+          s.template requantize_signed<4>([&](std::size_t i, std::size_t k, std::size_t r) NIBBLE_LAMBDA_INLINE {
+            return search.first_code(super::at(i, r), s.x[i].get(k, r));
+          });
+          search.find_codes(v, s.scale, 16 * n, s.codes);
+          for (std::size_t b = 0; b < n; ++b) {
+            std::byte* const block = to + b * format::block_bytes;
+            simd::pack_one_bit<2>(s.codes + 256 * b, block);
+            simd::pack_two_bits<0>(s.codes + 256 * b, block + 32);
+          }
+        });
   }
 };
 

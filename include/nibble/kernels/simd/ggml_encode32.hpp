@@ -4,6 +4,7 @@
 /// Writing the formats of GGUF files with blocks of 32 elements, on the native register width. Least and greatest values of as
 /// many blocks as there are lanes become one register each, so that all divisions of these blocks are one.
 
+#include <array>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -21,39 +22,12 @@ inline namespace NIBBLE_ABI {
 namespace kernels {
 namespace simd {
 
-/// Bit i is that of the sign of lane i.
-NIBBLE_ALWAYS_INLINE std::uint32_t sign_bits(vi v) noexcept {
-#if NIBBLE_SIMD_NEON
-  const int32x4_t place = {0, 1, 2, 3};
-  return vaddvq_u32(vshlq_u32(vshrq_n_u32(vreinterpretq_u32_s32(static_cast<int32x4_t>(v)), 31), place));
-#elif NIBBLE_SIMD_WIDTH == 512
-  return _mm512_movepi32_mask(static_cast<__m512i>(v));
-#elif NIBBLE_SIMD_WIDTH == 256
-  return static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(static_cast<__m256i>(v))));
-#else
-  return static_cast<std::uint32_t>(_mm_movemask_ps(_mm_castsi128_ps(static_cast<__m128i>(v))));
-#endif
-}
 /// Rounded towards zero.
 NIBBLE_ALWAYS_INLINE vi truncated(vf v) noexcept {
 #if NIBBLE_SIMD_NEON
   return vi(vcvtq_s32_f32(static_cast<float32x4_t>(v)));
 #else
   return xsimd::to_int(v);
-#endif
-}
-/// to_half of each lane.
-NIBBLE_ALWAYS_INLINE void store_halves(vf v, half* to) noexcept {
-#if NIBBLE_SIMD_NEON
-  vst1_u16(reinterpret_cast<std::uint16_t*>(to), vreinterpret_u16_f16(vcvt_f16_f32(static_cast<float32x4_t>(v))));
-#elif NIBBLE_SIMD_WIDTH == 512
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtps_ph(static_cast<__m512>(v), 0));
-#elif NIBBLE_SIMD_WIDTH == 256
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph(static_cast<__m256>(v), 0));
-#else
-  alignas(64) float each[lanes];
-  v.store_aligned(each);
-  for (std::size_t i = 0; i < lanes; ++i) to[i] = to_half(each[i]);
 #endif
 }
 /// quant::ggml::detail::inverse of each lane.
@@ -210,171 +184,6 @@ NIBBLE_ALWAYS_INLINE void encode_range(const float* x, std::size_t count, std::b
                        });
 }
 
-/// The nearest levels of IQ4_NL, the upper one of two as near, and their codes, as floats.
-class iq4_lanes {
- public:
-#if NIBBLE_SIMD_WIDTH == 512
-  iq4_lanes() noexcept : midpoint_(of(table.midpoint)), below_(of(table.below)), above_(of(table.above)) {}
-  /// Of |t| < 145.
-  NIBBLE_ALWAYS_INLINE vf level(vf t) const noexcept { return chosen(t, below_, above_); }
-  NIBBLE_ALWAYS_INLINE vf code(vf t) const noexcept {
-    return chosen(simd::min(simd::max(t, vf(-140.0f)), vf(140.0f)), of(table.code_below), of(table.code_above));
-  }
-
- private:
-  /// Buckets of width 10 around multiples of 10: midpoints are further apart, and none is near the end of a bucket, so that
-  /// each bucket has one of them at most and rounding decides nothing. Bucket s has number s % 32.
-  struct buckets {
-    float midpoint[32], below[32], above[32], code_below[32], code_above[32];
-  };
-  static constexpr buckets table = [] {
-    buckets b{};
-    for (int s = -16; s < 16; ++s) {
-      const auto k = static_cast<std::size_t>(s & 31);
-      std::size_t code = 0;
-      const auto twice = [](std::size_t c) { return quant::ggml::iq4_table[c] + quant::ggml::iq4_table[c + 1]; };
-      while (code < 15 && twice(code) < 2 * (10 * s - 5)) ++code;
-      const bool inside = code < 15 && twice(code) < 2 * (10 * s + 5);
-      const std::size_t next = inside ? code + 1 : code;
-      b.midpoint[k] = inside ? 0.5f * static_cast<float>(twice(code)) : std::numeric_limits<float>::infinity();
-      b.below[k] = static_cast<float>(quant::ggml::iq4_table[code]);
-      b.above[k] = static_cast<float>(quant::ggml::iq4_table[next]);
-      b.code_below[k] = static_cast<float>(code);
-      b.code_above[k] = static_cast<float>(next);
-    }
-    return b;
-  }();
-  struct two {
-    __m512 low, high;
-  };
-  static NIBBLE_ALWAYS_INLINE two of(const float (&v)[32]) noexcept {
-    return {_mm512_loadu_ps(v), _mm512_loadu_ps(v + 16)};
-  }
-  NIBBLE_ALWAYS_INLINE vf chosen(vf t, two below, two above) const noexcept {
-    const __m512i bucket = static_cast<__m512i>(bits_of(fused(t, vf(0.1f), vf(rounding_shift))));
-    const auto find = [bucket](two v)
-                          NIBBLE_LAMBDA_INLINE { return vf(_mm512_permutex2var_ps(v.low, bucket, v.high)); };
-    return simd::select(t >= find(midpoint_), find(above), find(below));
-  }
-  two midpoint_, below_, above_;
-#elif NIBBLE_SIMD_WIDTH == 256
-  NIBBLE_ALWAYS_INLINE vf level(vf t) const noexcept {
-    const search s(t);
-    const auto find = [&](const float(&v)[8])
-                          NIBBLE_LAMBDA_INLINE { return _mm256_permutevar8x32_ps(_mm256_load_ps(v), s.node); };
-    return vf(_mm256_blendv_ps(find(tree.below), find(tree.above), s.upper));
-  }
-  NIBBLE_ALWAYS_INLINE vf code(vf t) const noexcept {
-    const search s(t);
-    return to_float(vi(s.next(s.node, s.upper))) - vf(16.0f);
-  }
-
- private:
-  /// Midpoints as a search tree: those of three steps by number 1 to 7 (node k leads to 2 k and 2 k + 1), then those of the
-  /// nodes 8 to 15 with the levels on both sides; vpermps takes the lower three bits of a number.
-  struct nodes {
-    alignas(32) float inner[8], last[8], below[8], above[8];
-  };
-  static constexpr nodes tree = [] {
-    nodes n{};
-    const auto midpoint = [](std::size_t c) {
-      return 0.5f * static_cast<float>(quant::ggml::iq4_table[c] + quant::ggml::iq4_table[c + 1]);
-    };
-    for (std::size_t step = 0, first = 1; step < 3; ++step, first *= 2)
-      for (std::size_t i = 0; i < first; ++i) n.inner[first + i] = midpoint((2 * i + 1) * (8 >> step) - 1);
-    for (std::size_t i = 0; i < 8; ++i) {
-      n.last[i] = midpoint(2 * i);
-      n.below[i] = static_cast<float>(quant::ggml::iq4_table[2 * i]);
-      n.above[i] = static_cast<float>(quant::ggml::iq4_table[2 * i + 1]);
-    }
-    return n;
-  }();
-  struct search {
-    __m256i node;
-    __m256 upper;
-    static NIBBLE_ALWAYS_INLINE __m256i next(__m256i k, __m256 up) noexcept {
-      return _mm256_sub_epi32(_mm256_add_epi32(k, k), _mm256_castps_si256(up));
-    }
-    NIBBLE_ALWAYS_INLINE explicit search(vf v) noexcept {
-      const __m256 t = static_cast<__m256>(v), inner = _mm256_load_ps(tree.inner);
-      node = next(_mm256_set1_epi32(1), _mm256_cmp_ps(t, _mm256_set1_ps(tree.inner[1]), _CMP_GE_OQ));
-      NIBBLE_UNROLL
-      for (int step = 0; step < 2; ++step)
-        node = next(node, _mm256_cmp_ps(t, _mm256_permutevar8x32_ps(inner, node), _CMP_GE_OQ));
-      upper = _mm256_cmp_ps(t, _mm256_permutevar8x32_ps(_mm256_load_ps(tree.last), node), _CMP_GE_OQ);
-    }
-  };
-#else
-  NIBBLE_ALWAYS_INLINE vf level(vf t) const noexcept {
-    return climbed(t, static_cast<float>(quant::ggml::iq4_table[0]), [](std::size_t c) {
-      return static_cast<float>(quant::ggml::iq4_table[c + 1] - quant::ggml::iq4_table[c]);
-    });
-  }
-  NIBBLE_ALWAYS_INLINE vf code(vf t) const noexcept {
-    return climbed(t, 0.0f, [](std::size_t) { return 1.0f; });
-  }
-
- private:
-  /// `first` and step(c) for each midpoint c that is not above t: exact whole numbers.
-  template <class Step>
-  static NIBBLE_ALWAYS_INLINE vf climbed(vf t, float first, Step step) noexcept {
-    vf sum(first);
-    for (std::size_t c = 0; c < 15; ++c) {
-      const vf midpoint(0.5f * static_cast<float>(quant::ggml::iq4_table[c] + quant::ggml::iq4_table[c + 1]));
-      sum = sum + simd::select(t >= midpoint, vf(step(c)), vf(0.0f));
-    }
-    return sum;
-  }
-#endif
-};
-
-/// The scales of IQ4_NL, one block a lane.
-template <std::size_t R>
-inline void search_levels(const sub_blocks<32, R>& x, const iq4_lanes& table, vf (&found)[R]) noexcept {
-  constexpr float first = static_cast<float>(quant::ggml::iq4_table[0]);
-  const vf none(0.0f);
-  vf extreme[R], best[R];
-  NIBBLE_UNROLL
-  for (std::size_t r = 0; r < R; ++r) {
-    extreme[r] = first_extreme(x, r);
-    found[r] = best[r] = none;
-  }
-  for (int trial = -8; trial <= 7; ++trial) {
-    vf id[R], xt[R], tt[R];
-    NIBBLE_UNROLL
-    for (std::size_t r = 0; r < R; ++r) {
-      // Tiny blocks, whose result does not count, must not leave the range of the table.
-      const vf v = simd::select(is_tiny(extreme[r]), vf(1.0f), extreme[r]);
-      id[r] = trial == -8 ? vf(1.0f) / ((none - v) / vf(first)) : vf(static_cast<float>(trial) + first) / v;
-      xt[r] = tt[r] = none;
-    }
-    for (std::size_t i = 0; i < 32; ++i) {
-      NIBBLE_UNROLL
-      for (std::size_t r = 0; r < R; ++r) {
-        const vf xi = x.get(i, r), t = table.level(rounded_products(xi, id[r]));
-        const vf wt = rounded_products(rounded_products(xi, xi), t);
-        xt[r] = xt[r] + rounded_products(wt, xi);
-        tt[r] = tt[r] + rounded_products(wt, t);
-      }
-    }
-    NIBBLE_UNROLL
-    for (std::size_t r = 0; r < R; ++r) {
-      const auto some = tt[r] > none;
-      const vf d = simd::select(some, xt[r] / tt[r], none), gain = rounded_products(d, xt[r]);
-      if (trial == -8) {
-        found[r] = d;
-        best[r] = gain;
-      } else {
-        const auto better = some & (rounded_products(xt[r], xt[r]) > rounded_products(best[r], tt[r]));
-        found[r] = simd::select(better, d, found[r]);
-        best[r] = simd::select(better, gain, best[r]);
-      }
-    }
-  }
-  NIBBLE_UNROLL
-  for (std::size_t r = 0; r < R; ++r) found[r] = simd::select(is_tiny(extreme[r]), none, found[r]);
-}
-
 }  // namespace simd
 
 template <std::same_as<simd::isa_type> Isa>
@@ -445,33 +254,48 @@ struct encode_ggml_blocks<Isa, quant::ggml::q5_1> {
 };
 
 template <std::same_as<simd::isa_type> Isa>
-struct encode_ggml_blocks<Isa, quant::ggml::iq4_nl> {
+struct encode_ggml_blocks<Isa, quant::ggml::mxfp4> {
   using isa_type = simd::isa_type;
-  using format = quant::ggml::iq4_nl;
+  using format = quant::ggml::mxfp4;
 
   static void run(const float* x, std::size_t count, std::byte* blocks) noexcept {
-    constexpr std::size_t R = 1;
-    using tile = simd::sub_blocks<32, R>;
-    const simd::iq4_lanes table;
-    tile values;
-    simd::encode_steps<format, tile::count>(x, count, blocks, [&](const float* v, std::size_t n, std::byte* to) {
-      values.read(v);
-      simd::vf d[R], id[R];
-      half halves[tile::count];
-      std::uint8_t codes[32 * tile::count];
-      simd::search_levels(values, table, d);
-      for (std::size_t r = 0; r < R; ++r) {
-        id[r] = simd::inverse(d[r]);
-        simd::store_halves(d[r], halves + r * simd::lanes);
-      }
-      tile::write_bytes(codes, [&](std::size_t i, std::size_t r) NIBBLE_LAMBDA_INLINE {
-        return table.code(simd::rounded_products(values.get(i, r), id[r]));
-      });
-      for (std::size_t b = 0; b < n; ++b, to += format::block_bytes) {
-        std::memcpy(to, &halves[b], 2);
-        quant::ggml::detail::store_nibbles(codes + 32 * b, to + 2);
-      }
-    });
+    using simd::lanes;
+    using simd::vf;
+    using simd::vi;
+    const auto find = [](const float* values) NIBBLE_LAMBDA_INLINE {
+      const simd::lane_ranges r = simd::ranges_of_blocks(values);
+      alignas(64) float greatest[lanes];
+      simd::max(simd::magnitude(r.hi), simd::magnitude(r.lo)).store_aligned(greatest);
+      std::array<std::uint8_t, lanes> found;
+      for (std::size_t b = 0; b < lanes; ++b) found[b] = static_cast<std::uint8_t>(format::exponent_of(greatest[b]));
+      return found;
+    };
+    simd::encode_ahead<format>(
+        x, count, blocks, find,
+        [](const auto& found, const float* values, std::size_t n, std::byte* to) NIBBLE_LAMBDA_INLINE {
+          for (std::size_t b = 0; b < n; ++b, to += format::block_bytes) {
+            // Values over 2 d, so that the levels are those of E2M1: 0, 1/2, 1, 3/2, 2, 3, 4, 6. (With e above 253 all are 0.)
+            const int e = found[b];
+            const vf factor = simd::float_of_bits(vi(e < 254 ? (254 - e) << 23 : 0));
+            const vf top(e < 253 ? 6.0f : 3.0f);  // 8 * 2^125 is no float
+            to[0] = static_cast<std::byte>(e);
+            vi codes[2 * simd::half_block];
+            NIBBLE_UNROLL
+            for (std::size_t i = 0; i < 2 * simd::half_block; ++i) {
+              const vf v = simd::load(values + 32 * b + i * lanes), q = simd::min(simd::magnitude(v) * factor, top);
+              // From 1 on a code is exponent and first bit of the mantissa, rounded, halves down.
+              const vi high = (simd::bits_of(q) + vi((1 << 21) - 1)) >> 22;
+              const auto pick = [](auto mask, vi yes, vi no) NIBBLE_LAMBDA_INLINE {
+                return simd::bits_of(simd::select(mask, simd::float_of_bits(yes), simd::float_of_bits(no)));
+              };
+              const auto some = q > vf(0.25f);
+              const vi sign = pick(some, (simd::bits_of(v) >> 28) & vi(8), vi(0));
+              const vi low = pick(q > vf(0.75f), vi(2), pick(some, vi(1), vi(0)));
+              codes[i] = pick(q >= vf(1.0f), high - vi(252), low) | sign;
+            }
+            simd::store_codes(codes, to + 1);
+          }
+        });
   }
 };
 

@@ -56,8 +56,7 @@ struct fit_ggml_blocks<Isa, Format> {
       }
       alignas(64) float each[tile::count * 256];
       for (std::size_t b = 0; b < tile::count; ++b)
-        quant::ggml::detail::fit_weights(
-            importance.values + (importance.first + b) % importance.of_row * Format::block_elements, each + 256 * b);
+        quant::ggml::detail::fit_weights(importance.of_block(b, Format::block_elements), each + 256 * b);
       importance.first += n;
       weights.read(each);
       fit<true>(values, weights, n, to);

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include <nibble/core/half.hpp>
 #include <nibble/kernels/simd/bytes.hpp>
 #include <nibble/kernels/simd/params_lanes.hpp>
 #include <nibble/kernels/simd/vec.hpp>
@@ -47,6 +48,33 @@ NIBBLE_ALWAYS_INLINE vf square_root(vf v) noexcept {
 #endif
 }
 
+/// Bit i is that of the sign of lane i.
+NIBBLE_ALWAYS_INLINE std::uint32_t sign_bits(vi v) noexcept {
+#if NIBBLE_SIMD_NEON
+  const int32x4_t place = {0, 1, 2, 3};
+  return vaddvq_u32(vshlq_u32(vshrq_n_u32(vreinterpretq_u32_s32(static_cast<int32x4_t>(v)), 31), place));
+#elif NIBBLE_SIMD_WIDTH == 512
+  return _mm512_movepi32_mask(static_cast<__m512i>(v));
+#elif NIBBLE_SIMD_WIDTH == 256
+  return static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(static_cast<__m256i>(v))));
+#else
+  return static_cast<std::uint32_t>(_mm_movemask_ps(_mm_castsi128_ps(static_cast<__m128i>(v))));
+#endif
+}
+/// to_half of each lane.
+NIBBLE_ALWAYS_INLINE void store_halves(vf v, half* to) noexcept {
+#if NIBBLE_SIMD_NEON
+  vst1_u16(reinterpret_cast<std::uint16_t*>(to), vreinterpret_u16_f16(vcvt_f16_f32(static_cast<float32x4_t>(v))));
+#elif NIBBLE_SIMD_WIDTH == 512
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtps_ph(static_cast<__m512>(v), 0));
+#elif NIBBLE_SIMD_WIDTH == 256
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph(static_cast<__m256>(v), 0));
+#else
+  alignas(64) float each[lanes];
+  v.store_aligned(each);
+  for (std::size_t i = 0; i < lanes; ++i) to[i] = to_half(each[i]);
+#endif
+}
 /// Registers of 16 values, half a block of 32.
 inline constexpr std::size_t half_block = 16 / lanes;
 
@@ -122,15 +150,21 @@ class sub_blocks {
   alignas(64) float v_[N * R * lanes];
 };
 
-/// encode(x, n, blocks) for all blocks, `Step` at a time; the last ones in a buffer, so that there are always values to read.
-template <class Format, std::size_t Step, class Encode>
+/// encode(x, n, blocks) for all blocks, up to `Step` at a time in multiples of `Unit`; the last ones in a buffer, so that there are
+/// always the values of whole units to read.
+template <class Format, std::size_t Step, std::size_t Unit = Step, class Encode>
 NIBBLE_ALWAYS_INLINE void encode_steps(const float* x, std::size_t count, std::byte* blocks, Encode encode) noexcept {
-  std::size_t i = 0;
-  for (; i + Step <= count; i += Step) encode(x + i * Format::block_elements, Step, blocks + i * Format::block_bytes);
-  if (i < count) {
-    float rest[Step * Format::block_elements] = {};
-    std::memcpy(rest, x + i * Format::block_elements, (count - i) * Format::block_elements * sizeof(float));
-    encode(rest, count - i, blocks + i * Format::block_bytes);
+  static_assert(Step % Unit == 0);
+  for (std::size_t n = 0; count >= Unit; count -= n) {
+    n = count < Step ? count - count % Unit : Step;
+    encode(x, n, blocks);
+    x += n * Format::block_elements;
+    blocks += n * Format::block_bytes;
+  }
+  if (count != 0) {
+    float rest[Unit * Format::block_elements] = {};
+    std::memcpy(rest, x, count * Format::block_elements * sizeof(float));
+    encode(rest, count, blocks);
   }
 }
 
@@ -242,9 +276,16 @@ inline void search_affine(const sub_blocks<N, R>& x, const sub_blocks<N, R>& w, 
   }
 }
 
-/// The first value of greatest magnitude of each sub-block, with its sign.
+/// The first value of greatest magnitude of each sub-block, with its sign; 0 has any.
 template <std::size_t N, std::size_t R>
 NIBBLE_ALWAYS_INLINE vf first_extreme(const sub_blocks<N, R>& x, std::size_t r) noexcept {
+  vf lo = x.get(0, r), hi = lo;
+  for (std::size_t i = 1; i < N; ++i) {
+    lo = simd::min(x.get(i, r), lo);
+    hi = simd::max(x.get(i, r), hi);
+  }
+  const vf below = vf(0.0f) - lo;
+  if (!simd::any((hi == below) & (hi > vf(0.0f)))) return simd::select(hi > below, hi, lo);
   vf v(0.0f), greatest(0.0f);
   for (std::size_t i = 0; i < N; ++i) {
     const vf xi = x.get(i, r), size = magnitude(xi);
@@ -255,57 +296,6 @@ NIBBLE_ALWAYS_INLINE vf first_extreme(const sub_blocks<N, R>& x, std::size_t r) 
   return v;
 }
 NIBBLE_ALWAYS_INLINE auto is_tiny(vf v) noexcept { return magnitude(v) < vf(quant::ggml::detail::least_magnitude); }
-
-/// quant::ggml::detail::search_by_codes of R * lanes sub-blocks; codes as stored, with Max added. A pass that changes nothing in
-/// a lane would change nothing again, so lanes that are done need no mask.
-template <std::size_t N, int Max, std::size_t R>
-inline void search_by_codes(const sub_blocks<N, R>& x, sub_blocks<N, R>& codes, vf (&found)[R]) noexcept {
-  const vf none(0.0f), least(static_cast<float>(-Max)), most(static_cast<float>(Max - 1));
-  vf extreme[R], sum_xl[R], sum_l2[R];
-  NIBBLE_UNROLL
-  for (std::size_t r = 0; r < R; ++r) {
-    extreme[r] = first_extreme(x, r);
-    const vf step = least / extreme[r];
-    sum_xl[r] = sum_l2[r] = none;
-    for (std::size_t i = 0; i < N; ++i) {
-      const vf xi = x.get(i, r), w = rounded_products(xi, xi), l = nearest(rounded_products(step, xi), least, most);
-      codes.put(i, r, l);
-      sum_xl[r] = sum_xl[r] + rounded_products(rounded_products(w, xi), l);
-      sum_l2[r] = sum_l2[r] + rounded_products(rounded_products(w, l), l);
-    }
-  }
-  bool changes = true;
-  for (int pass = 0; pass < 5 && changes; ++pass) {
-    vf changed(0.0f);
-    for (std::size_t i = 0; i < N; ++i) {
-      NIBBLE_UNROLL
-      for (std::size_t r = 0; r < R; ++r) {
-        const vf xi = x.get(i, r), l = codes.get(i, r);
-        const vf w = rounded_products(xi, xi), wx = rounded_products(w, xi);
-        const vf xl = sum_xl[r] - rounded_products(wx, l), l2 = sum_l2[r] - rounded_products(rounded_products(w, l), l);
-        const vf other = nearest(rounded_products(xi, l2) / xl, least, most);
-        const vf new_xl = xl + rounded_products(wx, other);
-        const vf new_l2 = l2 + rounded_products(rounded_products(w, other), other);
-        const auto better = (xl > none) & ((other < l) | (other > l)) & (new_l2 > none) &
-                            (rounded_products(rounded_products(new_xl, new_xl), sum_l2[r]) >
-                             rounded_products(rounded_products(sum_xl[r], sum_xl[r]), new_l2));
-        codes.put(i, r, simd::select(better, other, l));
-        sum_xl[r] = simd::select(better, new_xl, sum_xl[r]);
-        sum_l2[r] = simd::select(better, new_l2, sum_l2[r]);
-        changed = simd::select(better, vf(1.0f), changed);
-      }
-    }
-    changes = simd::any(changed > none);
-  }
-  NIBBLE_UNROLL
-  for (std::size_t r = 0; r < R; ++r) {
-    const auto tiny = is_tiny(extreme[r]);
-    for (std::size_t i = 0; i < N; ++i)
-      codes.put(i, r, simd::select(tiny, none, codes.get(i, r) + vf(static_cast<float>(Max))));
-    const vf scale = simd::select(sum_l2[r] > none, sum_xl[r] / sum_l2[r], none);
-    found[r] = simd::select(tiny, none, scale);
-  }
-}
 
 /// A scale, and what gives the codes that were found with it: nearest(step * x) + bias.
 struct step_lanes {
