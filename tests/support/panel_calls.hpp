@@ -42,7 +42,7 @@ template <class X, class Sum, class State>
 struct call_data {
   guarded<X> x;
   std::vector<Sum> sums;
-  std::vector<float> scales, offsets;
+  std::vector<float> levels, scales, offsets;
   std::vector<std::int32_t> zeros;
   std::vector<State> state;
   std::vector<float> acc;
@@ -59,6 +59,7 @@ struct call_data {
         x[m * padded + k] = k < K ? static_cast<X>(v) : X{0};
         if (k < K) sums[m * groups + k / group] += static_cast<Sum>(x[m * padded + k]);
       }
+    levels.assign(sums.begin(), sums.end());
     scales = gaussian(groups * 16, seed + 1);
     offsets = gaussian(groups * 16, seed + 2);
     for (const std::uint8_t z : codes(groups * 16, seed + 3)) zeros.push_back(z);
@@ -70,6 +71,7 @@ struct call_data {
     call.x = x.data();
     call.x_stride = padded;
     call.x_sums = sums.data();
+    call.x_levels = with_offsets ? levels.data() : nullptr;
     call.sum_stride = groups;
     call.params.scales = scales.data();
     call.params.zeros = zeros.data();

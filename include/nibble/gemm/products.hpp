@@ -117,7 +117,12 @@ struct products {
       const format_desc& f = t.w.matrix.format;
       std::int32_t* sums = t.shared<std::int32_t>(t.plan.x_sums) + m * t.plan.groups;
       kernels::group_sums(codes, K, panel_group(f, K), sums);
-      if (!t.one_zero() || f.rule == code_rule::asymmetric_offset) continue;
+      if (f.rule == code_rule::asymmetric_offset) {
+        float* const levels = t.shared<float>(t.plan.x_levels) + m * t.plan.groups;
+        for (std::size_t g = 0; g < t.plan.groups; ++g) levels[g] = static_cast<float>(sums[g]);
+        continue;
+      }
+      if (!t.one_zero()) continue;
       const std::int32_t factor = (panel::code_bias(t.code_bits()) << t.shift()) - t.integer_zero();
       for (std::size_t g = 0; g < t.plan.groups; ++g) sums[g] *= factor;
     }
@@ -202,6 +207,9 @@ struct products {
             .x = c.shared<std::int8_t>(c.plan.x) + m0 * c.plan.x_stride,
             .x_stride = c.plan.x_stride,
             .x_sums = c.shared<std::int32_t>(c.plan.x_sums) + m0 * c.plan.groups,
+            .x_levels = w.format.rule == code_rule::asymmetric_offset
+                            ? c.shared<float>(c.plan.x_levels) + m0 * c.plan.groups
+                            : nullptr,
             .sum_stride = c.plan.groups,
             .group_scales = c.group_scales() ? c.shared<float>(c.plan.x_scales) + m0 * c.plan.groups : nullptr,
             .params = params,

@@ -46,6 +46,7 @@ struct scratch_plan {
   std::size_t x_stride = 0;  ///< in elements
   std::size_t x_scales = 0;  ///< float [M] or [M][groups]: scales of the codes, or the float path's 0 / NaN of each row
   std::size_t x_sums = 0;    ///< [M][groups]
+  std::size_t x_levels = 0;  ///< float [M][groups], the same in integer computation with offsets
   std::size_t image = 0;     ///< quant::integer_image of a codebook
   // inside the area of a slot and panel
   std::size_t units = 0, values = 0, scales = 0, zeros = 0, zero_values = 0, offsets = 0, state = 0, acc = 0,
@@ -129,6 +130,7 @@ constexpr scratch_plan plan_task(const gemm_task& t, const gemm_options& o, cons
     p.x_scales = place(at, M, (each_group ? p.groups : 1) * sizeof(float));
   }
   if (panel && !bfloat16) p.x_sums = place(at, M, p.groups * sizeof(float));
+  if (panel && integer && f.rule == code_rule::asymmetric_offset) p.x_levels = place(at, M, p.groups * sizeof(float));
   const bool image = uses_image(w, o);
   if (image) p.image = place(at, 1, sizeof(quant::integer_image));
   std::size_t inside = 0;

@@ -82,7 +82,8 @@ struct panel_call {
   bool fold = true;       ///< false: never scale, leave the running sums in state (one group > exact_k)
   const X* x = nullptr;   ///< x[m * x_stride + k], readable and 0 for k in [K, round_up(K, 32)), s8 to round_up(K, 64)
   std::size_t x_stride = 0;
-  const Sum* x_sums = nullptr;  ///< sum of x over each group, [M][groups]; see panel_params::zeros
+  const Sum* x_sums = nullptr;      ///< sum of x over each group, [M][groups]; see panel_params::zeros
+  const float* x_levels = nullptr;  ///< integer path with offsets: x_sums as floats
   std::size_t sum_stride = 0;
   /// Integer path: a scale for each token and group, [M][groups] with sum_stride, or nullptr. With them params.zeros is
   /// not nullptr.

@@ -211,8 +211,9 @@ struct gemm_panel<isa::amx_int8> : gemm_panel<simd::isa_type> {
     const auto x_sum = [&](std::size_t i) NIBBLE_LAMBDA_INLINE { return vi(x_sums[i * c.sum_stride]); };
     if (constant_zero(c) && p.offsets != nullptr) {  // z is 0: the sums are I either way
       const vf offset = simd::load(p.offsets + g * p.offset_stride);
+      const float* const levels = c.x_levels + first * c.sum_stride + g;
       each([&](std::size_t i, vi sum, vf from) NIBBLE_LAMBDA_INLINE {
-        return simd::fused(simd::to_float(x_sum(i)), offset, with_sum(sum, scale, from));
+        return simd::fused(vf(levels[i * c.sum_stride]), offset, with_sum(sum, scale, from));
       });
     } else if (Exact && p.shift != 0) {
       each([&](std::size_t, vi sum, vf from)

@@ -73,7 +73,7 @@ struct gemm_panel<isa::scalar> {
     }
     if (p.offsets == nullptr) return;
     for (std::size_t n = 0; n < nr; ++n)
-      acc[n] = fused_multiply_add(static_cast<float>(x_sum) * token, p.offsets[g * p.offset_stride + n], acc[n]);
+      acc[n] = fused_multiply_add(c.x_levels[m * c.sum_stride + g] * token, p.offsets[g * p.offset_stride + n], acc[n]);
   }
   static void fold(const float_call& c, std::size_t m, std::size_t g, const float* sum) noexcept {
     const panel_params& p = c.params;

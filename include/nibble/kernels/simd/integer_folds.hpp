@@ -51,14 +51,17 @@ struct integer_folds : panel_tools {
   /// z is one number, and x_sums holds what panel_params::zeros says.
   static NIBBLE_ALWAYS_INLINE bool constant_zero(const integer_call& c) noexcept { return c.params.zeros == nullptr; }
 
-  /// The law's steps for sum (u - Bias) x where z is one number and there are half steps or offsets.
+  /// The law's steps for sum (u - Bias) x of row m where z is one number and there are half steps or offsets. p: c.params, or those
+  /// of another panel.
   template <std::int32_t Bias>
-  static NIBBLE_ALWAYS_INLINE vf with_half_or_offset(const panel_params& p, std::size_t g, std::size_t r, vi sum,
-                                                     vi x_sum, vf scale, vf acc) noexcept {
+  static NIBBLE_ALWAYS_INLINE vf with_half_or_offset(const integer_call& c, const panel_params& p, std::size_t m,
+                                                     std::size_t g, std::size_t r, vi sum, vf scale, vf acc) noexcept {
+    const std::size_t at = m * c.sum_stride + g;
+    const vi x_sum(c.x_sums[at]);
     if (p.offsets == nullptr) return simd::fused(simd::to_float((sum << 1) + x_sum) * vf(0.5f), scale, acc);
     if constexpr (Bias != 0) sum = sum + x_sum * vi(Bias);
     acc = with_sum(sum, scale, acc);
-    return simd::fused(simd::to_float(x_sum), offset_of(p, g, r), acc);
+    return simd::fused(vf(c.x_levels[at]), offset_of(p, g, r), acc);
   }
 
   /// The law's steps for the sums of a group, for row m and register r.
@@ -66,23 +69,22 @@ struct integer_folds : panel_tools {
   static NIBBLE_ALWAYS_INLINE vf folded(const integer_call& c, std::size_t m, std::size_t g, std::size_t r, vi sum,
                                         vf scale, vi zero, vf acc) noexcept {
     const panel_params& p = c.params;
-    const vi x_sum(c.x_sums[m * c.sum_stride + g]);
+    const std::size_t at = m * c.sum_stride + g;
     vi exact = sum;
     if constexpr (General) exact = exact << p.shift;
-    exact = exact - zero * x_sum;
+    exact = exact - zero * vi(c.x_sums[at]);
     vf levels = simd::to_float(exact);
-    vf x_level = simd::to_float(x_sum);
+    [[maybe_unused]] vf token(1.0f);
     if constexpr (General) {
       if (p.shift != 0) levels = levels * vf(0.5f);
       if (c.group_scales != nullptr) {
-        const vf token(c.group_scales[m * c.sum_stride + g]);
+        token = vf(c.group_scales[at]);
         levels = levels * token;
-        x_level = x_level * token;
       }
     }
     acc = simd::fused(levels, scale, acc);
     if constexpr (General)
-      if (p.offsets != nullptr) acc = simd::fused(x_level, offset_of(p, g, r), acc);
+      if (p.offsets != nullptr) acc = simd::fused(vf(c.x_levels[at]) * token, offset_of(p, g, r), acc);
     return acc;
   }
 
@@ -106,9 +108,8 @@ struct integer_folds : panel_tools {
       return;
     }
     if (constant_zero(c)) {
-      each([&](std::size_t row, std::size_t r, vi sum, vf from) NIBBLE_LAMBDA_INLINE {
-        return with_half_or_offset<Bias>(p, g, r, sum, vi(c.x_sums[row * c.sum_stride + g]), scale[r], from);
-      });
+      each([&](std::size_t row, std::size_t r, vi sum, vf from)
+               NIBBLE_LAMBDA_INLINE { return with_half_or_offset<Bias>(c, p, row, g, r, sum, scale[r], from); });
       return;
     }
     std::array<vi, regs> zero;

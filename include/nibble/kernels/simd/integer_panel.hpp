@@ -240,7 +240,7 @@ struct integer_panel : integer_folds {
         NIBBLE_UNROLL
         for (std::size_t i = 0; i < rows; ++i)
           acc[i] =
-              with_half_or_offset<simd::bias_of(Kind)>(p, group.g, 0, sum[i][0] - x_sum(i), x_sum(i), scale, acc[i]);
+              with_half_or_offset<simd::bias_of(Kind)>(c, p, m + i, group.g, 0, sum[i][0] - x_sum(i), scale, acc[i]);
       } else if (p.shift == 0 && p.offsets == nullptr && c.group_scales == nullptr) {
         const vf scale = scales_of(p, group.g)[0];
         const vi zero = simd::load(p.zeros + group.g * p.zero_stride) - vi(simd::bias_of(Kind) - 1);

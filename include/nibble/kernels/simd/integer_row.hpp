@@ -115,7 +115,7 @@ struct integer_one_row : integer_folds {
             } else {
               NIBBLE_UNROLL
               for (std::size_t r = 0; r < regs; ++r)
-                with_half_or_offset<simd::bias_of(Kind)>(calls[p].params, g, r, sum[r], rest, scale[r],
+                with_half_or_offset<simd::bias_of(Kind)>(c, calls[p].params, 0, g, r, sum[r], scale[r],
                                                          simd::load(acc[p] + r * lanes))
                     .store_unaligned(acc[p] + r * lanes);
             }
@@ -401,7 +401,7 @@ struct integer_one_row : integer_folds {
                                             vf acc) noexcept {
     const panel_params& p = c.params;
     const vf scale = scales_of(p, g)[r];
-    if (constant_zero(c)) return with_half_or_offset<Bias>(p, g, r, sum, vi(c.x_sums[g]), scale, acc);
+    if (constant_zero(c)) return with_half_or_offset<Bias>(c, p, 0, g, r, sum, scale, acc);
     vi zero = simd::load(p.zeros + g * p.zero_stride + r * lanes);
     if constexpr (Bias != 0) zero = zero - vi(Bias << p.shift);
     if (p.shift == 0 && p.offsets == nullptr && c.group_scales == nullptr)
