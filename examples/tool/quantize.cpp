@@ -81,17 +81,17 @@ nibble::io::gguf_writer writer_for(const model_file& file, const quantize_option
 
 }  // namespace
 
-void requantize(const options& o, const quantizer& q, std::size_t i, ggml_type type, nibble::io::tensor_sink& sink,
-                loss& lost) {
+void requantize(const options& o, const quantizer& q, std::size_t i, ggml_type type, rows_room& room,
+                nibble::io::tensor_sink& sink, loss& lost) {
   const tensor& t = q.file->tensors()[i];
   const std::size_t cols = t.cols(), rows = t.rows(), most = std::min(rows_at_once(cols), rows);
   const std::size_t row_bytes = block_bytes(cols, type);
-  rows_room room;
   for (std::size_t first = 0; first < rows;) {
     // The rows of a piece share their importance.
     const std::size_t n = std::min({most, rows - first, q.rows_alike(i, first)});
     lost.add(encode_rows(o, q, i, type, first, n, room));
     sink.write(std::span{room.blocks}.first(n * row_bytes));
+    q.file->release_rows(i, first, n);
     first += n;
   }
   q.file->release(i);
@@ -158,6 +158,7 @@ int quantize(const options& o, const quantize_options& what) {
   std::size_t total = 0;
   for (const nibble::io::gguf_tensor& t : in) total += t.elements;
   if (!what.dry_run) {
+    rows_room room;
     progress say(o, "quantize", total);
     nibble::io::gguf_writer out = writer_for(file, what, file_type, to_size);
     for (std::size_t i = 0; i < choices.size(); ++i)
@@ -167,7 +168,7 @@ int quantize(const options& o, const quantize_options& what) {
                   sink.write(file.bytes(i));
                   file.release(i);
                 } else {
-                  requantize(o, q, i, choices[i].type, sink, losses[i]);
+                  requantize(o, q, i, choices[i].type, room, sink, losses[i]);
                 }
                 say.add(in[i].elements, in[i].name);
               });

@@ -522,6 +522,7 @@ TEST_CASE("nibble: mistakes have an exit code each and one line that says what i
   const result r = run("inspect '" + bad.path + "'");
   CHECK(r.code == 1);
   CHECK(r.says(bad.path));
+  CHECK_FALSE(r.says("nibble: nibble:"));
   CHECK(run("quantize '" + bad.path + "' x Q4_K_M").code == 1);
   CHECK(run("inspect /nowhere").says("/nowhere"));
 }
