@@ -87,7 +87,7 @@ void write_floats(const options& o, const model_file& file, std::size_t i, nibbl
 void write_tensor(const options& o, const model_file& file, std::size_t i, const outcome& to,
                   nibble::io::tensor_sink& sink, loss& lost) {
   rows_room room;
-  if (to.copied) sink.write(file.bytes(i));
+  if (to.copied) copy_bytes(file, i, sink);
   else if (to.blocks) sink.write(nibble::convert_to_ggml(file.layer(i).matrix.view(), *to.blocks, o.ctx));
   else if (to.exact()) write_floats(o, file, i, sink);
   else

@@ -81,6 +81,19 @@ nibble::io::gguf_writer writer_for(const model_file& file, const quantize_option
 
 }  // namespace
 
+void copy_bytes(const model_file& file, std::size_t i, nibble::io::tensor_sink& sink) {
+  const tensor& t = file.tensors()[i];
+  const std::span<const std::byte> all = file.bytes(i);
+  const std::size_t rows = t.rows(), row_bytes = rows == 0 ? 0 : all.size() / rows, most = rows_at_once(t.cols());
+  std::size_t first = 0;
+  for (; rows - first > most; first += most) {
+    sink.write(all.subspan(first * row_bytes, most * row_bytes));
+    file.release_rows(i, first, most);
+  }
+  sink.write(all.subspan(first * row_bytes));
+  file.release(i);
+}
+
 void requantize(const options& o, const quantizer& q, std::size_t i, ggml_type type, rows_room& room,
                 nibble::io::tensor_sink& sink, loss& lost) {
   const tensor& t = q.file->tensors()[i];
@@ -165,8 +178,7 @@ int quantize(const options& o, const quantize_options& what) {
       out.add(std::string{in[i].name}, choices[i].type, {in[i].shape().begin(), in[i].shape().end()},
               [&, i](nibble::io::tensor_sink& sink) {
                 if (choices[i].type == in[i].type && file.tensors()[i].layer == nullptr) {
-                  sink.write(file.bytes(i));
-                  file.release(i);
+                  copy_bytes(file, i, sink);
                 } else {
                   requantize(o, q, i, choices[i].type, room, sink, losses[i]);
                 }
