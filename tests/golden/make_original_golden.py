@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """Writes tests/golden/original_*.safetensors: small layers quantized and packed by the tools that made these formats, beside
-the dense values that each tool computes from its own tensors. No code or byte in them is made here.
+the dense values that each tool computes from its own tensors. What is made here is the input: weights, and for GPTQ and AWQ,
+whose packing takes them, scales and zero points. Codes, words and values are the tools'.
 
     python3 make_original_golden.py <folder> <tool>...
 

@@ -38,7 +38,7 @@ TEST_CASE(
   for (std::size_t i = 0; i < values.size(); ++i) {
     CAPTURE(i);
     const auto q = static_cast<float>(static_cast<std::int8_t>(original.view(".weight").bytes[i]));
-    // bitsandbytes multiplies by 1 / 127 rounded to float where the formula divides: two roundings more and less.
+    // bitsandbytes multiplies by 1 / 127 rounded to float where the formula divides: one rounding more.
     CHECK(theirs[i] == q * layer.row_absmax[i / 40] * (1.0f / 127.0f));
     CHECK(std::abs(values[i] - theirs[i]) <= 1.2e-7f * std::abs(theirs[i]));
   }
