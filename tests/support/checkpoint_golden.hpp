@@ -88,7 +88,7 @@ inline void check_written(const golden_layer& golden, const std::vector<io::tens
 /// The same for a layer of a tool's file.
 inline void check_written(const original_layer& original, const std::vector<io::tensor_bytes>& tensors) {
   std::size_t count = 0;
-  for (const io::tensor_info& t : original.file.tensors()) count += t.name.starts_with(original.name + ".") ? 1 : 0;
+  for (const io::tensor_info& t : original.file.tensors()) count += t.name.starts_with(original.name + ".") ? 1u : 0u;
   CHECK(tensors.size() + 1 == count);  // and `dequantized`
   for (const io::tensor_bytes& t : tensors) {
     CAPTURE(t.name);
