@@ -117,7 +117,7 @@ case $command in
   setup)
     case ${1:-} in
       "") setup ;;
-      ci) setup clang-14 libclang-rt-14-dev clang-format-14 g++-aarch64-linux-gnu qemu-user ;;
+      ci) setup clang-14 libclang-rt-14-dev clang-format-14 g++-aarch64-linux-gnu qemu-user python3-venv ;;
       *) die "setup: unknown argument '$1'" ;;
     esac
     ;;

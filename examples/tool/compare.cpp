@@ -55,6 +55,8 @@ distance between(const options& o, const model_file& a, std::size_t i, const mod
       const double own = distance::sqnr(each[r].aa, each[r].noise);
       if (own < d.worst_sqnr) d.worst_sqnr = own, d.worst_row = first + r;
     }
+    a.release_rows(i, first, n);
+    b.release_rows(j, first, n);
   }
   a.release(i);
   b.release(j);

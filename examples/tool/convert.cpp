@@ -76,20 +76,23 @@ void write_floats(const options& o, const model_file& file, std::size_t i, nibbl
   const std::size_t cols = t.cols(), rows = t.rows(), most = std::min(rows_at_once(cols), rows);
   nibble::aligned_vector<float> values(most * cols);
   for (std::size_t first = 0; first < rows; first += most) {
-    const std::span<float> piece = std::span{values}.first(std::min(most, rows - first) * cols);
+    const std::size_t n = std::min(most, rows - first);
+    const std::span<float> piece = std::span{values}.first(n * cols);
     file.read_rows(i, first, piece, o.ctx);
     sink.write(std::as_bytes(piece));
+    file.release_rows(i, first, n);
   }
 }
 
 void write_tensor(const options& o, const model_file& file, std::size_t i, const outcome& to,
                   nibble::io::tensor_sink& sink, loss& lost) {
-  if (to.copied) sink.write(file.bytes(i));
+  rows_room room;
+  if (to.copied) copy_bytes(file, i, sink);
   else if (to.blocks) sink.write(nibble::convert_to_ggml(file.layer(i).matrix.view(), *to.blocks, o.ctx));
   else if (to.exact()) write_floats(o, file, i, sink);
   else
     requantize(o, {.file = &file, .importance = nullptr, .search = nibble::ggml_search::reference}, i,
-               *nibble::quant::ggml_type_from_name(to.type), sink, lost);
+               *nibble::quant::ggml_type_from_name(to.type), room, sink, lost);
   file.release(i);
 }
 

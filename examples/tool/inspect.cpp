@@ -65,6 +65,7 @@ moments of_tensor(const options& o, const model_file& file, std::size_t i) {
     nibble::core::for_each_item(o.ctx, n,
                                 [&](std::size_t r, std::size_t) { each[r] = of_row(values.data() + r * cols, cols); });
     for (std::size_t r = 0; r < n; ++r) all.add(each[r]);
+    file.release_rows(i, first, n);
   }
   file.release(i);
   return all;

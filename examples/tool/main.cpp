@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <exception>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <CLI/CLI.hpp>
@@ -131,6 +132,12 @@ int run(int argc, char** argv) {
   return compare(o, compare_what);
 }
 
+/// One line on standard error. Messages of the library begin with its name already.
+void complain(std::string_view text) {
+  std::fprintf(stderr, "%s%.*s\n", text.starts_with("nibble: ") ? "" : "nibble: ", static_cast<int>(text.size()),
+               text.data());
+}
+
 }  // namespace
 }  // namespace tool
 
@@ -138,10 +145,10 @@ int main(int argc, char** argv) {
   try {
     return tool::run(argc, argv);
   } catch (const tool::mistake& e) {
-    std::fprintf(stderr, "nibble: %s\n", e.what());
+    tool::complain(e.what());
     return tool::mistaken;
   } catch (const std::exception& e) {
-    std::fprintf(stderr, "nibble: %s\n", e.what());
+    tool::complain(e.what());
     return tool::failed;
   }
 }

@@ -113,6 +113,14 @@ void model_file::read_rows(std::size_t i, std::size_t first, std::span<float> ou
 std::span<const std::byte> model_file::bytes(std::size_t i) const {
   return gguf_ ? gguf_->bytes(gguf_->tensors()[i]) : set().bytes(set().at(tensors_[i].name));
 }
+void model_file::release_rows(std::size_t i, std::size_t first, std::size_t rows) const {
+  const tensor& t = tensors_[i];
+  if (t.layer != nullptr || t.rows() == 0) return;
+  const std::size_t row_bytes = t.bytes / t.rows();
+  const std::span<const std::byte> part = bytes(i).subspan(first * row_bytes, rows * row_bytes);
+  if (gguf_) return gguf_->release(part);
+  set().release(set().at(t.name), part);
+}
 void model_file::release(std::size_t i) const {
   if (gguf_) return gguf_->release(gguf_->tensors()[i]);
   if (tensors_[i].layer == nullptr) return set().release(set().at(tensors_[i].name));

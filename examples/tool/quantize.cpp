@@ -81,17 +81,30 @@ nibble::io::gguf_writer writer_for(const model_file& file, const quantize_option
 
 }  // namespace
 
-void requantize(const options& o, const quantizer& q, std::size_t i, ggml_type type, nibble::io::tensor_sink& sink,
-                loss& lost) {
+void copy_bytes(const model_file& file, std::size_t i, nibble::io::tensor_sink& sink) {
+  const tensor& t = file.tensors()[i];
+  const std::span<const std::byte> all = file.bytes(i);
+  const std::size_t rows = t.rows(), row_bytes = rows == 0 ? 0 : all.size() / rows, most = rows_at_once(t.cols());
+  std::size_t first = 0;
+  for (; rows - first > most; first += most) {
+    sink.write(all.subspan(first * row_bytes, most * row_bytes));
+    file.release_rows(i, first, most);
+  }
+  sink.write(all.subspan(first * row_bytes));
+  file.release(i);
+}
+
+void requantize(const options& o, const quantizer& q, std::size_t i, ggml_type type, rows_room& room,
+                nibble::io::tensor_sink& sink, loss& lost) {
   const tensor& t = q.file->tensors()[i];
   const std::size_t cols = t.cols(), rows = t.rows(), most = std::min(rows_at_once(cols), rows);
   const std::size_t row_bytes = block_bytes(cols, type);
-  rows_room room;
   for (std::size_t first = 0; first < rows;) {
     // The rows of a piece share their importance.
     const std::size_t n = std::min({most, rows - first, q.rows_alike(i, first)});
     lost.add(encode_rows(o, q, i, type, first, n, room));
     sink.write(std::span{room.blocks}.first(n * row_bytes));
+    q.file->release_rows(i, first, n);
     first += n;
   }
   q.file->release(i);
@@ -158,16 +171,16 @@ int quantize(const options& o, const quantize_options& what) {
   std::size_t total = 0;
   for (const nibble::io::gguf_tensor& t : in) total += t.elements;
   if (!what.dry_run) {
+    rows_room room;
     progress say(o, "quantize", total);
     nibble::io::gguf_writer out = writer_for(file, what, file_type, to_size);
     for (std::size_t i = 0; i < choices.size(); ++i)
       out.add(std::string{in[i].name}, choices[i].type, {in[i].shape().begin(), in[i].shape().end()},
               [&, i](nibble::io::tensor_sink& sink) {
                 if (choices[i].type == in[i].type && file.tensors()[i].layer == nullptr) {
-                  sink.write(file.bytes(i));
-                  file.release(i);
+                  copy_bytes(file, i, sink);
                 } else {
-                  requantize(o, q, i, choices[i].type, sink, losses[i]);
+                  requantize(o, q, i, choices[i].type, room, sink, losses[i]);
                 }
                 say.add(in[i].elements, in[i].name);
               });

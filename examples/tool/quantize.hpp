@@ -42,8 +42,10 @@ std::size_t block_bytes(std::size_t elements, nibble::ggml_type type);
 /// Rows [first, first + n) of tensor i, which share their importance, as blocks at the beginning of room.blocks.
 loss encode_rows(const options& o, const quantizer& q, std::size_t i, nibble::ggml_type type, std::size_t first,
                  std::size_t n, rows_room& room);
-/// Reads tensor i in pieces, writes it as `type` and measures what that lost.
-void requantize(const options& o, const quantizer& q, std::size_t i, nibble::ggml_type type,
+/// Writes tensor i as its bytes are, which leave memory once they are written.
+void copy_bytes(const model_file& file, std::size_t i, nibble::io::tensor_sink& sink);
+/// Reads tensor i in pieces, writes it as `type` and measures what that lost. Rows leave memory once they are written.
+void requantize(const options& o, const quantizer& q, std::size_t i, nibble::ggml_type type, rows_room& room,
                 nibble::io::tensor_sink& sink, loss& lost);
 /// What a type loses on rows all over a tensor: at most about 2^17 values, eight places.
 loss sample(const options& o, const quantizer& q, std::size_t i, nibble::ggml_type type);

@@ -96,6 +96,8 @@ class model_file {
   std::span<const std::byte> bytes(std::size_t i) const;
   /// Drops the tensor's pages from memory.
   void release(std::size_t i) const;
+  /// The same for rows [first, first + rows); a layer stays until release(i).
+  void release_rows(std::size_t i, std::size_t first, std::size_t rows) const;
   /// One line that changes with the file: its size, time and first bytes.
   std::string fingerprint() const;
   /// The reader of a GGUF file, or null.

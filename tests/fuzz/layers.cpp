@@ -68,14 +68,18 @@ void read_layers(const io::safetensors_reader& file) {
   if (packed && scale && shape)
     for (const int bits : {3, 4, 8})
       for (const std::size_t group : {0u, 16u, 32u})
-        attempt([&] {
-          const auto m = io::read_pack_quantized(
-              {*packed, *scale, *shape, find(file, ".weight_zero_point"), find(file, ".weight_g_idx")}, bits, group);
-          same(file, io::write_pack_quantized(m, "l",
-                                              {.shape_type = shape->type,
-                                               .g_idx = find(file, ".weight_g_idx").has_value(),
-                                               .scale_rank = scale->shape.size()}));
-        });
+        for (const io::word_packing packing : {io::word_packing::whole, io::word_packing::stream})
+          attempt([&] {
+            const auto m = io::read_pack_quantized(
+                {*packed, *scale, *shape, find(file, ".weight_zero_point"), find(file, ".weight_g_idx")}, bits, group,
+                packing);
+            const auto way = io::detail::packing_of(m.matrix.K(), packed->shape[1], bits, packing);
+            same(file, io::write_pack_quantized(m, "l",
+                                                {.shape_type = shape->type,
+                                                 .g_idx = find(file, ".weight_g_idx").has_value(),
+                                                 .scale_rank = scale->shape.size(),
+                                                 .packing = way.value()}));
+          });
   const auto weight = find(file, ".weight"), absmax = find(file, ".weight.absmax"),
              map = find(file, ".weight.quant_map");
   for (const char* const type : {".weight.quant_state.bitsandbytes__nf4", ".weight.quant_state.bitsandbytes__fp4"})
@@ -122,6 +126,8 @@ void make_seeds(const add_seed& add) {
           io::write_gptq({matrix(code_rule::asymmetric, 4, 16), order, {}, {}}, {4, 16, io::gptq_version::v2}, "l"));
   file_of("awq", io::write_awq({matrix(code_rule::asymmetric, 4, 32), {}, {}, {}}, "l"));
   file_of("packed", io::write_pack_quantized({matrix(code_rule::symmetric_full, 4, 32), {}, {}, {}}, "l"));
+  file_of("straddling", io::write_pack_quantized({matrix(code_rule::asymmetric, 3, 32), {}, {}, {}}, "l",
+                                                 {.packing = io::word_packing::stream}));
   add("own", saved([&](const std::string& path) {
         io::safetensors_writer out;
         io::add_quantized(out, "l", {matrix(code_rule::asymmetric, 4, 16), order, {}, {}});

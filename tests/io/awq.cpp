@@ -14,7 +14,10 @@ namespace {
 using namespace nibble;
 using test::golden_layer;
 
-io::awq_tensors tensors_of(const golden_layer& g) { return {g.view(".qweight"), g.view(".qzeros"), g.view(".scales")}; }
+template <class Layer>  // golden_layer or original_layer
+io::awq_tensors tensors_of(const Layer& g) {
+  return {g.view(".qweight"), g.view(".qzeros"), g.view(".scales")};
+}
 
 }  // namespace
 
@@ -25,6 +28,18 @@ TEST_CASE("awq: values are those of the format's formula, and the file is writte
   CHECK(layer.matrix.K() == 96);
   CHECK(test::same_bits(test::values_of(layer), golden.dense()));
   test::check_written(golden, io::write_awq(layer, "l"));
+}
+
+TEST_CASE("awq: layers packed by AutoAWQ have the values that it computes, and are written back") {
+  for (const std::string name : {"groups", "rows"}) {
+    CAPTURE(name);
+    const std::size_t group_size = name == "rows" ? 0 : 32;
+    const test::original_layer original("awq", name);
+    const io::checkpoint_matrix layer = io::read_awq(tensors_of(original), group_size);
+    // Half precision, one product a value: code minus zero point is exact, so it is rounded once.
+    CHECK(test::same_bits(original.in_its_dtype(test::values_of(layer)), original.dequantized()));
+    test::check_written(original, io::write_awq(layer, name));
+  }
 }
 
 TEST_CASE("awq: a nibble of a word belongs to the output that the interleaved order names") {

@@ -21,7 +21,7 @@ using io::layer_layout;
 using test::golden_layer;
 
 constexpr const char* packed_config =
-    R"({"quantization_config": {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups":)"
+    R"({"quantization_config": {"quant_method": "compressed-tensors", "format": "pack-quantized", "version": "0.17.1", "config_groups":)"
     R"( {"group_0": {"targets": ["Linear"], "weights": {"num_bits": BITS, "group_size": SIZE, "symmetric": SYM}}}}})";
 
 std::string packed(const std::string& bits, const std::string& size) {
@@ -157,9 +157,56 @@ TEST_CASE("checkpoint: a configuration that contradicts the tensors is refused")
 
 TEST_CASE("checkpoint: several groups of compressed-tensors leave each layer's width to its shapes") {
   const std::string two =
-      R"({"quantization_config": {"format": "pack-quantized", "config_groups": {"a": {"weights": {"num_bits": 8}},)"
+      R"({"quantization_config": {"format": "pack-quantized", "version": "0.12.2", "config_groups": {"a": {"weights": {"num_bits": 8}},)"
       R"( "b": {"weights": {"num_bits": 3, "group_size": 16}}}}})";
   check_layer(model("packed3", two), golden_layer("packed3"), layer_layout::pack_quantized, 3, 16);
+}
+
+TEST_CASE("checkpoint: files of compressed-tensors before 0.18 and after it are read by the shapes of their layers") {
+  for (const std::string tool : {"compressed_tensors", "compressed_tensors_dense"}) {
+    const test::temporary_folder folder("checkpoint_" + tool);
+    std::filesystem::copy_file(test::original_layer::path_of(tool), folder.path / "model.safetensors");
+    std::string groups;
+    const bool dense = tool.ends_with("dense");
+    for (const char* const bits : {"3", dense ? "5" : "4", dense ? "7" : "8"})
+      for (const char* const size : {"32", "null"})
+        groups += std::string(groups.empty() ? "" : ", ") + "\"" + bits + size + R"(": {"weights": {"num_bits": )" +
+                  bits + R"(, "group_size": )" + size + "}}";
+    folder.write("config.json", R"({"quantization_config": {"quant_method": "compressed-tensors", "config_groups": {)" +
+                                    groups + "}}}");
+    const checkpoint file{folder.path.string()};
+    CHECK(file.layers().size() == 12);
+    for (const io::checkpoint_layer& l : file.layers()) {
+      CAPTURE(l.name);
+      const test::original_layer original(tool, l.name);
+      CHECK(l.bits == l.name[1] - '0');
+      const io::checkpoint_matrix layer = file.read(l);
+      CHECK(test::same_bits(original.in_its_dtype(test::values_of(layer)), original.dequantized()));
+      test::check_written(original, file.write(l, layer));
+    }
+  }
+}
+
+TEST_CASE("checkpoint: where shapes do not say how codes of 3 bits lie in words, version or options do") {
+  const auto config = [](const std::string& version) {
+    return R"({"quantization_config": {"format": "pack-quantized", )" + version +
+           R"("config_groups": {"g": {"weights": {"num_bits": 3, "group_size": 16}}}}})";
+  };
+  const auto says = [&](const std::string& version, const char* part) {
+    const model m("packed3", config(version));
+    const test::refusal r = test::refusal_of([&] {
+      const checkpoint file{m.folder.path.string()};
+      file.read(file.layers()[0]);
+    });
+    CAPTURE(r.message);
+    CHECK(r.says(part));
+  };
+  CHECK(model("packed3", config("\"version\": \"0.17.1\", ")).refusal().code == errc::ok);
+  CHECK(model("packed3", config("")).refusal({.packing = io::word_packing::whole}).code == errc::ok);
+  says("", "rows of 76 codes of 3 bits have 8 words whether codes straddle words or not");
+  says("\"version\": \"new\", ", "rows of 76 codes of 3 bits have 8 words whether codes straddle words or not");
+  says("\"version\": \"0.18.0\", ", "has bits that belong to no code");
+  says("\"version\": \"1.0\", ", "has bits that belong to no code");
 }
 
 TEST_CASE("checkpoint: a group size that the shapes leave open is not guessed") {

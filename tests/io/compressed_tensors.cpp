@@ -3,6 +3,7 @@
 
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -13,9 +14,12 @@
 namespace {
 
 using namespace nibble;
+using io::word_packing;
 using test::golden_layer;
+using test::original_layer;
 
-io::packed_tensors tensors_of(const golden_layer& g) {
+template <class Layer>  // golden_layer or original_layer
+io::packed_tensors tensors_of(const Layer& g) {
   return {g.view(".weight_packed"), g.view(".weight_scale"), g.view(".weight_shape"), g.find(".weight_zero_point"),
           g.find(".weight_g_idx")};
 }
@@ -29,7 +33,7 @@ struct golden_case {
 const golden_case cases[] = {{"packed3", 3, 16, false}, {"packed4", 4, 20, true}, {"packed8", 8, 0, false}};
 
 test::refusal refusal(const io::packed_tensors& t, int bits, std::size_t group_size) {
-  const test::refusal r = test::refusal_of([&] { io::read_pack_quantized(t, bits, group_size); });
+  const test::refusal r = test::refusal_of([&] { io::read_pack_quantized(t, bits, group_size, word_packing::whole); });
   CHECK(r.code == errc::bad_file);
   return r;
 }
@@ -44,7 +48,8 @@ TEST_CASE("compressed_tensors: 3, 4 and 8 bits have the values of the format's f
   for (const golden_case& c : cases) {
     CAPTURE(c.name);
     const golden_layer golden(c.name);
-    const io::checkpoint_matrix layer = io::read_pack_quantized(tensors_of(golden), c.bits, c.group_size);
+    const io::checkpoint_matrix layer =
+        io::read_pack_quantized(tensors_of(golden), c.bits, c.group_size, word_packing::whole);
     CHECK(layer.column_order.empty() == !c.g_idx);
     CHECK(test::same_bits(test::values_of(layer), golden.dense()));
   }
@@ -54,9 +59,63 @@ TEST_CASE("compressed_tensors: what was read is written back byte for byte") {
   for (const golden_case& c : cases) {
     CAPTURE(c.name);
     const golden_layer golden(c.name);
-    const io::checkpoint_matrix layer = io::read_pack_quantized(tensors_of(golden), c.bits, c.group_size);
+    const io::checkpoint_matrix layer =
+        io::read_pack_quantized(tensors_of(golden), c.bits, c.group_size, word_packing::whole);
     test::check_written(golden, io::write_pack_quantized(layer, "l", {.g_idx = c.g_idx}));
   }
+}
+
+TEST_CASE(
+    "compressed_tensors: layers of both ways of packing have the values that the tool computes, and are written back") {
+  for (const std::string tool : {"compressed_tensors", "compressed_tensors_dense"}) {
+    const bool dense = tool.ends_with("dense");
+    for (const int bits : dense ? std::vector{3, 5, 7} : std::vector{3, 4, 8}) {
+      for (const std::string kind : {"sym_32", "sym_rows", "asym_32", "asym_rows"}) {
+        const std::string name = "w" + std::to_string(bits) + "_" + kind;
+        CAPTURE(tool);
+        CAPTURE(name);
+        const original_layer original(tool, name);
+        const std::size_t group_size = kind.ends_with("rows") ? 0 : 32;
+        const io::checkpoint_matrix layer = io::read_pack_quantized(tensors_of(original), bits, group_size);
+        // The tool's dtype is that of its scales, and code minus zero point is exact in it: one product, rounded once.
+        CHECK(test::same_bits(original.in_its_dtype(test::values_of(layer)), original.dequantized()));
+        const io::packed_form form{.packing = dense ? word_packing::stream : word_packing::whole};
+        test::check_written(original, io::write_pack_quantized(layer, name, form));
+      }
+    }
+  }
+}
+
+TEST_CASE("compressed_tensors: where both ways of packing take as many words, the caller says which it is") {
+  for (int bits = 2; bits <= 8; ++bits) {
+    for (std::size_t K = 1; K < 400; ++K) {
+      const std::size_t whole = io::detail::words_of(K, bits, word_packing::whole),
+                        stream = io::detail::words_of(K, bits, word_packing::stream);
+      CHECK(stream <= whole);
+      if (K >= 160 || 32 % bits == 0) CHECK((stream == whole) == (32 % bits == 0));
+    }
+  }
+  const golden_layer golden("packed3");  // 76 codes of 3 bits: 8 words by tens, 228 bits in 8 words
+  const test::refusal r = test::refusal_of([&] { io::read_pack_quantized(tensors_of(golden), 3, 16); });
+  CHECK(r.code == errc::bad_file);
+  CHECK(r.says("'l.weight_packed': rows of 76 codes of 3 bits have 8 words whether codes straddle words or not"));
+  CHECK(test::refusal_of([&] {
+          io::read_pack_quantized(tensors_of(golden), 3, 16, word_packing::stream);
+        }).says("has bits that belong to no code"));
+}
+
+TEST_CASE("compressed_tensors: bits above the last code of a stream must be 0") {
+  const original_layer original("compressed_tensors_dense", "w3_asym_rows");  // 222 bits in 7 words, 33 bits in 2
+  io::packed_tensors t = tensors_of(original);
+  io::tensor_bytes packed = test::copy_of(t.weight_packed);
+  packed.bytes[4 * 7 * 2 - 1] |= std::byte{0x40};
+  t.weight_packed = io::view_of(packed);
+  CHECK(refusal(t, 3, 0).says("row 1 has bits that belong to no code"));
+  t = tensors_of(original);
+  io::tensor_bytes zeros = test::copy_of(*t.weight_zero_point);
+  zeros.bytes[7] |= std::byte{0x80};
+  t.weight_zero_point = io::view_of(zeros);
+  CHECK(refusal(t, 3, 0).says("'w3_asym_rows.weight_zero_point': column 0 has bits"));
 }
 
 TEST_CASE("compressed_tensors: bits that belong to no code must be 0") {
@@ -83,15 +142,18 @@ TEST_CASE(
     "compressed_tensors: every width, symmetric and not, round trips with scales for groups, rows and the matrix") {
   for (int bits = 2; bits <= 8; ++bits) {
     for (const code_rule rule : {code_rule::symmetric_full, code_rule::asymmetric}) {
-      for (const auto kind : {granularity_kind::grouped, granularity_kind::per_channel, granularity_kind::per_tensor}) {
+      for (const auto& [kind, packing] : {std::pair{granularity_kind::grouped, word_packing::whole},
+                                          std::pair{granularity_kind::grouped, word_packing::stream},
+                                          std::pair{granularity_kind::per_channel, word_packing::stream},
+                                          std::pair{granularity_kind::per_tensor, word_packing::whole}}) {
         const std::uint32_t size = kind == granularity_kind::grouped ? 32 : 0;
         const format_desc f{rule, static_cast<std::uint8_t>(bits), kind, scale_storage::bf16, size};
         const any_qmatrix m = test::random_qmatrix(f, 7, 45, 5);
-        const auto t = write(m);
+        const auto t = write(m, {.packing = packing});
         CAPTURE(test::describe(f));
         io::packed_tensors views{io::view_of(t[0]), io::view_of(t[1]), io::view_of(t[2]), std::nullopt, std::nullopt};
         if (rule == code_rule::asymmetric) views.weight_zero_point = io::view_of(t[3]);
-        const any_qmatrix back = io::read_pack_quantized(views, bits, size).matrix;
+        const any_qmatrix back = io::read_pack_quantized(views, bits, size, packing).matrix;
         CHECK(quant::same_format(back.format(), f));
         // Padding at the end of rows is not code: compare values.
         CHECK(test::same_bits(test::values_of({back, {}, {}, {}}), test::values_of({m, {}, {}, {}})));

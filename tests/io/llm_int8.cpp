@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include <nibble/io/llm_int8.hpp>
 
+#include <cmath>
+#include <cstdint>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -13,7 +15,8 @@ namespace {
 using namespace nibble;
 using test::golden_layer;
 
-io::llm_int8_tensors tensors_of(const golden_layer& g) {
+template <class Layer>  // golden_layer or original_layer
+io::llm_int8_tensors tensors_of(const Layer& g) {
   return {g.view(".weight"), g.view(".SCB"), g.find(".weight_format")};
 }
 
@@ -24,6 +27,22 @@ TEST_CASE("llm_int8: values are (q SCB) / 127, bit for bit, and the file is writ
   const io::checkpoint_matrix layer = io::read_llm_int8(tensors_of(golden));
   CHECK(test::same_bits(test::values_of(layer), golden.dense()));
   test::check_written(golden, io::write_llm_int8(layer, "l", true));
+}
+
+TEST_CASE(
+    "llm_int8: a layer saved by bitsandbytes has the values that it computes but for roundings, and is written back") {
+  const test::original_layer original("bitsandbytes", "int8");
+  const io::checkpoint_matrix layer = io::read_llm_int8(tensors_of(original));
+  const std::vector<float> values = test::values_of(layer), theirs = original.dequantized();
+  REQUIRE(values.size() == theirs.size());
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    CAPTURE(i);
+    const auto q = static_cast<float>(static_cast<std::int8_t>(original.view(".weight").bytes[i]));
+    // bitsandbytes multiplies by 1 / 127 rounded to float where the formula divides: one rounding more.
+    CHECK(theirs[i] == q * layer.row_absmax[i / 40] * (1.0f / 127.0f));
+    CHECK(std::abs(values[i] - theirs[i]) <= 1.2e-7f * std::abs(theirs[i]));
+  }
+  test::check_written(original, io::write_llm_int8(layer, "int8", true));
 }
 
 TEST_CASE("llm_int8: two row maxima with one quotient by 127 stay apart") {

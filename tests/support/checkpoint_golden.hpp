@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 /// @file
-/// The layers of tests/golden/checkpoint_*.safetensors, written by make_checkpoint_golden.py, and what every format's tests do
-/// with them.
+/// The layers of tests/golden/checkpoint_*.safetensors, written by make_checkpoint_golden.py from the formats' formulas, those of
+/// original_*.safetensors, which the formats' own tools wrote by make_original_golden.py, and what every format's tests do with
+/// them.
 
 #include <optional>
 #include <string>
@@ -10,6 +11,7 @@
 
 #include <doctest/doctest.h>
 
+#include <nibble/core/half.hpp>
 #include <nibble/io/checkpoint_matrix.hpp>
 #include <nibble/io/safetensors.hpp>
 
@@ -36,6 +38,34 @@ struct golden_layer {
   }
 };
 
+/// A layer `name` of one tool's file; view(".qweight") is one of its tensors.
+struct original_layer {
+  io::safetensors_reader file;
+  std::string name;
+
+  static std::string path_of(const std::string& tool) {
+    return std::string(NIBBLE_TEST_SOURCE_DIR) + "/tests/golden/original_" + tool + ".safetensors";
+  }
+  original_layer(const std::string& tool, const std::string& layer) : file(path_of(tool)), name(layer) {}
+  io::tensor_view view(const std::string& suffix) const { return file.view(file.at(name + suffix)); }
+  std::optional<io::tensor_view> find(const std::string& suffix) const {
+    if (!file.contains(name + suffix)) return std::nullopt;
+    return view(suffix);
+  }
+  /// What the tool itself makes of the layer's tensors, in the tool's own dtype.
+  std::vector<float> dequantized() const {
+    const auto values = file.read_f32(name + ".dequantized");
+    return {values.begin(), values.end()};
+  }
+  /// `values` rounded once to that dtype.
+  std::vector<float> in_its_dtype(std::vector<float> values) const {
+    const io::dtype type = file.at(name + ".dequantized").type;
+    for (float& x : values)
+      x = type == io::dtype::f16 ? to_float(to_half(x)) : type == io::dtype::bf16 ? to_float(to_bfloat16(x)) : x;
+    return values;
+  }
+};
+
 inline std::vector<float> values_of(const io::checkpoint_matrix& layer) {
   std::vector<float> out(layer.matrix.N() * layer.matrix.K());
   io::dequantize(layer, make_span2d(out.data(), layer.matrix.N(), layer.matrix.K()));
@@ -52,6 +82,21 @@ inline void check_written(const golden_layer& golden, const std::vector<io::tens
     CHECK(t.type == want.type);
     CHECK(t.shape == want.shape);
     CHECK(same_bytes(t.bytes, golden.file.bytes(want)));
+  }
+}
+
+/// The same for a layer of a tool's file.
+inline void check_written(const original_layer& original, const std::vector<io::tensor_bytes>& tensors) {
+  std::size_t count = 0;
+  for (const io::tensor_info& t : original.file.tensors()) count += t.name.starts_with(original.name + ".") ? 1u : 0u;
+  CHECK(tensors.size() + 1 == count);  // and `dequantized`
+  for (const io::tensor_bytes& t : tensors) {
+    CAPTURE(t.name);
+    REQUIRE(original.file.contains(t.name));
+    const io::tensor_info& want = original.file.at(t.name);
+    CHECK(t.type == want.type);
+    CHECK(t.shape == want.shape);
+    CHECK(same_bytes(t.bytes, original.file.bytes(want)));
   }
 }
 

@@ -2,11 +2,13 @@
 // The program nibble as its users call it: arguments, files and exit codes.
 
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdint>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -24,6 +26,12 @@
 #include "support/random.hpp"
 #include "support/temporary_file.hpp"
 #include "support/temporary_folder.hpp"
+
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define NIBBLE_TEST_SANITIZED 1
+#endif
+#endif
 
 namespace {
 
@@ -510,6 +518,26 @@ TEST_CASE("nibble compare: distances, and exit code 3 for what is no rounding") 
   CHECK(far.says("'output.weight' is 100 x 512 in a and 512 x 100 in b"));
 }
 
+#if !defined(__SANITIZE_ADDRESS__) && !defined(NIBBLE_TEST_SANITIZED)
+TEST_CASE("nibble: a tensor of 256 MB is never in memory as a whole") {
+  const std::string header =
+      R"({"blk.0.ffn_up.weight":{"dtype":"F16","shape":[32768,4096],"data_offsets":[0,268435456]}})";
+  const temporary_file model{"large.safetensors"}, out{"large.gguf"};
+  const std::uint64_t size = header.size();
+  std::ofstream(model.path, std::ios::binary).write(reinterpret_cast<const char*>(&size), 8) << header;
+  std::filesystem::resize_file(model.path, 8 + size + 268435456);                // zeros, without a disk behind them
+  CHECK(run("quantize '" + model.path + "' '" + out.path + "' F16").code == 0);  // a copy
+  CHECK(std::filesystem::file_size(out.path) > 268435456);
+  CHECK(run("quantize '" + model.path + "' '" + out.path + "' Q4_0").code == 0);
+  CHECK(std::filesystem::file_size(out.path) < 100000000);
+  CHECK(run("inspect '" + model.path + "'").code == 0);
+  CHECK(run("compare '" + model.path + "' '" + out.path + "'").code == 0);
+  ::rusage children{};  // the greatest of all programs that this test has run
+  REQUIRE(::getrusage(RUSAGE_CHILDREN, &children) == 0);
+  CHECK(children.ru_maxrss < 128 * 1024);
+}
+#endif
+
 TEST_CASE("nibble: mistakes have an exit code each and one line that says what is wrong") {
   const temporary_file bad{"bad.gguf"};
   std::ofstream(bad.path) << "GGUFxxxx";
@@ -526,6 +554,7 @@ TEST_CASE("nibble: mistakes have an exit code each and one line that says what i
   const result r = run("inspect '" + bad.path + "'");
   CHECK(r.code == 1);
   CHECK(r.says(bad.path));
+  CHECK_FALSE(r.says("nibble: nibble:"));
   CHECK(run("quantize '" + bad.path + "' x Q4_K_M").code == 1);
   CHECK(run("inspect /nowhere").says("/nowhere"));
 }

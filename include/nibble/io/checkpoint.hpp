@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <optional>
 #include <set>
 #include <span>
@@ -57,9 +58,10 @@ struct checkpoint_layer {
   layer_layout layout = layer_layout::gptq;
   std::size_t N = 0, K = 0;
   int bits = 0;
-  std::size_t group_size = 0;                 ///< inputs that share a scale; 0: all of a row, or of the matrix
-  gptq_version version = gptq_version::v1;    ///< GPTQ only
-  std::vector<const tensor_info*> tensors{};  ///< all that belong to it, in the order of the file
+  std::size_t group_size = 0;                  ///< inputs that share a scale; 0: all of a row, or of the matrix
+  gptq_version version = gptq_version::v1;     ///< GPTQ only
+  word_packing packing = word_packing::whole;  ///< pack-quantized only
+  std::vector<const tensor_info*> tensors{};   ///< all that belong to it, in the order of the file
 };
 
 /// What a caller knows better than the configuration. Empty members leave it to the configuration and the shapes.
@@ -68,6 +70,7 @@ struct checkpoint_options {
   std::optional<std::size_t> group_size{};  ///< 0: whole rows
   std::optional<gptq_version> version{};
   gptq_full_zero full_zero = gptq_full_zero::is_power;
+  std::optional<word_packing> packing{};  ///< for short rows of pack-quantized codes, whose shapes do not say it
 };
 
 /// A checkpoint that is open. Copies nothing until a layer is read.
@@ -111,7 +114,7 @@ class checkpoint {
       case layer_layout::pack_quantized:
         return read_pack_quantized({need(l, ".weight_packed"), need(l, ".weight_scale"), need(l, ".weight_shape"),
                                     maybe(l, ".weight_zero_point"), maybe(l, ".weight_g_idx")},
-                                   l.bits, l.group_size);
+                                   l.bits, l.group_size, l.packing);
       case layer_layout::bitsandbytes:
         return read_bnb({need(l, ".weight"), need(l, ".weight.absmax"), need(l, ".weight.quant_map"), quant_state_of(l),
                          maybe(l, ".weight.nested_absmax"), maybe(l, ".weight.nested_quant_map")});
@@ -132,7 +135,8 @@ class checkpoint {
         return write_pack_quantized(m, l.name,
                                     {.shape_type = files_.at(l.name + ".weight_shape").type,
                                      .g_idx = files_.contains(l.name + ".weight_g_idx"),
-                                     .scale_rank = files_.at(l.name + ".weight_scale").shape.size()});
+                                     .scale_rank = files_.at(l.name + ".weight_scale").shape.size(),
+                                     .packing = l.packing});
       case layer_layout::bitsandbytes: return write_bnb(m, l.name + ".weight");
       case layer_layout::llm_int8: return write_llm_int8(m, l.name, files_.contains(l.name + ".weight_format"));
       case layer_layout::nibble: break;
@@ -259,8 +263,9 @@ class checkpoint {
     for (weight_scheme c : candidates) {
       if (options_.bits) c.bits = *options_.bits;
       if (options_.group_size) c.group_size = *options_.group_size;
-      const bool fits = c.bits >= 2 && c.bits <= 8 && ceil_div(l.K, detail::codes_of_word(c.bits)) == words &&
-                        detail::groups_of(l.K, c.group_size) == groups;
+      const bool fits = c.bits >= 2 && c.bits <= 8 && detail::groups_of(l.K, c.group_size) == groups &&
+                        (detail::words_of(l.K, c.bits, word_packing::whole) == words ||
+                         detail::words_of(l.K, c.bits, word_packing::stream) == words);
       if (fits && std::find(fitting.begin(), fitting.end(), c) == fitting.end()) fitting.push_back(c);
     }
     if (fitting.size() != 1)
@@ -272,6 +277,19 @@ class checkpoint {
              "; rule: one");
     l.bits = fitting[0].bits;
     l.group_size = fitting[0].group_size;
+    const std::optional<word_packing> packing = detail::packing_of(l.K, words, l.bits, stated_packing());
+    if (!packing)
+      refuse(l, "rows of ", l.K, " codes of ", l.bits, " bits have ", words,
+             " words whether codes straddle words or not; rule: the configuration's version or "
+             "checkpoint_options::packing says which");
+    l.packing = *packing;
+  }
+  /// What the options say, or the version of compressed-tensors that wrote the configuration: 0.18 packs without gaps.
+  std::optional<word_packing> stated_packing() const {
+    if (options_.packing || !config_) return options_.packing;
+    unsigned major = 0, minor = 0;
+    if (std::sscanf(config_->version.c_str(), "%3u.%5u", &major, &minor) != 2) return std::nullopt;
+    return major > 0 || minor >= 18 ? word_packing::stream : word_packing::whole;
   }
 
   void describe_bitsandbytes(checkpoint_layer& l) const {

@@ -400,8 +400,10 @@ class gguf_reader {
     return read_f32(at(name), ctx);
   }
   /// Drops the pages of a tensor that was read from a mapped file from this process's resident memory.
-  void release(const gguf_tensor& t) const {
-    if (file_) file_->release(bytes(t));
+  void release(const gguf_tensor& t) const { release(bytes(t)); }
+  /// The same for some of its bytes, which lie in bytes(t).
+  void release(std::span<const std::byte> part) const {
+    if (file_) file_->release(part);
   }
 
  private:

@@ -40,7 +40,7 @@ struct quantization_config {
   int bits = 0;                           ///< bits, w_bit, num_bits
   std::optional<std::size_t> group_size;  ///< group_size, q_group_size; 0 for -1 and for none (whole rows)
   std::string checkpoint_format;          ///< GPTQ: "gptq", "gptq_v2", ...
-  std::string version;                    ///< AWQ: "gemm", "gemv", in small letters
+  std::string version;                    ///< AWQ: "gemm", "gemv", in small letters; compressed-tensors: "0.17.0"
   std::string format;                     ///< compressed-tensors: "pack-quantized", ...
   std::optional<bool> desc_act, sym;      ///< GPTQ: act-order; zero points in the middle
   bool by_layer = false;                  ///< GPTQ with "dynamic": layers may have other bits and groups than said here

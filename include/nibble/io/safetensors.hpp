@@ -331,8 +331,10 @@ class safetensors_reader {
   }
 
   /// Drops the pages of a tensor that was read from a mapped file from this process's resident memory.
-  void release(const tensor_info& t) const {
-    if (file_) file_->release(bytes(t));
+  void release(const tensor_info& t) const { release(bytes(t)); }
+  /// The same for some of its bytes, which lie in bytes(t).
+  void release(std::span<const std::byte> part) const {
+    if (file_) file_->release(part);
   }
 
  private:

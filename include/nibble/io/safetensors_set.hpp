@@ -139,6 +139,7 @@ class safetensors_set {
     return shard_of(t).read_f32_rounded(t, first, out);
   }
   void release(const tensor_info& t) const { shard_of(t).release(t); }
+  void release(const tensor_info& t, std::span<const std::byte> part) const { shard_of(t).release(part); }
 
  private:
   std::string find_in(const std::string& folder) const {
