@@ -159,8 +159,8 @@ struct integer_panel : integer_folds {
     }
     vi all[chains][rows][regs];
     auto& sum = all[0];
-    std::size_t left = 0;                // units of the group
-    [[maybe_unused]] bool half = false;  // of packed codes: the next unit is the fifth of its block
+    std::size_t left = 0;                   // units of the group
+    [[maybe_unused]] bool halfway = false;  // of packed codes: the next unit is the fifth of its block
     group_walk group(c);
     const auto x_sum = [&](std::size_t i)
                            NIBBLE_LAMBDA_INLINE { return vi(c.x_sums[(m + i) * c.sum_stride + group.g]); };
@@ -195,13 +195,13 @@ struct integer_panel : integer_folds {
     for (;;) {
       // Not a loop of its own: of two, one in the other, gcc keeps the rows' pointers in memory.
       if constexpr (Codes::blocks) {
-        if (!half) {
+        if (!halfway) {
           codes.prefetch();
           multiply_four.template operator()<0>();
           done(4);
         }
-        half = !half && left == 0;  // the group ends here
-        if (!half) {
+        halfway = !halfway && left == 0;  // the group ends here
+        if (!halfway) {
           multiply_four.template operator()<4>();
           done(4);
           skip(8);
