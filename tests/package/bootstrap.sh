@@ -48,7 +48,7 @@ check "root, a second time: nothing is done" [ "$(wc -l <"$work/calls")" -eq 2 ]
 machine 1000 yes "${all[@]:1}"
 bootstrap setup ci
 check "sudo: succeeds" [ "$status" -eq 0 ]
-check "sudo: apt-get runs through it" grep -q '^sudo env DEBIAN_FRONTEND=noninteractive apt-get .*install .* doctest-dev clang-14 libclang-rt-14-dev clang-format-14 g++-aarch64-linux-gnu qemu-user$' "$work/calls"
+check "sudo: apt-get runs through it" grep -q '^sudo env DEBIAN_FRONTEND=noninteractive apt-get .*install .* doctest-dev clang-14 libclang-rt-14-dev clang-format-14 g++-aarch64-linux-gnu qemu-user python3-venv$' "$work/calls"
 
 machine 1000 no "${all[@]:3}"
 bootstrap setup
