@@ -356,6 +356,17 @@ TEST_CASE("ggml_mixture: routers of experts stay as they are under Hugging Face'
   }
 }
 
+TEST_CASE("ggml_mixture: where nothing says how many experts there are, those with a matrix of their own are counted") {
+  for (const std::size_t experts : {0u, 8u, 16u}) {
+    CAPTURE(experts);
+    model_pair m(2, experts, true);
+    m.own.facts.experts = 0;
+    CHECK(m.own.type_of(plan_of("Q4_K_S"), "model.layers.1.self_attn.k_proj.weight") ==
+          (experts == 8 ? "Q8_0" : "Q4_K"));
+    CHECK(m.differences(plan_of("Q4_K_M")) == "");
+  }
+}
+
 TEST_CASE("ggml_mixture: rules look at a tensor's own name, not at its role") {
   const model_pair m(2, 0, true);
   const type_plan plan = plan_of("Q4_K_M", parse_rules("v_proj = F16\nattn_v = Q8_0", "rules"));

@@ -10,6 +10,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <regex>
 #include <span>
@@ -276,6 +277,15 @@ class layer_places {
   std::vector<std::size_t> layers_;
 };
 
+/// How many experts of one layer have a matrix of their own, and share its role; at most 1 where one tensor holds them all.
+inline std::size_t experts_in(std::span<const std::string> roles) {
+  std::map<std::string_view, std::size_t> counts;
+  std::size_t most = 0;
+  for (const std::string& role : roles)
+    if (contains(role, "ffn_down_exps.weight")) most = std::max(most, ++counts[role]);
+  return most;
+}
+
 }  // namespace detail
 
 /// What a plan says without an effect on a model's tensors.
@@ -298,8 +308,8 @@ class type_plan {
 
   const std::vector<type_rule>& rules() const noexcept { return rules_; }
 
-  /// One choice for each tensor; they refer to the rules of this plan.
-  std::vector<type_choice> choose(const model_facts& facts, std::span<const gguf_tensor> tensors) const {
+  /// One choice for each tensor; they refer to the rules of this plan. Where the facts say no experts, the names are counted.
+  std::vector<type_choice> choose(model_facts facts, std::span<const gguf_tensor> tensors) const {
     std::vector<std::string> roles;
     std::vector<bool> known;
     for (const gguf_tensor& t : tensors) {
@@ -307,6 +317,7 @@ class type_plan {
       known.push_back(role.has_value());
       roles.push_back(role ? std::move(*role) : std::string{t.name});
     }
+    if (facts.experts == 0) facts.experts = detail::experts_in(roles);
     const detail::layer_places values{roles, "attn_v.weight"}, downs{roles, "ffn_down"};
     const bool output = std::find(roles.begin(), roles.end(), "output.weight") != roles.end();
     std::vector<type_choice> choices;
