@@ -354,6 +354,9 @@ TEST_CASE("ggml_mixture: routers of experts stay as they are under Hugging Face'
     CHECK(m.own.type_of(plan_of("Q8_0"), experts == 8 ? "model.layers.1.block_sparse_moe.gate.weight"
                                                       : "model.layers.1.mlp.gate.weight") == "F32");
   }
+  model shared;  // one row, which GGUF files have as a vector
+  shared.add("model.layers.1.mlp.shared_expert_gate.weight", 512, 1);
+  CHECK(shared.type_of(plan_of("Q8_0"), "model.layers.1.mlp.shared_expert_gate.weight") == "F32");
 }
 
 TEST_CASE("ggml_mixture: where nothing says how many experts there are, those with a matrix of their own are counted") {

@@ -196,26 +196,13 @@ constexpr bool contains(std::string_view s, std::string_view part) noexcept {
 /// Whether a quantizer touches a tensor of that role, or of that name, at all.
 constexpr bool is_quantized(std::string_view name, std::size_t n_dims) noexcept {
   if (!name.ends_with("weight") || n_dims < 2) return false;
-  for (const std::string_view part : {"_norm.weight",
-                                      "ffn_gate_inp",
-                                      "position_embd.weight",
-                                      "token_types.weight",
-                                      "ssm_conv1d.weight",
-                                      "time_mix_first.weight",
-                                      "time_mix_w0.weight",
-                                      "time_mix_w1.weight",
-                                      "time_mix_w2.weight",
-                                      "time_mix_v0.weight",
-                                      "time_mix_v1.weight",
-                                      "time_mix_v2.weight",
-                                      "time_mix_a0.weight",
-                                      "time_mix_a1.weight",
-                                      "time_mix_a2.weight",
-                                      "time_mix_g1.weight",
-                                      "time_mix_g2.weight",
-                                      "time_mix_decay_w1.weight",
-                                      "time_mix_decay_w2.weight",
-                                      "time_mix_lerp_fused.weight"})
+  for (const std::string_view part :
+       {"_norm.weight",       "ffn_gate_inp.weight",      "position_embd.weight",     "token_types.weight",
+        "ssm_conv1d.weight",  "time_mix_first.weight",    "time_mix_w0.weight",       "time_mix_w1.weight",
+        "time_mix_w2.weight", "time_mix_v0.weight",       "time_mix_v1.weight",       "time_mix_v2.weight",
+        "time_mix_a0.weight", "time_mix_a1.weight",       "time_mix_a2.weight",       "time_mix_g1.weight",
+        "time_mix_g2.weight", "time_mix_decay_w1.weight", "time_mix_decay_w2.weight", "time_mix_lerp_fused.weight",
+        "ffn_gate_inp_shexp"})
     if (contains(name, part)) return false;
   return true;
 }
