@@ -83,7 +83,7 @@ int run(int argc, char** argv) {
   quantize_command->add_option("--rules", quantize_what.rules_path, "A file of such lines, which come after --rule")
       ->type_name("FILE");
   quantize_command->add_flag("--strict", quantize_what.strict,
-                             "Refuse where rows are no whole blocks of the type, instead of taking another");
+                             "Refuse where rows are no whole blocks, a rule has no effect or a mixture knows no layer");
   quantize_command->add_flag("--dry-run", quantize_what.dry_run, "Say what would be written");
   common(quantize_command);
 

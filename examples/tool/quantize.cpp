@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: MIT
+#include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <iterator>
 #include <map>
 
 #include <nibble/io/checksum.hpp>
+#include <nibble/io/config_facts.hpp>
 #include <nibble/io/ggml_budget.hpp>
 #include <nibble/io/ggml_mixture.hpp>
 #include <nibble/io/gguf_writer.hpp>
 #include <nibble/io/imatrix.hpp>
 #include <nibble/io/mapped_file.hpp>
+#include <nibble/io/tensor_role.hpp>
 #include <nibble/tensor/ggml_rows.hpp>
 
 #include "quantize.hpp"
@@ -57,6 +61,62 @@ std::vector<nibble::io::gguf_tensor> tensors_of(const model_file& file) {
     all.push_back(g);
   }
   return all;
+}
+
+/// What a mixture asks of the model: of a GGUF file its metadata, of safetensors files the config.json beside them, which is
+/// read only for a mixture that knows tensors of the model's layers.
+nibble::io::model_facts facts_for(const model_file& file, const quantize_options& what,
+                                  const nibble::io::type_plan& plan, std::span<const nibble::io::gguf_tensor> tensors) {
+  if (file.gguf() != nullptr) return nibble::io::facts_of(*file.gguf());
+  nibble::io::model_facts facts{.architecture = what.architecture};
+  const auto of_layer = [](const nibble::io::gguf_tensor& t) {
+    return nibble::io::role_of(t.name).value_or("").find("blk.") != std::string::npos;
+  };
+  if (!plan.is_mixture() || std::none_of(tensors.begin(), tensors.end(), of_layer)) return facts;
+  const std::filesystem::path from(what.from);
+  std::error_code unused;
+  const std::filesystem::path folder = std::filesystem::is_directory(from, unused) ? from : from.parent_path();
+  const auto said = nibble::io::find_model_facts(folder.string());
+  if (!said) return facts;
+  std::string own = std::move(facts.architecture);
+  facts = *said;
+  if (own != quantize_options{}.architecture || facts.architecture.empty()) facts.architecture = std::move(own);
+  return facts;
+}
+
+std::vector<std::string> texts_of(std::span<const nibble::io::type_rule* const> rules) {
+  std::vector<std::string> texts;
+  for (const nibble::io::type_rule* const rule : rules) texts.push_back(rule->text);
+  return texts;
+}
+
+/// Lines that say what of the plan has no effect, and why --strict refuses it: nothing where it has no reason to.
+struct plan_report {
+  std::vector<std::string> lines;
+  std::vector<std::string> refusals;
+};
+plan_report report_of(const nibble::io::plan_gaps& gaps, const quantize_options& what,
+                      std::span<const nibble::io::gguf_tensor> tensors,
+                      std::span<const nibble::io::type_choice> choices) {
+  using nibble::io::printable;
+  plan_report report;
+  const auto rule_text = [](const nibble::io::type_rule& rule) {
+    return nibble::core::message("rule '", printable(rule.text), " = ", name_of(rule.type), "'");
+  };
+  for (const nibble::io::type_rule* const rule : gaps.without_tensor)
+    report.lines.push_back(rule_text(*rule) + " finds no tensor");
+  for (const nibble::io::type_rule* const rule : gaps.of_kept)
+    report.lines.push_back(rule_text(*rule) + " finds only tensors that stay as they are: norms, biases, routers");
+  if (const std::size_t rules = report.lines.size(); rules != 0)
+    report.refusals.push_back(std::to_string(rules) + " rules without effect");
+  if (gaps.unknown.empty()) return report;
+  const std::size_t first = gaps.unknown.front();
+  report.lines.push_back(nibble::core::message(
+      what.plan, gaps.blind ? " tells no layers apart, for their names are of another family: " : " does not know ",
+      gaps.unknown.size(), " of ", tensors.size(), " tensors by name, such as '", printable(tensors[first].name),
+      "': ", name_of(choices[first].wanted), " for all of these"));
+  if (gaps.blind) report.refusals.push_back("a mixture for names of another family");
+  return report;
 }
 
 /// Metadata of the file to write: those of a GGUF file, or what --architecture says.
@@ -126,13 +186,13 @@ int quantize(const options& o, const quantize_options& what) {
       .file = &file,
       .importance = importance ? &*importance : nullptr,
       .search = what.least_error || importance ? nibble::ggml_search::least_error : nibble::ggml_search::reference};
-  const nibble::io::model_facts facts = file.gguf() != nullptr
-                                            ? nibble::io::facts_of(*file.gguf())
-                                            : nibble::io::model_facts{.architecture = what.architecture};
-  std::vector<nibble::io::type_choice> choices = plan.choose(facts, in);
+  std::vector<nibble::io::type_choice> choices = plan.choose(facts_for(file, what, plan, in), in);
+  const nibble::io::plan_gaps gaps = plan.gaps(in, choices);
+  plan_report said = report_of(gaps, what, in, choices);
   std::optional<nibble::io::size_allocation> allocation;
   std::vector<double> predicted(in.size(), 0.0);
   std::optional<std::uint32_t> file_type = plan.file_type();
+  if (gaps.blind) file_type.reset();  // it would name a mixture that the file is none of
   if (to_size) {
     file_type.reset();
     nibble::io::gguf_writer empty = writer_for(file, what, file_type, true);
@@ -161,9 +221,14 @@ int quantize(const options& o, const quantize_options& what) {
       nibble::core::fail(nibble::errc::unsupported_format, "tensor '", t.name, "' is ", name_of(t.type),
                          ", whose values nibble cannot compute");
   }
+  for (const std::string& s : said.lines) std::cerr << "nibble: " << s << "\n";
   for (const std::string& s : substituted) std::cerr << "nibble: " << s << "\n";
-  if (what.strict && !substituted.empty()) {
-    std::cerr << "nibble: --strict refuses " << substituted.size() << " substitutions; nothing was written\n";
+  if (!substituted.empty())
+    said.refusals.insert(said.refusals.begin(), std::to_string(substituted.size()) + " substitutions");
+  if (what.strict && !said.refusals.empty()) {
+    std::cerr << "nibble: --strict refuses ";
+    for (std::size_t i = 0; i < said.refusals.size(); ++i) std::cerr << (i == 0 ? "" : ", ") << said.refusals[i];
+    std::cerr << "; nothing was written\n";
     return refused;
   }
 
@@ -203,7 +268,12 @@ int quantize(const options& o, const quantize_options& what) {
               {"plan", what.plan},
               {"search", q.search == nibble::ggml_search::least_error ? "least error" : "reference"},
               {"tensors", json::array()},
-              {"substituted", substituted}};
+              {"substituted", substituted},
+              {"rules_without_tensor", texts_of(gaps.without_tensor)},
+              {"rules_of_kept_tensors", texts_of(gaps.of_kept)},
+              {"mixture_knows_no_layer", gaps.blind},
+              {"unknown_to_mixture", json::array()}};
+  for (const std::size_t i : gaps.unknown) report["unknown_to_mixture"].push_back(in[i].name);
   std::vector<std::vector<std::string>> rows{{"tensor", "shape", "from", "to", "bytes", "SQNR dB"}};
   std::map<std::string, std::pair<std::size_t, std::size_t>> by_type;
   std::size_t before = 0, after = 0;

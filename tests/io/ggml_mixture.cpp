@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <nibble/io/ggml_mixture.hpp>
 
+#include <array>
 #include <chrono>
 #include <deque>
 #include <string>
@@ -76,6 +77,58 @@ model qwen3(bool separate_output, std::size_t hidden = 1024) {
   if (separate_output) m.add("output.weight", hidden, 151936);
   return m;
 }
+
+/// A model under the names of a Hugging Face checkpoint beside the same under GGUF's: dense, or of experts, which are matrices of
+/// their own in the former.
+struct model_pair {
+  model gguf, own;
+
+  void add(const std::string& gguf_name, const std::string& own_name, std::size_t row, std::size_t rows = 0) {
+    gguf.add(gguf_name, row, rows);
+    own.add(own_name, row, rows);
+  }
+  model_pair(std::size_t layers, std::size_t experts, bool separate_output, const std::string& prefix = "model.") {
+    gguf.facts = own.facts = {"llama", layers, 32, 8, experts};
+    add("token_embd.weight", prefix + "embed_tokens.weight", 512, 1000);
+    for (std::size_t i = 0; i < layers; ++i) {
+      const std::string g = "blk." + std::to_string(i) + ".", h = prefix + "layers." + std::to_string(i) + ".";
+      add(g + "attn_norm.weight", h + "input_layernorm.weight", 512);
+      add(g + "attn_q.weight", h + "self_attn.q_proj.weight", 512, 512);
+      add(g + "attn_q.bias", h + "self_attn.q_proj.bias", 512);
+      add(g + "attn_k.weight", h + "self_attn.k_proj.weight", 512, 128);
+      add(g + "attn_v.weight", h + "self_attn.v_proj.weight", 512, 128);
+      add(g + "attn_output.weight", h + "self_attn.o_proj.weight", 512, 512);
+      add(g + "ffn_norm.weight", h + "post_attention_layernorm.weight", 512);
+      if (experts == 0) {
+        add(g + "ffn_gate.weight", h + "mlp.gate_proj.weight", 512, 1024);
+        add(g + "ffn_up.weight", h + "mlp.up_proj.weight", 512, 1024);
+        add(g + "ffn_down.weight", h + "mlp.down_proj.weight", 1024, 512);
+        continue;
+      }
+      const std::string moe = h + (experts == 8 ? "block_sparse_moe." : "mlp.");
+      add(g + "ffn_gate_inp.weight", moe + "gate.weight", 512, experts);
+      for (const auto& [role, mixtral, qwen] :
+           {std::array{"gate", "w1", "gate_proj"}, std::array{"up", "w3", "up_proj"},
+            std::array{"down", "w2", "down_proj"}}) {
+        gguf.add(g + "ffn_" + role + "_exps.weight", 512, 512 * experts);
+        for (std::size_t e = 0; e < experts; ++e)
+          own.add(moe + "experts." + std::to_string(e) + "." + (experts == 8 ? mixtral : qwen) + ".weight", 512, 512);
+      }
+    }
+    add("output_norm.weight", prefix + "norm.weight", 512);
+    if (separate_output) add("output.weight", "lm_head.weight", 512, 1000);
+  }
+  /// Names of tensors of `own` whose type is not that of their role in `gguf`.
+  std::string differences(const type_plan& plan) const {
+    const auto choices = plan.choose(own.facts, own.tensors);
+    std::string names;
+    for (std::size_t i = 0; i < choices.size(); ++i) {
+      const std::string role = role_of(own.tensors[i].name).value_or("");
+      if (quant::name_of(choices[i].type) != gguf.type_of(plan, role)) names += own.names[i] + " ";
+    }
+    return names;
+  }
+};
 
 }  // namespace
 
@@ -275,4 +328,83 @@ TEST_CASE("ggml_mixture: a pattern that would take exponential time, or stack wi
   CHECK(refused("\\\\1").code == errc::ok);
   CHECK(refused("blk\\.[0-9]{1,3}\\..*").code == errc::ok);
   CHECK(refused(std::string(249, '(') + "a" + std::string(249, ')')).code == errc::ok);
+}
+
+TEST_CASE("ggml_mixture: a checkpoint under Hugging Face's names gets the types of the same model under GGUF's") {
+  for (const mixture_info& m : ggml_mixtures) {
+    CAPTURE(m.name);
+    for (const std::size_t layers : {1u, 9u, 28u, 80u})
+      for (const bool separate : {false, true}) {
+        CAPTURE(layers);
+        CHECK(model_pair(layers, 0, separate).differences(m.mixture) == "");
+      }
+    CHECK(model_pair(18, 8, true).differences(m.mixture) == "");
+    CHECK(model_pair(18, 16, true).differences(m.mixture) == "");
+    CHECK(model_pair(18, 0, false, "model.language_model.").differences(m.mixture) == "");
+  }
+  const model_pair dense(18, 0, true);
+  CHECK(dense.own.type_of(plan_of("Q4_K_M"), "model.layers.0.self_attn.v_proj.weight") == "Q6_K");
+  CHECK(dense.own.type_of(plan_of("Q4_K_M"), "model.layers.2.self_attn.v_proj.weight") == "Q4_K");
+  CHECK(dense.own.type_of(plan_of("Q4_K_M"), "lm_head.weight") == "Q6_K");
+}
+
+TEST_CASE("ggml_mixture: routers of experts stay as they are under Hugging Face's names, with one type too") {
+  for (const std::size_t experts : {8u, 16u}) {
+    const model_pair m(2, experts, true);
+    CHECK(m.own.type_of(plan_of("Q8_0"), experts == 8 ? "model.layers.1.block_sparse_moe.gate.weight"
+                                                      : "model.layers.1.mlp.gate.weight") == "F32");
+  }
+  model shared;  // one row, which GGUF files have as a vector
+  shared.add("model.layers.1.mlp.shared_expert_gate.weight", 512, 1);
+  CHECK(shared.type_of(plan_of("Q8_0"), "model.layers.1.mlp.shared_expert_gate.weight") == "F32");
+}
+
+TEST_CASE("ggml_mixture: where nothing says how many experts there are, those with a matrix of their own are counted") {
+  for (const std::size_t experts : {0u, 8u, 16u}) {
+    CAPTURE(experts);
+    model_pair m(2, experts, true);
+    m.own.facts.experts = 0;
+    CHECK(m.own.type_of(plan_of("Q4_K_S"), "model.layers.1.self_attn.k_proj.weight") ==
+          (experts == 8 ? "Q8_0" : "Q4_K"));
+    CHECK(m.differences(plan_of("Q4_K_M")) == "");
+  }
+}
+
+TEST_CASE("ggml_mixture: rules look at a tensor's own name, not at its role") {
+  const model_pair m(2, 0, true);
+  const type_plan plan = plan_of("Q4_K_M", parse_rules("v_proj = F16\nattn_v = Q8_0", "rules"));
+  CHECK(m.own.type_of(plan, "model.layers.1.self_attn.v_proj.weight") == "F16");
+  CHECK(m.gguf.type_of(plan, "blk.1.attn_v.weight") == "Q8_0");
+}
+
+TEST_CASE("ggml_mixture: rules that find no tensor, or only tensors that stay as they are, are named") {
+  const model m = qwen3(true);
+  const type_plan plan = plan_of(
+      "Q4_K_M", parse_rules("attn_v = F16\nv_proj = F16\nattn_norm = Q8_0\nattn_v = Q8_0\nnorm|attn_q\\. = Q8_0", "r"));
+  const plan_gaps gaps = plan.gaps(m.tensors, plan.choose(m.facts, m.tensors));
+  REQUIRE(gaps.without_tensor.size() == 1);
+  CHECK(gaps.without_tensor[0]->text == "v_proj");
+  REQUIRE(gaps.of_kept.size() == 1);
+  CHECK(gaps.of_kept[0]->text == "attn_norm");
+  CHECK(gaps.unknown.empty());
+  CHECK_FALSE(gaps.blind);
+}
+
+TEST_CASE("ggml_mixture: names of another family give the type of most tensors, and the gaps name them") {
+  model m;
+  m.add("lm_head.weight", 256, 256);
+  m.add("transformer.h.0.attn.c_attn.weight", 256, 256);
+  m.add("transformer.h.0.ln_1.weight", 256);
+  m.add("transformer.h.0.ffn_down.weight", 256, 256);
+  const auto gaps_with = [&](const type_plan& plan) { return plan.gaps(m.tensors, plan.choose(m.facts, m.tensors)); };
+  CHECK(gaps_with(plan_of("Q4_K_M")).unknown == std::vector<std::size_t>{1, 3});
+  CHECK(gaps_with(plan_of("Q4_K_M")).blind);
+  CHECK(m.type_of(plan_of("Q4_K_M"), "transformer.h.0.ffn_down.weight") == "Q4_K");
+  CHECK(m.type_of(plan_of("Q4_K_M"), "lm_head.weight") == "Q6_K");
+  CHECK(gaps_with(plan_of("Q4_K")).unknown.empty());  // one type asks for no names
+  CHECK_FALSE(gaps_with(plan_of("Q4_K")).blind);
+  CHECK(gaps_with(plan_of("Q4_K_M", parse_rules("^transformer = Q8_0", "r"))).unknown.empty());
+  m.add("model.layers.0.self_attn.v_proj.weight", 256, 256);
+  CHECK(gaps_with(plan_of("Q4_K_M")).unknown.size() == 2);
+  CHECK_FALSE(gaps_with(plan_of("Q4_K_M")).blind);
 }

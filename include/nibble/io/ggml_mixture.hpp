@@ -2,12 +2,15 @@
 #pragma once
 /// @file
 /// Which tensor of a model file becomes which block format: one type for all, llama.cpp's mixtures, and rules by name on top
-/// of either. Where a row is no whole number of blocks another type takes its place; every choice says so.
+/// of either. Where a row is no whole number of blocks another type takes its place; every choice says so. What a tensor is
+/// says its role (tensor_role.hpp), so that GGUF's and Hugging Face's names of a model lead to the same types.
 /// Source: llama.cpp of February 2025, llama-quant (without importance matrices), dense models and those of 8 experts.
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <regex>
 #include <span>
@@ -20,6 +23,7 @@
 #include <nibble/core/error.hpp>
 #include <nibble/io/file_text.hpp>
 #include <nibble/io/gguf.hpp>
+#include <nibble/io/tensor_role.hpp>
 #include <nibble/quant/ggml_type.hpp>
 
 namespace nibble {
@@ -177,6 +181,7 @@ struct type_choice {
   ggml_type type;                   ///< what is written
   ggml_type wanted;                 ///< what was asked for: differs where rows are no whole blocks of it
   bool kept = false;                ///< stays as it is: a norm, a bias, a router, a table of positions
+  bool known = true;                ///< its name says what it is; else a mixture gives it the type of most tensors
   const type_rule* rule = nullptr;  ///< the rule that decided, if one did
 
   bool substituted() const noexcept { return type != wanted; }
@@ -188,7 +193,7 @@ constexpr bool contains(std::string_view s, std::string_view part) noexcept {
   return s.find(part) != std::string_view::npos;
 }
 
-/// Whether a quantizer touches a tensor at all.
+/// Whether a quantizer touches a tensor of that role, or of that name, at all.
 constexpr bool is_quantized(std::string_view name, std::size_t n_dims) noexcept {
   if (!name.ends_with("weight") || n_dims < 2) return false;
   for (const std::string_view part :
@@ -196,7 +201,8 @@ constexpr bool is_quantized(std::string_view name, std::size_t n_dims) noexcept 
         "ssm_conv1d.weight",  "time_mix_first.weight",    "time_mix_w0.weight",       "time_mix_w1.weight",
         "time_mix_w2.weight", "time_mix_v0.weight",       "time_mix_v1.weight",       "time_mix_v2.weight",
         "time_mix_a0.weight", "time_mix_a1.weight",       "time_mix_a2.weight",       "time_mix_g1.weight",
-        "time_mix_g2.weight", "time_mix_decay_w1.weight", "time_mix_decay_w2.weight", "time_mix_lerp_fused.weight"})
+        "time_mix_g2.weight", "time_mix_decay_w1.weight", "time_mix_decay_w2.weight", "time_mix_lerp_fused.weight",
+        "ffn_gate_inp_shexp"})
     if (contains(name, part)) return false;
   return true;
 }
@@ -223,27 +229,32 @@ constexpr bool more_bits(std::size_t i, std::size_t n) noexcept {
   return i < n / 8 || i >= 7 * n / 8 || (i - n / 8) % 3 == 2;
 }
 
-/// Tensors whose name holds `part`: how many there are, and each one's place among them by the number behind "blk.".
+/// Roles that hold `part`: how many there are, and each one's place among them by the number behind "blk.". Experts that share
+/// a role count once.
 class layer_places {
  public:
-  layer_places(std::span<const gguf_tensor> tensors, std::string_view part) : part_(part) {
-    for (const gguf_tensor& t : tensors)
-      if (contains(t.name, part)) layers_.push_back(layer_of(t.name));
+  layer_places(std::span<const std::string> roles, std::string_view part) : part_(part) {
+    std::vector<std::string_view> own;
+    for (const std::string& role : roles)
+      if (contains(role, part)) own.push_back(role);
+    std::sort(own.begin(), own.end());
+    own.erase(std::unique(own.begin(), own.end()), own.end());
+    for (const std::string_view role : own) layers_.push_back(layer_of(role));
   }
-  bool takes(std::string_view name) const noexcept { return contains(name, part_); }
+  bool takes(std::string_view role) const noexcept { return contains(role, part_); }
   std::size_t count() const noexcept { return layers_.size(); }
-  std::size_t place_of(std::string_view name) const noexcept {
-    const std::size_t own = layer_of(name);
+  std::size_t place_of(std::string_view role) const noexcept {
+    const std::size_t own = layer_of(role);
     std::size_t before = 0;
     for (const std::size_t layer : layers_) before += layer < own ? 1 : 0;
     return before;
   }
 
  private:
-  static std::size_t layer_of(std::string_view name) noexcept {
+  static std::size_t layer_of(std::string_view role) noexcept {
     std::size_t layer = 0;
-    if (!name.starts_with("blk.")) return layer;
-    for (const char c : name.substr(4)) {
+    if (!role.starts_with("blk.")) return layer;
+    for (const char c : role.substr(4)) {
       if (c < '0' || c > '9') break;
       layer = 10 * layer + static_cast<std::size_t>(c - '0');
     }
@@ -253,10 +264,27 @@ class layer_places {
   std::vector<std::size_t> layers_;
 };
 
+/// How many experts of one layer have a matrix of their own, and share its role; at most 1 where one tensor holds them all.
+inline std::size_t experts_in(std::span<const std::string> roles) {
+  std::map<std::string_view, std::size_t> counts;
+  std::size_t most = 0;
+  for (const std::string& role : roles)
+    if (contains(role, "ffn_down_exps.weight")) most = std::max(most, ++counts[role]);
+  return most;
+}
+
 }  // namespace detail
 
+/// What a plan says without an effect on a model's tensors.
+struct plan_gaps {
+  std::vector<const type_rule*> without_tensor;  ///< rules that find no tensor's name
+  std::vector<const type_rule*> of_kept;         ///< rules that find names, but only of tensors that stay as they are
+  std::vector<std::size_t> unknown;  ///< tensors that get a mixture's type though their names say nothing to it
+  bool blind = false;  ///< these are all: a mixture that knows no tensor of any layer, and so tells nothing apart
+};
+
 /// The types of all tensors of a model, in their order: of one type, or of a mixture. Norms, biases, routers and tables of
-/// positions stay as they are, whatever is asked for; elsewhere the first rule that finds a tensor's name decides.
+/// positions stay as they are, whatever is asked for; elsewhere the first rule that finds a tensor's own name decides.
 class type_plan {
  public:
   type_plan(ggml_type type, std::vector<type_rule> rules = {}) : one_(type), rules_(std::move(rules)) {
@@ -267,26 +295,65 @@ class type_plan {
 
   const std::vector<type_rule>& rules() const noexcept { return rules_; }
 
-  /// One choice for each tensor; they refer to the rules of this plan.
-  std::vector<type_choice> choose(const model_facts& facts, std::span<const gguf_tensor> tensors) const {
-    const detail::layer_places values{tensors, "attn_v.weight"}, downs{tensors, "ffn_down"};
-    bool output = false;
-    for (const gguf_tensor& t : tensors) output |= t.name == "output.weight";
-    std::vector<type_choice> choices;
+  /// One choice for each tensor; they refer to the rules of this plan. Where the facts say no experts, the names are counted.
+  std::vector<type_choice> choose(model_facts facts, std::span<const gguf_tensor> tensors) const {
+    std::vector<std::string> roles;
+    std::vector<bool> known;
     for (const gguf_tensor& t : tensors) {
-      if (!detail::is_quantized(t.name, t.n_dims)) {
-        choices.push_back({.type = t.type, .wanted = t.type, .kept = true});
+      std::optional<std::string> role = role_of(t.name);
+      known.push_back(role.has_value());
+      roles.push_back(role ? std::move(*role) : std::string{t.name});
+    }
+    if (facts.experts == 0) facts.experts = detail::experts_in(roles);
+    const detail::layer_places values{roles, "attn_v.weight"}, downs{roles, "ffn_down"};
+    const bool output = std::find(roles.begin(), roles.end(), "output.weight") != roles.end();
+    std::vector<type_choice> choices;
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      const gguf_tensor& t = tensors[i];
+      if (!detail::is_quantized(roles[i], t.n_dims)) {
+        choices.push_back({.type = t.type, .wanted = t.type, .kept = true, .known = known[i]});
         continue;
       }
       const type_rule* rule = nullptr;
-      for (std::size_t i = 0; rule == nullptr && i < rules_.size(); ++i)
-        if (std::regex_search(t.name.begin(), t.name.end(), rules_[i].pattern)) rule = &rules_[i];
-      const ggml_type wanted =
-          rule != nullptr ? rule->type : (mixture_ ? of_mixture(facts, t, output, values, downs) : one_);
-      choices.push_back({.type = detail::type_for_rows(wanted, t.dims[0]), .wanted = wanted, .rule = rule});
+      for (std::size_t r = 0; rule == nullptr && r < rules_.size(); ++r)
+        if (finds(rules_[r], t)) rule = &rules_[r];
+      ggml_type wanted = one_;
+      if (rule != nullptr) wanted = rule->type;
+      else if (mixture_)
+        wanted = known[i] ? of_mixture(facts, roles[i], output, values, downs) : info_of(*mixture_).base;
+      choices.push_back(
+          {.type = detail::type_for_rows(wanted, t.dims[0]), .wanted = wanted, .known = known[i], .rule = rule});
     }
     return choices;
   }
+
+  /// What of this plan has no effect on tensors for which it made these choices. A rule that comes too late everywhere is none
+  /// of that: a last rule for all that is left may find nothing left.
+  plan_gaps gaps(std::span<const gguf_tensor> tensors, std::span<const type_choice> choices) const {
+    plan_gaps all;
+    for (const type_rule& rule : rules_) {
+      bool found = false, of_use = false;
+      for (std::size_t i = 0; i < tensors.size() && !of_use; ++i) {
+        if (!finds(rule, tensors[i])) continue;
+        found = true;
+        of_use = !choices[i].kept;
+      }
+      if (!found) all.without_tensor.push_back(&rule);
+      else if (!of_use) all.of_kept.push_back(&rule);
+    }
+    if (!mixture_) return all;
+    bool knows_layers = false;
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      if (choices[i].kept) continue;
+      if (!choices[i].known && choices[i].rule == nullptr) all.unknown.push_back(i);
+      if (choices[i].known) knows_layers |= detail::contains(role_of(tensors[i].name).value_or(""), "blk.");
+    }
+    all.blind = !all.unknown.empty() && !knows_layers;
+    return all;
+  }
+
+  /// Whether tensors are told apart, and a model's facts asked for: not with one type.
+  bool is_mixture() const noexcept { return mixture_.has_value(); }
 
   /// The number that files carry as general.file_type, where there is one for this plan.
   std::optional<std::uint32_t> file_type() const noexcept {
@@ -311,25 +378,28 @@ class type_plan {
   }
 
  private:
-  ggml_type of_mixture(const model_facts& facts, const gguf_tensor& t, bool has_output,
+  static bool finds(const type_rule& rule, const gguf_tensor& t) {
+    return std::regex_search(t.name.begin(), t.name.end(), rule.pattern);
+  }
+  ggml_type of_mixture(const model_facts& facts, std::string_view role, bool has_output,
                        const detail::layer_places& values, const detail::layer_places& downs) const {
     using enum ggml_type;
     const ggml_mixture m = *mixture_;
     const ggml_type base = info_of(m).base;
-    if (t.name == "output.weight" || (!has_output && t.name == "token_embd.weight")) return q6_k;
-    if (t.name == "token_embd.weight") return base;
+    if (role == "output.weight" || (!has_output && role == "token_embd.weight")) return q6_k;
+    if (role == "token_embd.weight") return base;
     const bool eight_experts = facts.experts == 8;
-    if (values.takes(t.name)) {
+    if (values.takes(role)) {
       if (eight_experts) return q8_0;
-      const ggml_type type = of_values(facts, values.place_of(t.name), values.count());
+      const ggml_type type = of_values(facts, values.place_of(role), values.count());
       // A model of 80 layers shares its values eight times over: they are small.
       const bool of_70b = facts.architecture == "llama" && facts.layers == 80 && facts.heads != facts.kv_heads;
       return of_70b && (type == q3_k || type == q4_k) ? q5_k : type;
     }
-    if (detail::contains(t.name, "attn_k.weight") && eight_experts) return q8_0;
-    if (detail::contains(t.name, "attn_qkv.weight")) return of_fused_attention();
-    if (downs.takes(t.name)) return of_down(downs.place_of(t.name), downs.count());
-    if (detail::contains(t.name, "attn_output.weight")) return of_attention_output(eight_experts);
+    if (detail::contains(role, "attn_k.weight") && eight_experts) return q8_0;
+    if (detail::contains(role, "attn_qkv.weight")) return of_fused_attention();
+    if (downs.takes(role)) return of_down(downs.place_of(role), downs.count());
+    if (detail::contains(role, "attn_output.weight")) return of_attention_output(eight_experts);
     return base;
   }
   /// Values: the place-th of `count` matrices.
