@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include <nibble/io/checkpoint.hpp>
 
+#include <cstdint>
+#include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <string>
 #include <vector>
@@ -65,6 +68,74 @@ void check_layer(const model& m, const golden_layer& golden, layer_layout layout
   CHECK(test::same_bits(test::values_of(layer), golden.dense()));
   test::check_written(golden, file.write(l, layer));
   file.release(l);
+}
+
+/// A file of one layer "l", and what its readers have to be told.
+struct small_file {
+  std::string name;
+  layer_layout layout;
+  checkpoint_options options;
+  std::string bytes;
+};
+
+/// One for each layout: the tensors of a golden file without its values as floats, or what a writer makes of them.
+std::vector<small_file> every_layout() {
+  const test::temporary_folder folder("checkpoint_small");
+  const auto saved = [&](io::safetensors_writer& writer) {
+    writer.save(folder / "l");
+    const io::mapped_file file{folder / "l"};
+    return std::string{reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
+  };
+  const auto saved_all = [&](const std::vector<io::tensor_bytes>& tensors) {
+    io::safetensors_writer writer;
+    for (const io::tensor_bytes& t : tensors) writer.add(t);
+    return saved(writer);
+  };
+  std::vector<small_file> out;
+  const auto add = [&](const char* name, layer_layout layout, const checkpoint_options& options) {
+    const golden_layer golden(name);
+    std::vector<io::tensor_bytes> tensors;
+    for (const io::tensor_info& t : golden.file.tensors())
+      if (std::string_view{t.name} != "dense") tensors.push_back(test::copy_of(golden.file.view(t)));
+    out.push_back({name, layout, options, saved_all(tensors)});
+  };
+  add("gptq3", layer_layout::gptq, {.version = io::gptq_version::v1});
+  add("gptq8", layer_layout::gptq, {.version = io::gptq_version::v1});
+  add("awq", layer_layout::awq, {});
+  const checkpoint_options whole{.bits = 3, .group_size = 16, .packing = io::word_packing::whole};
+  add("packed3", layer_layout::pack_quantized, whole);
+  add("nf4", layer_layout::bitsandbytes, {});
+  add("nf4_nested", layer_layout::bitsandbytes, {});
+  add("int8", layer_layout::llm_int8, {});
+
+  const checkpoint packed{golden_layer::path_of("packed3"), whole};
+  const io::checkpoint_matrix layer = packed.read(packed.layers()[0]);
+  out.push_back({"packed3 as a stream",
+                 layer_layout::pack_quantized,
+                 {.bits = 3, .group_size = 16, .packing = io::word_packing::stream},
+                 saved_all(io::write_pack_quantized(
+                     layer, "l", {.g_idx = !layer.column_order.empty(), .packing = io::word_packing::stream}))});
+  const checkpoint gptq{golden_layer::path_of("gptq3"), {.version = io::gptq_version::v1}};
+  io::safetensors_writer own;
+  io::add_quantized(own, "l", gptq.read(gptq.layers()[0]));
+  out.push_back({"nibble's own", layer_layout::nibble, {}, saved(own)});
+  return out;
+}
+
+/// CHECKs that a layer which was read from `file` is written to the tensors that it was read from. Of nibble's own layout,
+/// which is written to files only, that its codes are the file's.
+void check_same_tensors(const checkpoint& file, const io::checkpoint_layer& l, const io::checkpoint_matrix& layer) {
+  if (l.layout == layer_layout::nibble) {
+    CHECK(test::same_bytes(layer.matrix.codes(), file.files().bytes(file.files().at(l.name + ".nibble.codes"))));
+    return;
+  }
+  for (const io::tensor_bytes& t : file.write(l, layer)) {
+    REQUIRE(file.files().contains(t.name));
+    const io::tensor_info& was = file.files().at(t.name);
+    CHECK(t.type == was.type);
+    CHECK(t.shape == was.shape);
+    CHECK(test::same_bytes(t.bytes, file.files().bytes(was)));
+  }
 }
 
 }  // namespace
@@ -251,15 +322,62 @@ TEST_CASE("checkpoint: nibble's own layers are found, and every layout converts 
 }
 
 TEST_CASE("checkpoint: a file cut at any byte is an error, whatever its layout") {
-  for (const char* const name : {"nf4", "int8"}) {
-    const std::vector<std::byte> bytes = [&] {
-      const io::mapped_file file{golden_layer::path_of(name)};
-      return std::vector<std::byte>(file.bytes().begin(), file.bytes().end());
-    }();
+  for (const small_file& small : every_layout()) {
+    CAPTURE(small.name);
     const test::temporary_folder folder("checkpoint_cut");
-    for (std::size_t n = 0; n < bytes.size(); ++n) {
-      folder.write("model.safetensors", {reinterpret_cast<const char*>(bytes.data()), n});
-      CHECK(test::refusal_of([&] { checkpoint{folder / "model.safetensors"}; }).code == errc::bad_file);
+    const std::string path = folder / "model.safetensors";
+    folder.write("model.safetensors", small.bytes);
+    {
+      const checkpoint whole{path, small.options};
+      REQUIRE(whole.layers().size() == 1);
+      CHECK(whole.layers()[0].layout == small.layout);
     }
+    for (std::size_t n = small.bytes.size(); n-- > 0;) {
+      CAPTURE(n);
+      std::filesystem::resize_file(path, n);
+      const test::refusal r = test::refusal_of([&] { checkpoint{path, small.options}; });
+      CHECK(r.code == errc::bad_file);
+      CHECK(r.says("model.safetensors"));
+    }
+  }
+}
+
+TEST_CASE(
+    "checkpoint: with any bit of the header or the data wrong, a layer is refused or written back as it was read") {
+  for (const small_file& small : every_layout()) {
+    CAPTURE(small.name);
+    const test::temporary_folder folder("checkpoint_flip");
+    const std::string path = folder / "model.safetensors";
+    folder.write("model.safetensors", small.bytes);
+    std::fstream bytes(path, std::ios::binary | std::ios::in | std::ios::out);  // in place: one file, not thousands
+    const auto set = [&](std::size_t i, char byte) {
+      bytes.seekp(static_cast<std::streamoff>(i));
+      bytes.put(byte).flush();
+    };
+    std::uint64_t header = 0;
+    std::memcpy(&header, small.bytes.data(), 8);
+    std::size_t refused = 0, accepted = 0;
+    for (std::size_t i = 0; i < small.bytes.size(); i += i < 8 + header ? 1 : 8)
+      for (unsigned bit = 0; bit < 8; ++bit) {
+        CAPTURE(i);
+        CAPTURE(bit);
+        set(i, static_cast<char>(small.bytes[i] ^ 1 << bit));
+        try {
+          const checkpoint file{path, small.options};
+          for (const io::checkpoint_layer& l : file.layers()) {
+            check_same_tensors(file, l, file.read(l));
+            ++accepted;
+          }
+        } catch (const error& e) {
+          CAPTURE(e.what());
+          CHECK((e.code() == errc::bad_file || e.code() == errc::unsupported_format));
+          ++refused;
+        }
+        set(i, small.bytes[i]);
+      }
+    REQUIRE(bytes.good());
+    // Wrong scales and codes are values like others; the header has its rules.
+    CHECK(accepted > 0);
+    CHECK(refused > header);
   }
 }

@@ -134,6 +134,36 @@ TEST_CASE("gguf: metadata of every type is read as written") {
   CHECK(r.get_array<bool>("flags") == std::vector<bool>{false, true});
 }
 
+TEST_CASE("gguf: a file of the Python package gguf is read value by value") {
+  const gguf_reader r{std::string(NIBBLE_TEST_SOURCE_DIR) + "/tests/golden/container_gguf.gguf"};
+  CHECK(r.alignment() == 64);
+  CHECK(r.get<std::string_view>("general.architecture") == "golden");
+  CHECK(r.get<std::uint8_t>("t.u8") == 200);
+  CHECK(r.get<std::int8_t>("t.i8") == -5);
+  CHECK(r.get<std::uint16_t>("t.u16") == 60000);
+  CHECK(r.get<std::int16_t>("t.i16") == -300);
+  CHECK(r.get<std::uint32_t>("t.u32") == 4000000000u);
+  CHECK(r.get<std::int32_t>("t.i32") == -70000);
+  CHECK(r.get<float>("t.f32") == 0.1f);
+  CHECK(r.get<bool>("t.bool"));
+  CHECK(r.get<std::string_view>("t.string") == "caf\xc3\xa9");
+  CHECK(r.get<std::uint64_t>("t.u64") == ~std::uint64_t{0});
+  CHECK(r.get<std::int64_t>("t.i64") == std::numeric_limits<std::int64_t>::min());
+  CHECK(r.get<double>("t.f64") == 0.1);
+  CHECK(r.get_array<int>("t.numbers") == std::vector<int>{1, -2, 3});
+  CHECK(r.get_array<std::string_view>("t.words") == std::vector<std::string_view>{"a", "", "bc"});
+  REQUIRE(r.tensors().size() == 3);
+  CHECK(r.at("f").dims == std::array<std::size_t, 4>{3, 2, 1, 1});
+  const auto f = r.read_f32("f");
+  for (std::size_t i = 0; i < 6; ++i) CHECK(f[i] == 0.25f * static_cast<float>(i));
+  CHECK(r.at("q").type == ggml_type::q8_0);
+  CHECK(r.at("q").dims == std::array<std::size_t, 4>{64, 3, 1, 1});
+  const auto q = r.read_f32("q"), dense = r.read_f32("q.dense");
+  REQUIRE(q.size() == 3 * 64);
+  REQUIRE(dense.size() == q.size());
+  CHECK(std::memcmp(q.data(), dense.data(), q.size() * sizeof(float)) == 0);
+}
+
 TEST_CASE("gguf: integers are given in any type that they fit, and refused with their value in others") {
   const maker m = small_file();
   const gguf_reader r{m.span()};

@@ -83,6 +83,40 @@ TEST_CASE("quantized_tensors: every format of the list comes back plane by plane
   }
 }
 
+TEST_CASE("quantized_tensors: a file of the Python package safetensors has the values of its planes") {
+  const safetensors_reader file{std::string(NIBBLE_TEST_SOURCE_DIR) + "/tests/golden/container_own.safetensors"};
+  for (const std::string name : {"w", "c"}) {
+    CAPTURE(name);
+    const io::checkpoint_matrix m = io::read_quantized(file, name);
+    const auto want = file.read_f32(name + ".dense");
+    REQUIRE(want.size() == m.matrix.N() * m.matrix.K());
+    std::vector<float> values(want.size());
+    io::dequantize(m, make_span2d(values.data(), m.matrix.N(), m.matrix.K()));
+    CHECK(std::memcmp(values.data(), want.data(), want.size() * sizeof(float)) == 0);
+  }
+  const io::checkpoint_matrix w = io::read_quantized(file, "w");
+  CHECK(w.matrix.format().bits == 3);
+  CHECK(w.matrix.format().group_size == 16);
+  CHECK(w.column_order.size() == 40);
+}
+
+TEST_CASE("quantized_tensors: what is written of that file is its planes, byte for byte") {
+  const safetensors_reader file{std::string(NIBBLE_TEST_SOURCE_DIR) + "/tests/golden/container_own.safetensors"};
+  const test::temporary_file again("quantized");
+  safetensors_writer writer;
+  for (const char* const name : {"w", "c"}) io::add_quantized(writer, name, io::read_quantized(file, name));
+  writer.save(again.path);
+  const safetensors_reader own{again.path};
+  CHECK(own.tensors().size() + 2 == file.tensors().size());  // and both `dense`
+  for (const io::tensor_info& t : own.tensors()) {
+    CAPTURE(t.name);
+    REQUIRE(file.contains(t.name));
+    CHECK(t.type == file.at(t.name).type);
+    CHECK(t.shape == file.at(t.name).shape);
+    CHECK(test::same_bytes(own.bytes(t), file.bytes(file.at(t.name))));
+  }
+}
+
 TEST_CASE("quantized_tensors: what is mapped multiplies to the same bits") {
   for (const code_rule rule : {code_rule::symmetric, code_rule::asymmetric, code_rule::codebook}) {
     const any_qmatrix m = grouped(rule);
