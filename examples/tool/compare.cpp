@@ -111,7 +111,9 @@ byte_difference bytes_between(const model_file& a, std::size_t i, const model_fi
   byte_difference d;
   for (std::size_t first = 0; first < rows; first += most) {
     const std::size_t n = std::min(most, rows - first);
-    for (std::size_t k = first * row_bytes; k < (first + n) * row_bytes; ++k)
+    // Rows of 4 and 6-bit elements need not end with a byte: the last piece ends with the tensor.
+    const std::size_t end = first + n == rows ? x.size() : (first + n) * row_bytes;
+    for (std::size_t k = first * row_bytes; k < end; ++k)
       if (x[k] != y[k] && d.count++ == 0) d.first = k;
     a.release_rows(i, first, n);
     b.release_rows(j, first, n);

@@ -52,7 +52,7 @@ nibble::io::tensor_bytes counted(std::string name, dtype type, std::uint8_t chan
 
 void save_data(const temporary_file& file, std::uint8_t change) {
   nibble::io::safetensors_writer w;
-  for (const dtype type : {dtype::boolean, dtype::u8, dtype::i32, dtype::i64, dtype::f8_e8m0})
+  for (const dtype type : {dtype::boolean, dtype::u8, dtype::i32, dtype::i64, dtype::f8_e8m0, dtype::f4})
     w.add(counted(std::string{name_of(type)}, type, change));
   w.save(file.path);
 }
@@ -66,7 +66,7 @@ TEST_CASE("nibble compare: data whose values are not computed are compared as by
   CHECK(r.code == 0);
   const auto j = nlohmann::json::parse(r.out);
   CHECK(j["problems"].empty());
-  REQUIRE(j["tensors"].size() == 5);
+  REQUIRE(j["tensors"].size() == 6);
   for (const auto& t : j["tensors"]) {
     CAPTURE(t["name"].get<std::string>());
     CHECK(t["compared"] == "bytes");
@@ -82,7 +82,7 @@ TEST_CASE("nibble compare: data that differ in a byte are a difference, which na
   CHECK(r.code == 3);
   CHECK(r.says("'I64' is I64 in both, compared as bytes: 1 of 48 differ, the first is byte 47"));
   const auto j = nlohmann::json::parse(r.out);
-  CHECK(j["problems"].size() == 5);
+  CHECK(j["problems"].size() == 6);
   for (const auto& t : j["tensors"]) CHECK(t["different_bytes"] == 1);
 }
 
