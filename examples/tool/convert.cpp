@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: MIT
+#include <algorithm>
 #include <cmath>
 #include <iostream>
 #include <map>
 #include <string_view>
 
 #include <nibble/core/aligned_vector.hpp>
+#include <nibble/io/dtype.hpp>
+#include <nibble/io/file_text.hpp>
 #include <nibble/io/gguf_text.hpp>
 #include <nibble/io/gguf_writer.hpp>
 #include <nibble/io/quantized_tensors.hpp>
@@ -36,9 +39,32 @@ struct outcome {
   bool copied = false;                           ///< the bytes stay as they are
   bool planes = false;                           ///< codes and scales as nibble's own tensors of a safetensors file
   std::optional<nibble::ggml_type> blocks = {};  ///< the codes and scales of a layer as blocks
+  bool whole = false;                            ///< the type holds the values as they are
 
-  bool exact() const { return copied || planes || blocks || std::string_view{type} == "F32"; }
+  bool exact() const { return copied || planes || blocks || whole; }
 };
+
+/// Whether `type` (F32, F16 or BF16) holds each value of a tensor of another type; those of F64 have to be looked at.
+bool holds(std::string_view type, const tensor& t) { return !t.wide && (type == "F32" || t.type.starts_with("F8_")); }
+
+/// What floats would make of tensor i, which is `wide`.
+nibble::io::rounding_report rounding_of(const model_file& file, std::size_t i) {
+  const tensor& t = file.tensors()[i];
+  const std::size_t cols = t.cols(), rows = t.rows(), most = std::min(rows_at_once(cols), rows);
+  nibble::aligned_vector<float> values(most * cols);
+  nibble::io::rounding_report all;
+  for (std::size_t first = 0; first < rows; first += most) {
+    const std::size_t n = std::min(most, rows - first);
+    const nibble::io::rounding_report part = file.round_rows(i, first, std::span{values}.first(n * cols));
+    all.rounded += part.rounded;
+    all.overflowed += part.overflowed;
+    all.greatest_error = std::max(all.greatest_error, part.greatest_error);
+    all.greatest_relative = std::max(all.greatest_relative, part.greatest_relative);
+    file.release_rows(i, first, n);
+  }
+  file.release(i);
+  return all;
+}
 
 /// Tensor i as a matrix without loss, if it is one: a quantized layer or blocks.
 std::optional<nibble::io::checkpoint_matrix> matrix_of(const model_file& file, std::size_t i,
@@ -84,12 +110,43 @@ void write_floats(const options& o, const model_file& file, std::size_t i, nibbl
   }
 }
 
+/// Writes the values of tensor i, which is `wide`, as `type`: F32, or F16 or BF16 by way of F32. `lost` is from the values
+/// themselves.
+void write_rounded(const options& o, const model_file& file, std::size_t i, nibble::ggml_type type, rows_room& room,
+                   nibble::io::tensor_sink& sink, loss& lost) {
+  const tensor& t = file.tensors()[i];
+  const std::size_t cols = t.cols(), rows = t.rows(), most = std::min(rows_at_once(cols), rows);
+  nibble::aligned_vector<double> values(most * cols);
+  const quantizer q{.file = &file, .importance = nullptr, .search = nibble::ggml_search::reference};
+  for (std::size_t first = 0; first < rows; first += most) {
+    const std::size_t n = std::min(most, rows - first);
+    if (type == nibble::ggml_type::f32) {
+      room.back.resize(n * cols);
+      file.read_rows(i, first, std::span<float>{room.back});
+      sink.write(std::as_bytes(std::span{room.back}));
+    } else {
+      encode_rows(o, q, i, type, first, n, room);
+      sink.write(std::span<const std::byte>{room.blocks}.first(n * block_bytes(cols, type)));
+    }
+    file.read_rows(i, first, std::span{values}.first(n * cols));
+    for (std::size_t k = 0; k < n * cols; ++k) {
+      if (!std::isfinite(values[k])) continue;  // as it is
+      const double e = values[k] - static_cast<double>(room.back[k]);
+      lost.signal += values[k] * values[k];
+      lost.noise += e * e;
+    }
+    file.release_rows(i, first, n);
+  }
+}
+
 void write_tensor(const options& o, const model_file& file, std::size_t i, const outcome& to,
                   nibble::io::tensor_sink& sink, loss& lost) {
   rows_room room;
   if (to.copied) copy_bytes(file, i, sink);
   else if (to.blocks) sink.write(nibble::convert_to_ggml(file.layer(i).matrix.view(), *to.blocks, o.ctx));
-  else if (to.exact()) write_floats(o, file, i, sink);
+  else if (to.type == std::string_view{"F32"} && to.whole) write_floats(o, file, i, sink);
+  else if (file.tensors()[i].wide)
+    write_rounded(o, file, i, *nibble::quant::ggml_type_from_name(to.type), room, sink, lost);
   else
     requantize(o, {.file = &file, .importance = nullptr, .search = nibble::ggml_search::reference}, i,
                *nibble::quant::ggml_type_from_name(to.type), room, sink, lost);
@@ -103,7 +160,8 @@ int convert(const options& o, const convert_options& what) {
   for (const char* name : {"gguf", "safetensors"})
     if (container.empty() && what.to.ends_with(std::string{"."} + name)) container = name;
   if (container.empty()) {
-    std::cerr << "nibble: '" << what.to << "' ends neither in .gguf nor in .safetensors; name it with --container\n";
+    std::cerr << "nibble: '" << nibble::io::printable(what.to)
+              << "' ends neither in .gguf nor in .safetensors; name it with --container\n";
     return mistaken;
   }
   const bool to_gguf = container.front() == 'g';
@@ -112,10 +170,21 @@ int convert(const options& o, const convert_options& what) {
   std::vector<outcome> outcomes;
   std::vector<std::string> changes, impossible;
   bool same_types = true;
+  const auto quoted = [](const tensor& t) {
+    return nibble::core::message("tensor '", nibble::io::printable(t.name), "'");
+  };
   for (std::size_t i = 0; i < file.tensors().size(); ++i) {
     const tensor& t = file.tensors()[i];
     const bool rewritten = !what.type.empty() && t.readable && t.type != what.type;
     outcome to{.type = rewritten ? what.type : t.type, .shape = t.shape, .copied = !rewritten};
+    to.whole = rewritten && holds(what.type, t);
+    if (rewritten && t.wide) {
+      const nibble::io::rounding_report as_floats = rounding_of(file, i);
+      to.whole = what.type == "F32" && as_floats.rounded == 0;
+      if (as_floats.overflowed != 0)
+        impossible.push_back(quoted(t) + " is F64 and has " + std::to_string(as_floats.overflowed) +
+                             " values beyond the greatest F32");
+    }
     same_types = same_types && !rewritten;
     if (!rewritten && (t.layer != nullptr || !has_type(to_gguf, to.type))) {
       // Codes and scales stay what they are, under other names.
@@ -126,15 +195,18 @@ int convert(const options& o, const convert_options& what) {
       to.copied = false;
       file.release(i);
     }
-    if (!to.planes && !has_type(to_gguf, to.type))
-      impossible.push_back("tensor '" + t.name + "' is " + t.type + ", a type that " + container + " does not have; " +
-                           (t.readable ? "--to F32 writes its values exactly, --to F16 or BF16 rounds them"
-                                       : "nibble cannot compute its values"));
+    if (!what.type.empty() && !t.scaled_by.empty())
+      impossible.push_back(quoted(t) + " is " + t.type + ", and " + t.why_not());
+    else if (!to.planes && !has_type(to_gguf, to.type))
+      impossible.push_back(quoted(t) + " is " + t.type + ", a type that " + container + " does not have; " +
+                           (!t.readable       ? t.why_not()
+                            : holds("F16", t) ? "--to F32, F16 or BF16 writes its values exactly"
+                                              : "--to F32 writes its values exactly, --to F16 or BF16 rounds them"));
     if (to_gguf && to.shape.empty()) {
       to.shape = {1};
-      changes.push_back("tensor '" + t.name + "' has no extent; GGUF wants one: [1]");
+      changes.push_back(quoted(t) + " has no extent; GGUF wants one: [1]");
     }
-    if (!to.exact()) changes.push_back("tensor '" + t.name + "' is rounded from " + t.type + " to " + to.type);
+    if (!to.exact()) changes.push_back(quoted(t) + " is rounded from " + t.type + " to " + to.type);
     outcomes.push_back(std::move(to));
   }
   for (const std::string& s : impossible) std::cerr << "nibble: " << s << "\n";
@@ -222,7 +294,7 @@ int convert(const options& o, const convert_options& what) {
   }
   if (all.noise > 0.0) report["sqnr_db"] = all.sqnr();
   if (o.as_json) {
-    std::cout << report.dump(2) << "\n";
+    std::cout << document_text(report);
     return done;
   }
   std::cout << table_text(rows);

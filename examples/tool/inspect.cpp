@@ -5,6 +5,7 @@
 
 #include <nibble/core/aligned_vector.hpp>
 #include <nibble/core/round.hpp>
+#include <nibble/io/file_text.hpp>
 
 #include <nibble/study/gaussian.hpp>
 
@@ -36,11 +37,12 @@ struct moments {
   }
 };
 
-moments of_row(const float* x, std::size_t n) {
+template <class T>
+moments of_row(const T* x, std::size_t n) {
   moments m;
   m.count = n;
   for (std::size_t k = 0; k < n; ++k) {
-    const double v = x[k];
+    const double v = static_cast<double>(x[k]);
     if (!std::isfinite(v)) {
       ++m.not_finite;
       continue;
@@ -53,10 +55,12 @@ moments of_row(const float* x, std::size_t n) {
   return m;
 }
 
+/// `T`: float, or double for a tensor of such values.
+template <class T>
 moments of_tensor(const options& o, const model_file& file, std::size_t i) {
   const tensor& t = file.tensors()[i];
   const std::size_t cols = t.cols(), rows = t.rows(), most = std::min(rows_at_once(cols), rows);
-  nibble::aligned_vector<float> values(most * cols);
+  nibble::aligned_vector<T> values(most * cols);
   std::vector<moments> each(most);
   moments all;
   for (std::size_t first = 0; first < rows; first += most) {
@@ -147,6 +151,7 @@ int inspect(const options& o, const inspect_options& what) {
                     .importance = nullptr,
                     .search = what.least_error ? nibble::ggml_search::least_error : nibble::ggml_search::reference};
   std::vector<std::vector<std::string>> errors;
+  std::vector<std::string> notes;
   {
     progress say(o, "inspect", elements);
     for (std::size_t i = 0; i < file.tensors().size(); ++i) {
@@ -159,7 +164,7 @@ int inspect(const options& o, const inspect_options& what) {
       std::vector<std::string> row{t.name, t.type, shape_text(t.shape), std::to_string(t.bytes),
                                    number_text("%.4g", bits(t.bytes, t.elements))};
       if (what.statistics && t.readable) {
-        const moments m = of_tensor(o, file, i);
+        const moments m = t.wide ? of_tensor<double>(o, file, i) : of_tensor<float>(o, file, i);
         const double rms = m.rms(), ratio = rms == 0.0 ? 0.0 : m.greatest / rms;
         entry["rms"] = rms;
         entry["absmax"] = m.greatest;
@@ -183,6 +188,11 @@ int inspect(const options& o, const inspect_options& what) {
           file.release(i);
         }
       }
+      if (!t.scaled_by.empty()) {
+        entry["scaled_by"] = t.scaled_by;
+        notes.push_back(
+            nibble::core::message("'", nibble::io::printable(t.name), "' has no statistics: ", t.why_not()));
+      }
       rows.push_back(std::move(row));
       out["tensors"].push_back(std::move(entry));
       say.add(t.elements, t.name);
@@ -193,15 +203,18 @@ int inspect(const options& o, const inspect_options& what) {
   out["bits_per_weight"] = bits(bytes, elements);
   if (what.metadata) out["metadata"] = metadata_json(file);
   if (o.as_json) {
-    std::cout << out.dump(2) << "\n";
+    std::cout << document_text(out);
     return done;
   }
   if (what.metadata)
-    for (const auto& [key, value] : out["metadata"].items()) std::cout << key << " = " << value.dump() << "\n";
+    for (const auto& [key, value] : out["metadata"].items())
+      std::cout << nibble::io::printable(key) << " = " << value.dump(-1, ' ', true) << "\n";
   std::cout << table_text(rows);
   if (!errors.empty())
     std::cout << "SQNR in dB by type, measured on a part of each tensor (and of independent normal values):\n"
               << table_text(errors);
+  if (what.statistics)
+    for (const std::string& note : notes) std::cout << note << "\n";
   for (const auto& [type, sum] : by_type)
     std::cout << type << ": " << sum.first << " tensors, " << bytes_text(sum.second) << "\n";
   std::cout << file.container() << ", " << file.tensors().size() << " tensors, " << elements << " elements, "

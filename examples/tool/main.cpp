@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: MIT
 // nibble: looks into model files, quantizes, converts and compares them.
 
+#include <algorithm>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <exception>
+#include <iostream>
+#include <streambuf>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -27,8 +32,10 @@ int run(int argc, char** argv) {
       "  nibble convert model-q4.gguf model.safetensors --to F32\n"
       "  nibble compare model-f16.gguf model-q4.gguf --json\n\n"
       "Exit codes: 0 done, 1 an error, 2 wrong arguments, 3 compare found a difference that is no rounding (a missing tensor, "
-      "another shape,\nless than --least-sqnr), 4 refused: by --strict, or because a loss has to be asked for. Output files appear under "
-      "their names\nwhen they are whole; a run that was stopped leaves <to>.partial, which --resume continues.");
+      "another shape,\nanother byte of what is data, a value that is not finite in one file only, less than --least-sqnr), 4 refused: by "
+      "--strict, or because\na loss has to be asked for. With --json 1, 2 and 4 come with {\"error\": ..., \"exit\": ...} on standard "
+      "output. Output files appear under\ntheir names when they are whole; a run that was stopped leaves <to>.partial, which --resume "
+      "continues.");
   options o;
   std::size_t threads = nibble::available_concurrency();
   const auto common = [&](CLI::App* command) {
@@ -133,22 +140,76 @@ int run(int argc, char** argv) {
 }
 
 /// One line on standard error. Messages of the library begin with its name already.
-void complain(std::string_view text) {
-  std::fprintf(stderr, "%s%.*s\n", text.starts_with("nibble: ") ? "" : "nibble: ", static_cast<int>(text.size()),
-               text.data());
+void complain(std::string_view text) { std::cerr << (text.starts_with("nibble: ") ? "" : "nibble: ") << text << "\n"; }
+
+/// Keeps what standard error is told, for the document that --json has of an error.
+class kept_complaints : public std::streambuf {
+ public:
+  kept_complaints() : to_(std::cerr.rdbuf(this)) {}
+  ~kept_complaints() override { std::cerr.rdbuf(to_); }
+  kept_complaints(const kept_complaints&) = delete;
+  kept_complaints& operator=(const kept_complaints&) = delete;
+
+  /// The lines, without the name of the program.
+  std::string text() const {
+    std::string lines;
+    for (std::size_t at = 0; at < kept_.size();) {
+      const std::size_t end = std::min(kept_.find('\n', at), kept_.size());
+      std::string_view line = std::string_view{kept_}.substr(at, end - at);
+      if (line.starts_with("nibble: ")) line.remove_prefix(8);
+      if (!line.empty()) lines += (lines.empty() ? "" : "\n") + std::string{line};
+      at = end + 1;
+    }
+    return lines;
+  }
+
+ protected:
+  int_type overflow(int_type c) override {
+    if (traits_type::eq_int_type(c, traits_type::eof())) return traits_type::not_eof(c);
+    kept_.push_back(traits_type::to_char_type(c));
+    return to_->sputc(traits_type::to_char_type(c));
+  }
+  std::streamsize xsputn(const char* s, std::streamsize n) override {
+    kept_.append(s, static_cast<std::size_t>(n));
+    return to_->sputn(s, n);
+  }
+  int sync() override { return to_->pubsync(); }
+
+ private:
+  std::streambuf* to_;
+  std::string kept_;
+};
+
+/// Whether the arguments ask for JSON, also where they are mistaken otherwise.
+bool asks_for_json(int argc, char** argv) {
+  return std::any_of(argv + 1, argv + std::max(argc, 1), [](const char* a) { return std::string_view{a} == "--json"; });
+}
+
+int run_and_complain(int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const mistake& e) {
+    complain(e.what());
+    return mistaken;
+  } catch (const std::exception& e) {
+    complain(e.what());
+    return failed;
+  }
 }
 
 }  // namespace
 }  // namespace tool
 
 int main(int argc, char** argv) {
-  try {
-    return tool::run(argc, argv);
-  } catch (const tool::mistake& e) {
-    tool::complain(e.what());
-    return tool::mistaken;
-  } catch (const std::exception& e) {
-    tool::complain(e.what());
-    return tool::failed;
+  const tool::kept_complaints complaints;
+  int code = tool::run_and_complain(argc, argv);
+  if (tool::asks_for_json(argc, argv) && (code == tool::failed || code == tool::mistaken || code == tool::refused))
+    std::cout << tool::document_text({{"error", complaints.text()}, {"exit", code}});
+  errno = 0;
+  if (!std::cout.flush()) {
+    tool::complain(std::string{"cannot write to standard output"} + (errno != 0 ? ": " : "") +
+                   (errno != 0 ? std::strerror(errno) : ""));
+    code = tool::failed;
   }
+  return code;
 }

@@ -14,10 +14,37 @@
 #include <map>
 
 #include <nibble/io/checksum.hpp>
+#include <nibble/io/dtype.hpp>
+#include <nibble/io/file_text.hpp>
 
 #include "tool.hpp"
 
 namespace tool {
+namespace {
+
+/// Whether a tensor's values are the numbers of a layer: floats of all widths. Integers are data: positions, masks, codes.
+bool is_float(nibble::io::dtype type) {
+  using enum nibble::io::dtype;
+  switch (type) {
+    case f64:
+    case f32:
+    case f16:
+    case bf16:
+    case f8_e4m3:
+    case f8_e5m2:
+    case f8_e4m3fnuz:
+    case f8_e5m2fnuz: return true;
+    default: return false;
+  }
+}
+
+}  // namespace
+
+std::string tensor::why_not() const {
+  if (scaled_by.empty()) return "nibble cannot compute its values";
+  return nibble::core::message("its values are to be multiplied by the scales in '", nibble::io::printable(scaled_by),
+                               "', a format that nibble does not read");
+}
 
 progress::progress(const options& o, std::string what, std::size_t total)
     : what_(std::move(what)), total_(total), shown_(!o.quiet && ::isatty(STDERR_FILENO) != 0) {}
@@ -31,8 +58,8 @@ void progress::add(std::size_t units, std::string_view now) {
   last_ = time;
   const int percent =
       total_ == 0 ? 100 : static_cast<int>(100.0 * static_cast<double>(done_) / static_cast<double>(total_));
-  std::fprintf(stderr, "\r\033[K%s %3d %%  %.*s", what_.c_str(), percent,
-               static_cast<int>(std::min(now.size(), std::size_t{60})), now.data());
+  std::fprintf(stderr, "\r\033[K%s %3d %%  %s", what_.c_str(), percent,
+               nibble::io::printable(now.substr(0, 60)).c_str());
 }
 
 model_file::model_file(const std::string& path) : path_(path) {
@@ -48,7 +75,9 @@ model_file::model_file(const std::string& path) : path_(path) {
                  .shape = {},
                  .elements = t.elements,
                  .bytes = t.bytes,
-                 .readable = nibble::can_decode_ggml(t.type)};
+                 .readable = nibble::can_decode_ggml(t.type) || t.type == nibble::ggml_type::f64,
+                 .wide = t.type == nibble::ggml_type::f64,
+                 .scaled_by = {}};
       for (std::size_t d = t.n_dims; d-- > 0;) own.shape.push_back(t.dims[d]);
       tensors_.push_back(std::move(own));
     }
@@ -62,12 +91,18 @@ model_file::model_file(const std::string& path) : path_(path) {
     std::fprintf(stderr, "nibble: quantized layers are taken as the tensors that they consist of: %s\n", e.what());
   }
   const auto plain = [&](const nibble::io::tensor_info& t) {
-    tensors_.push_back({.name = t.name,
-                        .type = std::string{nibble::io::name_of(t.type)},
-                        .shape = t.shape,
-                        .elements = t.elements,
-                        .bytes = t.end - t.begin,
-                        .readable = nibble::io::safetensors_set::is_float(t)});
+    tensor own{.name = t.name,
+               .type = std::string{nibble::io::name_of(t.type)},
+               .shape = t.shape,
+               .elements = t.elements,
+               .bytes = t.end - t.begin,
+               .readable = is_float(t.type),
+               .wide = t.type == nibble::io::dtype::f64,
+               .scaled_by = {}};
+    if (own.readable && nibble::io::bits_of(t.type) == 8)
+      for (const char* const end : {"_scale", "_scale_inv"})
+        if (set().contains(t.name + end)) own.scaled_by = t.name + end, own.readable = false;
+    tensors_.push_back(std::move(own));
   };
   file_bytes_ = 0;
   for (const std::string& file : set().paths())
@@ -87,6 +122,8 @@ model_file::model_file(const std::string& path) : path_(path) {
              .elements = l.N * l.K,
              .bytes = 0,
              .readable = true,
+             .wide = false,
+             .scaled_by = {},
              .layer = &l};
     if (l.group_size != 0) t.type += nibble::core::message(" in ", l.group_size, "s");
     for (const nibble::io::tensor_info* const part : l.tensors) t.bytes += part->end - part->begin;
@@ -103,9 +140,24 @@ const nibble::io::checkpoint_matrix& model_file::layer(std::size_t i) const {
   return *layer_;
 }
 
+std::span<const std::byte> model_file::bytes_of_values(std::size_t i, std::size_t first, std::size_t count) const {
+  return bytes(i).subspan(first * tensors_[i].cols() * sizeof(double), count * sizeof(double));
+}
+void model_file::read_rows(std::size_t i, std::size_t first, std::span<double> out) const {
+  const std::span<const std::byte> in = bytes_of_values(i, first, out.size());
+  if (!in.empty()) std::memcpy(out.data(), in.data(), in.size());  // nothing is aligned
+}
+nibble::io::rounding_report model_file::round_rows(std::size_t i, std::size_t first, std::span<float> out) const {
+  const std::span<const std::byte> in = bytes_of_values(i, first, out.size());
+  return nibble::io::detail::round_floats(nibble::io::dtype::f64, in.data(), out.size(), out.data());
+}
 void model_file::read_rows(std::size_t i, std::size_t first, std::span<float> out, const nibble::context& ctx) const {
   const std::size_t at = first * tensors_[i].cols();
   const tensor& t = tensors_[i];
+  if (t.wide) {
+    static_cast<void>(round_rows(i, first, out));
+    return;
+  }
   if (gguf_) return gguf_->read_f32(gguf_->tensors()[i], at, out, ctx);
   if (t.layer == nullptr) return set().read_f32(set().at(t.name), at, out);
   nibble::io::dequantize_rows(layer(i), first, nibble::make_span2d(out.data(), out.size() / t.cols(), t.cols()), ctx);
@@ -199,6 +251,9 @@ std::string number_text(const char* format, double value) {
   std::snprintf(text.data(), text.size(), format, value);
   return text.data();
 }
+std::string document_text(const json& document) {
+  return document.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
+}
 std::string bytes_text(std::size_t bytes) {
   const auto b = static_cast<double>(bytes);
   if (b >= 0x1p30) return number_text("%.3f GiB", b * 0x1p-30);
@@ -206,7 +261,12 @@ std::string bytes_text(std::size_t bytes) {
   if (b >= 0x1p10) return number_text("%.1f KiB", b * 0x1p-10);
   return std::to_string(bytes) + " B";
 }
-std::string table_text(const std::vector<std::vector<std::string>>& rows) {
+std::string table_text(const std::vector<std::vector<std::string>>& cells) {
+  std::vector<std::vector<std::string>> rows;
+  for (const auto& row : cells) {
+    rows.emplace_back();
+    for (const std::string& cell : row) rows.back().push_back(nibble::io::printable(cell));
+  }
   std::vector<std::size_t> width;
   for (const auto& row : rows)
     for (std::size_t c = 0; c < row.size(); ++c) {

@@ -20,6 +20,7 @@
 
 #include <nibble/core/context.hpp>
 #include <nibble/io/checkpoint.hpp>
+#include <nibble/io/dtype.hpp>
 #include <nibble/io/gguf.hpp>
 #include <nibble/io/safetensors_set.hpp>
 
@@ -74,11 +75,15 @@ struct tensor {
   std::string name, type;
   std::vector<std::size_t> shape;  ///< rows first, elements along memory last
   std::size_t elements = 0, bytes = 0;
-  bool readable = false;                                ///< nibble knows its values
+  bool readable = false;                                ///< nibble knows its values, and they are numbers of a layer
+  bool wide = false;                                    ///< F64: floats hold its values after rounding only
+  std::string scaled_by;                                ///< of 8-bit floats: the tensor that holds their scales
   const nibble::io::checkpoint_layer* layer = nullptr;  ///< of a quantized layer, which has several tensors in the file
 
   std::size_t cols() const noexcept { return shape.empty() ? 1 : shape.back(); }
   std::size_t rows() const noexcept { return cols() == 0 ? 0 : elements / cols(); }
+  /// Why it is not readable.
+  std::string why_not() const;
 };
 
 /// A GGUF file, or a safetensors file, an index of such or a folder of them, whose quantized layers count as one tensor each.
@@ -88,8 +93,12 @@ class model_file {
   std::string_view container() const noexcept { return gguf_ ? "GGUF" : "safetensors"; }
   const std::vector<tensor>& tensors() const noexcept { return tensors_; }
   std::size_t file_bytes() const noexcept { return file_bytes_; }
-  /// Rows [first, first + out.size() / cols) of tensor i as floats.
+  /// Rows [first, first + out.size() / cols) of tensor i as floats, those of F64 rounded.
   void read_rows(std::size_t i, std::size_t first, std::span<float> out, const nibble::context& ctx = {}) const;
+  /// The same as they are, of a tensor that is `wide`.
+  void read_rows(std::size_t i, std::size_t first, std::span<double> out) const;
+  /// Such values as floats, and what that cost.
+  nibble::io::rounding_report round_rows(std::size_t i, std::size_t first, std::span<float> out) const;
   /// Layer i as a matrix; the one read last is kept.
   const nibble::io::checkpoint_matrix& layer(std::size_t i) const;
   /// The bytes of tensor i as they lie in the file; not of layers.
@@ -108,6 +117,7 @@ class model_file {
  private:
   std::string path_;
   std::optional<nibble::io::gguf_reader> gguf_;
+  std::span<const std::byte> bytes_of_values(std::size_t i, std::size_t first, std::size_t count) const;
   const nibble::io::safetensors_set& set() const noexcept { return checkpoint_ ? checkpoint_->files() : *plain_; }
 
   std::optional<nibble::io::checkpoint> checkpoint_;
@@ -126,8 +136,11 @@ std::string shape_text(const std::vector<std::size_t>& shape);
 /// Bytes as "1.25 GiB".
 std::string bytes_text(std::size_t bytes);
 std::string number_text(const char* format, double value);
-/// Lines of cells, aligned: the first column to the left, all others to the right.
-std::string table_text(const std::vector<std::vector<std::string>>& rows);
+/// A JSON document for standard output; bytes of file names that are not UTF-8 become U+FFFD.
+std::string document_text(const json& document);
+/// Lines of cells, aligned: the first column to the left, all others to the right. Cells are shown as nibble::io::printable
+/// has them, for names come from files.
+std::string table_text(const std::vector<std::vector<std::string>>& cells);
 
 /// What quantizing values lost: sums of squares of the values and of the differences, plain and by importance.
 struct loss {

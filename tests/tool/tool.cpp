@@ -24,6 +24,7 @@
 #include <nibble/io/safetensors.hpp>
 
 #include "support/random.hpp"
+#include "support/run_tool.hpp"
 #include "support/temporary_file.hpp"
 #include "support/temporary_folder.hpp"
 
@@ -39,19 +40,8 @@ using nibble::ggml_type;
 using nibble::test::temporary_file;
 using nibble::test::text_of;
 
-struct result {
-  int code;
-  std::string out, err;
-  bool says(std::string_view part) const { return err.find(part) != std::string::npos; }
-};
-
-/// Runs the program behind `before`, which is a shell's.
-result run(const std::string& arguments, const std::string& before = "") {
-  const temporary_file out{"out"}, err{"err"};
-  const int status = std::system(
-      (before + " '" NIBBLE_TOOL "' " + arguments + " >'" + out.path + "' 2>'" + err.path + "' </dev/null").c_str());
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, text_of(out.path), text_of(err.path)};
-}
+using result = nibble::test::tool_result;
+const auto run = [](const auto&... arguments) { return nibble::test::run_tool(arguments...); };
 
 /// A model of one layer; rows of `ffn_down` are no multiple of 256.
 struct small_model {

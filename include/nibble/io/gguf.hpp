@@ -463,8 +463,11 @@ class gguf_reader {
 
   void parse_metadata(detail::gguf_cursor& cursor, std::size_t count) {
     metadata_.reserve(count);
+    std::vector<std::size_t> places;  // where the keys begin
+    places.reserve(count);
     for (std::size_t i = 0; i < count; ++i) {
       const std::size_t begin = cursor.at();
+      places.push_back(begin);
       const std::string_view key = cursor.string("key ", i);
       if (key.size() > 65535)
         cursor.refuse("key ", i, " at byte ", begin, " has ", key.size(), " bytes; rule: at most 65535");
@@ -474,13 +477,18 @@ class gguf_reader {
     keys_ = detail::gguf_order(count, [&](std::size_t i) { return metadata_[i].key; });
     for (std::size_t i = 1; i < count; ++i)
       if (metadata_[keys_[i]].key == metadata_[keys_[i - 1]].key)
-        cursor.refuse("key '", printable(metadata_[keys_[i]].key), "' occurs twice; rule: keys are unique");
-    if (const gguf_value* const value = find("general.alignment")) {
-      if (value->type() != gguf_type::u32)
-        cursor.refuse("key 'general.alignment' is of type ", name_of(value->type()), "; rule: u32");
-      alignment_ = *value->as<std::uint32_t>();
+        cursor.refuse("key '", printable(metadata_[keys_[i]].key), "' occurs twice, at bytes ",
+                      std::min(places[keys_[i]], places[keys_[i - 1]]), " and ",
+                      std::max(places[keys_[i]], places[keys_[i - 1]]), "; rule: keys are unique");
+    for (std::size_t i = 0; i < count; ++i) {
+      const auto& [key, value] = metadata_[i];
+      if (key != "general.alignment") continue;
+      if (value.type() != gguf_type::u32)
+        cursor.refuse("key 'general.alignment' at byte ", places[i], " is of type ", name_of(value.type()),
+                      "; rule: u32");
+      alignment_ = *value.as<std::uint32_t>();
       if (!std::has_single_bit(alignment_))
-        cursor.refuse("key 'general.alignment' is ", alignment_, "; rule: a power of two");
+        cursor.refuse("key 'general.alignment' at byte ", places[i], " is ", alignment_, "; rule: a power of two");
     }
   }
 
@@ -521,7 +529,8 @@ class gguf_reader {
       }
       blocks = product / info->block_elements;
       if (!fits || !detail::checked_multiply(blocks, info->block_bytes, t.bytes))
-        refuse(at, "the product of ", shape_text(t.shape()), " and the block size overflows 64 bits");
+        refuse(at, "the product of ", shape_text(t.shape()),
+               " and the block size overflows 64 bits; rule: a tensor's bytes are counted in 64 bits");
       t.elements = empty ? 0 : product;
       if (empty) t.bytes = 0;
       at = cursor.at();

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <optional>
@@ -55,7 +56,11 @@ inline constexpr std::size_t max_header_bytes = 100'000'000;  // limit of the re
 /// callback that returns false stops the parser at once, with the reason in `problem`.
 class header_handler {
  public:
+  /// `text`: the header, which begins at byte 8 of the file; `next` is kept at the first byte that was not read yet.
+  header_handler(std::string_view text, const std::size_t& next) : text_(text), next_(next) {}
+
   std::vector<tensor_info> tensors;
+  std::vector<std::size_t> places;  ///< of each tensor, where its name begins in the file
   std::map<std::string, std::string> metadata;
   std::string problem;
 
@@ -94,8 +99,10 @@ class header_handler {
     switch (level_) {
       case level::top:
         key_ = value;
-        if (!names_.insert(value).second) return refuse("rule: names are unique; this one occurs twice");
+        if (const auto [it, fresh] = names_.emplace(value, place()); !fresh)
+          return refuse("rule: names are unique; this one occurs twice, at bytes ", it->second, " and ", place());
         if (value != "__metadata__") {
+          places.push_back(place());
           tensors.emplace_back().name = value;
           seen_ = {};
           offsets_ = 0;
@@ -104,7 +111,8 @@ class header_handler {
       case level::metadata:
         key_ = value;
         if (metadata.emplace(value, "").second) return true;
-        problem = core::message("__metadata__ key '", printable(value), "' occurs twice; rule: keys are unique");
+        problem = core::message("__metadata__ key '", printable(value), "' occurs twice, the second time at byte ",
+                                place(), "; rule: keys are unique");
         return false;
       default:  // level::tensor: arrays have no keys
         for (std::size_t i = 0; i < field_names.size(); ++i) {
@@ -143,6 +151,16 @@ class header_handler {
   enum class field { dtype, shape, data_offsets };
   static constexpr std::array<std::string_view, 3> field_names{"dtype", "shape", "data_offsets"};
 
+  /// Where the string that was read last begins in the file: at its opening quote, which no odd number of backslashes precedes.
+  std::size_t place() const {
+    std::size_t i = next_ - 1;  // its closing quote
+    for (;;) {
+      std::size_t backslashes = 0;
+      while (text_[--i] != '"') {}
+      while (text_[i - 1 - backslashes] == '\\') ++backslashes;
+      if (backslashes % 2 == 0) return 8 + i;
+    }
+  }
   template <class... Pieces>
   bool refuse(const Pieces&... pieces) {
     problem = core::message("tensor '", printable(key_), "': ", pieces...);
@@ -170,10 +188,37 @@ class header_handler {
 
   level level_ = level::outside;
   field field_ = field::dtype;
+  std::string_view text_;
+  const std::size_t& next_;
   std::string key_;
-  std::set<std::string> names_;
+  std::map<std::string, std::size_t> names_;  // and where they begin
   std::array<bool, 3> seen_{};
   int offsets_ = 0;
+};
+
+/// The characters of a header, of which the parser's copies share the place of the one that comes next.
+class header_iterator {
+ public:
+  using iterator_category = std::input_iterator_tag;
+  using value_type = char;
+  using difference_type = std::ptrdiff_t;
+  using pointer = const char*;
+  using reference = const char&;
+
+  header_iterator(std::string_view text, std::size_t at, std::size_t& next) : text_(text), at_(at), next_(&next) {}
+  reference operator*() const { return text_[at_]; }
+  header_iterator& operator++() { return *next_ = ++at_, *this; }
+  header_iterator operator++(int) {
+    const header_iterator before = *this;
+    ++*this;
+    return before;
+  }
+  bool operator==(const header_iterator& other) const { return at_ == other.at_; }
+
+ private:
+  std::string_view text_;
+  std::size_t at_;
+  std::size_t* next_;
 };
 
 /// The checked header of a file of `bytes`. `place` names the file in messages.
@@ -201,10 +246,15 @@ inline parsed_header parse_header(std::span<const std::byte> bytes, std::string_
   text.remove_suffix(text.size() - 1 - text.find_last_not_of(' '));
   // The JSON lexer takes a NUL byte for the end of its input, so one would hide what stands behind it.
   if (const std::size_t nul = text.find('\0'); nul != text.npos) refuse("NUL byte in the header at byte ", 8 + nul);
-  if (text.back() != '}') refuse("the header ends in a byte other than '}' and spaces");
-  header_handler handler;
-  if (!nlohmann::json::sax_parse(text.begin(), text.end(), &handler)) refuse(handler.problem);
+  if (text.back() != '}')
+    refuse("the header ends in a byte other than '}' and spaces, at byte ", 7 + text.size(),
+           "; rule: it is one JSON object, padded with spaces");
+  std::size_t next = 0;
+  header_handler handler{text, next};
+  if (!nlohmann::json::sax_parse(header_iterator{text, 0, next}, header_iterator{text, text.size(), next}, &handler))
+    refuse(handler.problem);
 
+  const std::vector<std::size_t> places = std::move(handler.places);
   parsed_header out{std::move(handler.tensors), std::move(handler.metadata),
                     static_cast<std::size_t>(header_bytes) + 8};
   const std::size_t data_bytes = bytes.size() - out.data_begin;
@@ -222,7 +272,9 @@ inline parsed_header parse_header(std::span<const std::byte> bytes, std::string_
       fits = fits && checked_multiply(product, extent == 0 ? 1 : extent, product);
     }
     if (!fits || !checked_multiply(product, bits_of(t.type), bits))
-      refuse("tensor '", printable(t.name), "': the product of its shape and element size overflows 64 bits");
+      refuse("tensor '", printable(t.name), "' at byte ", places[static_cast<std::size_t>(&t - out.tensors.data())],
+             ": the product of ", shape_text(t.shape),
+             " and the element size overflows 64 bits; rule: a tensor's bits are counted in 64 bits");
     t.elements = empty ? 0 : product;
     bits = empty ? 0 : bits;
     if (bits % 8 != 0)
