@@ -39,6 +39,9 @@ std::vector<nibble::io::type_rule> rules_of(const quantize_options& what) {
   return rules;
 }
 
+/// Whether GGUF files cannot have the tensor as it is, but have its values: quantized layers and 8-bit floats.
+bool is_remade(const tensor& t) { return t.layer != nullptr || (t.readable && t.type.starts_with("F8_")); }
+
 /// The tensors of a file as a GGUF file has them. Names are those of the model file, which outlives them.
 std::vector<nibble::io::gguf_tensor> tensors_of(const model_file& file) {
   if (file.gguf() != nullptr) return {file.gguf()->tensors().begin(), file.gguf()->tensors().end()};
@@ -46,7 +49,10 @@ std::vector<nibble::io::gguf_tensor> tensors_of(const model_file& file) {
   for (const tensor& t : file.tensors()) {
     nibble::io::gguf_tensor g;
     g.name = t.name;
-    const auto type = t.layer != nullptr ? ggml_type::f32 : nibble::quant::ggml_type_from_name(t.type);
+    if (!t.scaled_by.empty())
+      nibble::core::fail(nibble::errc::unsupported_format, "tensor '", nibble::io::printable(t.name), "' is ", t.type,
+                         ", and ", t.why_not());
+    const auto type = is_remade(t) ? ggml_type::f32 : nibble::quant::ggml_type_from_name(t.type);
     if (!type)
       nibble::core::fail(nibble::errc::unsupported_format, "tensor '", nibble::io::printable(t.name), "' is ", t.type,
                          ", which GGUF files do not have");
@@ -242,7 +248,7 @@ int quantize(const options& o, const quantize_options& what) {
     for (std::size_t i = 0; i < choices.size(); ++i)
       out.add(std::string{in[i].name}, choices[i].type, {in[i].shape().begin(), in[i].shape().end()},
               [&, i](nibble::io::tensor_sink& sink) {
-                if (choices[i].type == in[i].type && file.tensors()[i].layer == nullptr) {
+                if (choices[i].type == in[i].type && !is_remade(file.tensors()[i])) {
                   copy_bytes(file, i, sink);
                 } else {
                   requantize(o, q, i, choices[i].type, room, sink, losses[i]);
@@ -309,7 +315,7 @@ int quantize(const options& o, const quantize_options& what) {
                         {"predicted_noise_share", allocation->cost},
                         {"least_possible", allocation->bound}};
   if (o.as_json) {
-    std::cout << report.dump(2) << "\n";
+    std::cout << document_text(report);
     return done;
   }
   std::cout << table_text(rows);
