@@ -72,17 +72,22 @@ inline std::vector<float> values_of(const io::checkpoint_matrix& layer) {
   return out;
 }
 
+/// CHECKs that the tensors stand in the file, byte for byte.
+inline void check_contained(const io::safetensors_reader& file, const std::vector<io::tensor_bytes>& tensors) {
+  for (const io::tensor_bytes& t : tensors) {
+    CAPTURE(t.name);
+    REQUIRE(file.contains(t.name));
+    const io::tensor_info& want = file.at(t.name);
+    CHECK(t.type == want.type);
+    CHECK(t.shape == want.shape);
+    CHECK(same_bytes(t.bytes, file.bytes(want)));
+  }
+}
+
 /// CHECKs that the tensors are those of the golden file, all of them and byte for byte.
 inline void check_written(const golden_layer& golden, const std::vector<io::tensor_bytes>& tensors) {
   CHECK(tensors.size() + 1 == golden.file.tensors().size());  // and `dense`
-  for (const io::tensor_bytes& t : tensors) {
-    CAPTURE(t.name);
-    REQUIRE(golden.file.contains(t.name));
-    const io::tensor_info& want = golden.file.at(t.name);
-    CHECK(t.type == want.type);
-    CHECK(t.shape == want.shape);
-    CHECK(same_bytes(t.bytes, golden.file.bytes(want)));
-  }
+  check_contained(golden.file, tensors);
 }
 
 /// The same for a layer of a tool's file.
@@ -90,14 +95,7 @@ inline void check_written(const original_layer& original, const std::vector<io::
   std::size_t count = 0;
   for (const io::tensor_info& t : original.file.tensors()) count += t.name.starts_with(original.name + ".") ? 1u : 0u;
   CHECK(tensors.size() + 1 == count);  // and `dequantized`
-  for (const io::tensor_bytes& t : tensors) {
-    CAPTURE(t.name);
-    REQUIRE(original.file.contains(t.name));
-    const io::tensor_info& want = original.file.at(t.name);
-    CHECK(t.type == want.type);
-    CHECK(t.shape == want.shape);
-    CHECK(same_bytes(t.bytes, original.file.bytes(want)));
-  }
+  check_contained(original.file, tensors);
 }
 
 /// A tensor of the file with bytes of its own, to be damaged.

@@ -108,3 +108,11 @@ TEST_CASE("nibble: names in tables and messages have no control characters") {
     CHECK((r.out + r.err).find("x\\x1b[31m\\x0afake row") != std::string::npos);
   }
 }
+
+TEST_CASE("nibble quantize --json: bytes of a file's name that are not UTF-8 are replaced") {
+  const temporary_file from{"name_\xff.safetensors"}, to{"to.gguf"};
+  save(from.path);
+  const auto r = run_tool("quantize --json '" + from.path + "' '" + to.path + "' F16");
+  CHECK(r.code == 0);
+  CHECK(nlohmann::json::parse(r.out, nullptr, false).is_object());
+}

@@ -138,3 +138,25 @@ TEST_CASE("nibble: 8-bit floats with scales beside them are no plain floats: lis
     CHECK(run_tool("convert --strict --dry-run " + both(from, to)).code == 0);  // a copy
   }
 }
+
+TEST_CASE("nibble quantize: 8-bit floats become floats without loss, and blocks") {
+  const temporary_file from{"f8.safetensors"}, to{"to.gguf"};
+  save_f8(from, dtype::f8_e4m3);
+  const auto values = safetensors_reader{from.path}.read_f32("x.weight");
+  for (const char* const type : {"F32", "F16", "BF16"}) {
+    CAPTURE(type);
+    CHECK(run_tool("quantize '" + from.path + "' '" + to.path + "' " + type).code == 0);
+    CHECK(nibble::io::gguf_reader{to.path}.read_f32("x.weight") == values);
+  }
+  CHECK(run_tool("quantize '" + from.path + "' '" + to.path + "' Q8_0").code == 0);
+  CHECK(run_tool("compare --least-sqnr 35 '" + from.path + "' '" + to.path + "'").code == 0);
+}
+
+TEST_CASE("nibble quantize: 8-bit floats with scales beside them are refused by name") {
+  const temporary_file from{"f8.safetensors"}, to{"to.gguf"};
+  save_f8(from, dtype::f8_e4m3, "x.weight_scale_inv");
+  const auto r = run_tool("quantize '" + from.path + "' '" + to.path + "' Q8_0");
+  CHECK(r.code == 1);
+  CHECK(r.says(
+      "tensor 'x.weight' is F8_E4M3, and its values are to be multiplied by the scales in 'x.weight_scale_inv'"));
+}

@@ -1,13 +1,9 @@
 // SPDX-License-Identifier: MIT
 // nibble quantize: mixtures of checkpoints under Hugging Face's names, and what of a plan has no effect.
 
-#include <sys/wait.h>
-
-#include <cstdlib>
 #include <filesystem>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -19,6 +15,7 @@
 #include <nibble/io/tensor_role.hpp>
 
 #include "support/random.hpp"
+#include "support/run_tool.hpp"
 #include "support/temporary_file.hpp"
 #include "support/temporary_folder.hpp"
 
@@ -27,20 +24,10 @@ namespace {
 using nibble::ggml_type;
 using nibble::test::temporary_file;
 using nibble::test::temporary_folder;
-using nibble::test::text_of;
 
-struct result {
-  int code;
-  std::string out, err;
-  bool says(std::string_view part) const { return err.find(part) != std::string::npos; }
-};
+using result = nibble::test::tool_result;
 
-result run(const std::string& arguments) {
-  const temporary_file out{"roles_out"}, err{"roles_err"};
-  const int status = std::system(
-      ("'" NIBBLE_TOOL "' " + arguments + " --threads 1 >'" + out.path + "' 2>'" + err.path + "' </dev/null").c_str());
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, text_of(out.path), text_of(err.path)};
-}
+result run(const std::string& arguments) { return nibble::test::run_tool(arguments + " --threads 1"); }
 
 constexpr const char* config = R"({"model_type": "mistral", "num_hidden_layers": 8, "num_attention_heads": 8,
                                    "num_key_value_heads": 2})";
