@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include <algorithm>
+#include <string_view>
 
 #include <nibble/core/round.hpp>
 
@@ -28,6 +29,17 @@ std::size_t block_bytes(std::size_t elements, ggml_type type) {
   return elements / info.block_elements * info.block_bytes;
 }
 
+namespace {
+
+/// The message of an error without the library's name and the code's, for one that wraps it.
+std::string_view reason_of(const nibble::error& e) {
+  std::string_view text = e.what();
+  if (text.starts_with("nibble: ")) text.remove_prefix(8);
+  return text.substr(0, text.rfind(" ["));
+}
+
+}  // namespace
+
 loss encode_rows(const options& o, const quantizer& q, std::size_t i, ggml_type type, std::size_t first, std::size_t n,
                  rows_room& room) {
   const tensor& t = q.file->tensors()[i];
@@ -39,20 +51,27 @@ loss encode_rows(const options& o, const quantizer& q, std::size_t i, ggml_type 
   const auto values = grow(room.values, n * cols), back = grow(room.back, n * cols);
   const auto blocks = grow(room.blocks, n * row_bytes);
   room.each.assign(n, {});
-  q.file->read_rows(i, first, values, o.ctx);
+  if (t.wide) {
+    if (const std::size_t beyond = q.file->round_rows(i, first, values).overflowed; beyond != 0)
+      nibble::core::fail(nibble::errc::bad_value, "tensor '", t.name, "' is ", t.type, " and has ", beyond,
+                         " values beyond the greatest F32 in rows from ", first, " on");
+    q.file->read_rows(i, first, grow(room.exact, n * cols));
+  } else {
+    q.file->read_rows(i, first, values, o.ctx);
+  }
   const std::span<const float> weights = q.importance_of(i, first);
   try {
     nibble::encode_ggml(type, nibble::make_span2d<const float>(values.data(), n, cols), blocks,
                         {.search = q.search, .importance = weights}, o.ctx);
   } catch (const nibble::error& e) {  // its rows count from the piece's first one
-    nibble::core::fail(e.code(), "tensor '", t.name, "', rows from ", first, " on: ", e.what());
+    nibble::core::fail(e.code(), "tensor '", t.name, "', rows from ", first, " on: ", reason_of(e));
   }
   nibble::core::for_each_item(o.ctx, n, [&](std::size_t r, std::size_t) {
     nibble::decode_ggml(type, std::span<const std::byte>{blocks}.subspan(r * row_bytes, row_bytes),
                         back.subspan(r * cols, cols));
     loss& l = room.each[r];
     for (std::size_t k = 0; k < cols; ++k) {
-      const double w = values[r * cols + k], e = w - back[r * cols + k];
+      const double w = t.wide ? room.exact[r * cols + k] : values[r * cols + k], e = w - back[r * cols + k];
       l.signal += w * w;
       l.noise += e * e;
       if (weights.empty()) continue;

@@ -96,44 +96,25 @@ std::optional<nibble::ggml_type> blocks_for(const model_file& file, std::size_t 
   return {};
 }
 
-/// Writes the values of tensor i as F32, each as it is, infinities and NaN too.
-void write_floats(const options& o, const model_file& file, std::size_t i, nibble::io::tensor_sink& sink) {
+/// Writes the values of tensor i as F32, which holds them or is what F64 is rounded to. Infinities and NaN stay what they are.
+void write_floats(const options& o, const model_file& file, std::size_t i, nibble::io::tensor_sink& sink, loss& lost) {
   const tensor& t = file.tensors()[i];
   const std::size_t cols = t.cols(), rows = t.rows(), most = std::min(rows_at_once(cols), rows);
   nibble::aligned_vector<float> values(most * cols);
+  nibble::aligned_vector<double> exact(t.wide ? values.size() : 0);
   for (std::size_t first = 0; first < rows; first += most) {
     const std::size_t n = std::min(most, rows - first);
     const std::span<float> piece = std::span{values}.first(n * cols);
     file.read_rows(i, first, piece, o.ctx);
     sink.write(std::as_bytes(piece));
-    file.release_rows(i, first, n);
-  }
-}
-
-/// Writes the values of tensor i, which is `wide`, as `type`: F32, or F16 or BF16 by way of F32. `lost` is from the values
-/// themselves.
-void write_rounded(const options& o, const model_file& file, std::size_t i, nibble::ggml_type type, rows_room& room,
-                   nibble::io::tensor_sink& sink, loss& lost) {
-  const tensor& t = file.tensors()[i];
-  const std::size_t cols = t.cols(), rows = t.rows(), most = std::min(rows_at_once(cols), rows);
-  nibble::aligned_vector<double> values(most * cols);
-  const quantizer q{.file = &file, .importance = nullptr, .search = nibble::ggml_search::reference};
-  for (std::size_t first = 0; first < rows; first += most) {
-    const std::size_t n = std::min(most, rows - first);
-    if (type == nibble::ggml_type::f32) {
-      room.back.resize(n * cols);
-      file.read_rows(i, first, std::span<float>{room.back});
-      sink.write(std::as_bytes(std::span{room.back}));
-    } else {
-      encode_rows(o, q, i, type, first, n, room);
-      sink.write(std::span<const std::byte>{room.blocks}.first(n * block_bytes(cols, type)));
-    }
-    file.read_rows(i, first, std::span{values}.first(n * cols));
-    for (std::size_t k = 0; k < n * cols; ++k) {
-      if (!std::isfinite(values[k])) continue;  // as it is
-      const double e = values[k] - static_cast<double>(room.back[k]);
-      lost.signal += values[k] * values[k];
-      lost.noise += e * e;
+    if (t.wide) {
+      file.read_rows(i, first, std::span{exact}.first(n * cols));
+      for (std::size_t k = 0; k < n * cols; ++k) {
+        if (!std::isfinite(exact[k])) continue;
+        const double e = exact[k] - static_cast<double>(values[k]);
+        lost.signal += exact[k] * exact[k];
+        lost.noise += e * e;
+      }
     }
     file.release_rows(i, first, n);
   }
@@ -141,12 +122,11 @@ void write_rounded(const options& o, const model_file& file, std::size_t i, nibb
 
 void write_tensor(const options& o, const model_file& file, std::size_t i, const outcome& to,
                   nibble::io::tensor_sink& sink, loss& lost) {
+  const tensor& t = file.tensors()[i];
   rows_room room;
   if (to.copied) copy_bytes(file, i, sink);
   else if (to.blocks) sink.write(nibble::convert_to_ggml(file.layer(i).matrix.view(), *to.blocks, o.ctx));
-  else if (to.type == std::string_view{"F32"} && to.whole) write_floats(o, file, i, sink);
-  else if (file.tensors()[i].wide)
-    write_rounded(o, file, i, *nibble::quant::ggml_type_from_name(to.type), room, sink, lost);
+  else if (to.type == std::string_view{"F32"} && (to.whole || t.wide)) write_floats(o, file, i, sink, lost);
   else
     requantize(o, {.file = &file, .importance = nullptr, .search = nibble::ggml_search::reference}, i,
                *nibble::quant::ggml_type_from_name(to.type), room, sink, lost);

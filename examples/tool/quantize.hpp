@@ -33,13 +33,15 @@ struct quantizer {
 /// Room for some rows, kept from one piece to the next.
 struct rows_room {
   nibble::aligned_vector<float> values, back;
+  nibble::aligned_vector<double> exact;  ///< the values of F64
   nibble::aligned_vector<std::byte> blocks;
   std::vector<loss> each;
 };
 
 /// Bytes of so many elements, in whole blocks.
 std::size_t block_bytes(std::size_t elements, nibble::ggml_type type);
-/// Rows [first, first + n) of tensor i, which share their importance, as blocks at the beginning of room.blocks.
+/// Rows [first, first + n) of tensor i, which share their importance, as blocks at the beginning of room.blocks. What is lost
+/// counts from the values in the file, F64 included.
 loss encode_rows(const options& o, const quantizer& q, std::size_t i, nibble::ggml_type type, std::size_t first,
                  std::size_t n, rows_room& room);
 /// Writes tensor i as its bytes are, which leave memory once they are written.

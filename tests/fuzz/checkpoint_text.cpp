@@ -18,7 +18,7 @@ void run(std::span<const std::byte> input) {
   if (input.empty()) return;
   const std::string_view text{reinterpret_cast<const char*>(input.data()) + 1, input.size() - 1};
   // An element of JSON takes 2 bytes of text and 16 of memory in a vector that grows by doubling, a pair of an object more.
-  const memory_limit limit(160 * input.size() + (32 << 10));
+  const memory_limit limit(40 * input.size() + (32 << 10));
   try {
     switch (std::to_integer<char>(input[0])) {
       case 'i': static_cast<void>(io::detail::parse_index(text, "index")); return;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <nibble/io/config_facts.hpp>
 
+#include <filesystem>
 #include <string>
 
 #include <doctest/doctest.h>
@@ -79,4 +80,13 @@ TEST_CASE("config_facts: a folder without the file has no facts; what is no JSON
     CHECK(r.code == errc::bad_file);
     if (n != 0) CHECK(r.says("config.json"));
   }
+}
+
+TEST_CASE("config_facts: a file that is too long to be a configuration is refused before it is parsed") {
+  const nibble::test::temporary_folder folder{"config_facts_long"};
+  folder.write("config.json", "{");
+  std::filesystem::resize_file(folder.path / "config.json", (64u << 20) + 1);  // a hole
+  const auto r = refusal_of([&] { find_model_facts(folder.path.string()); });
+  CHECK(r.code == errc::bad_file);
+  CHECK(r.says("the JSON text has 67108865 bytes; rule: at most 67108864"));
 }

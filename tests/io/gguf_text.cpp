@@ -132,3 +132,14 @@ TEST_CASE("gguf_text: a value that is not what its type says is refused with its
   });
   CHECK(r.says("key 'n' holds something else than an integer that fits 1 bytes"));
 }
+
+TEST_CASE("gguf_text: a text that is too long to become values is refused before it is parsed") {
+  const std::map<std::string, std::string> strings{{"n", std::string((64u << 20) + 1, ' ')},
+                                                   {"gguf.types", R"({"n":"u8"})"}};
+  const auto r = refusal_of([&] {
+    gguf_writer w;
+    set_gguf_strings(w, strings);
+  });
+  CHECK(r.code == errc::bad_file);
+  CHECK(r.says("key 'n' has 67108865 bytes of JSON; rule: at most 67108864"));
+}

@@ -42,7 +42,7 @@ void save_f8(const temporary_file& file, dtype type, const std::string& scales =
 void save_f64(const temporary_file& file, const std::vector<double>& values) {
   const auto bytes = std::as_bytes(std::span{values});
   nibble::io::safetensors_writer w;
-  w.add({"x", dtype::f64, {values.size()}, {bytes.begin(), bytes.end()}});
+  w.add({"x.weight", dtype::f64, {1, values.size()}, {bytes.begin(), bytes.end()}});
   w.save(file.path);
 }
 
@@ -95,7 +95,7 @@ TEST_CASE("nibble convert: F64 is exact as F32 where floats hold its values, els
   const tool_result exact = run_tool("convert --json --strict --to F32 " + both(from, to));
   CHECK(exact.code == 0);
   CHECK(nlohmann::json::parse(exact.out)["tensors"][0]["exact"] == true);
-  CHECK(safetensors_reader{to.path}.read_f32("x")[1] == -0.25f);
+  CHECK(safetensors_reader{to.path}.read_f32("x.weight")[1] == -0.25f);
 
   save_f64(from, {1.0 + 0x1p-30, 1.0});
   CHECK(run_tool("convert --strict --to F32 " + both(from, to)).code == 4);
@@ -106,10 +106,10 @@ TEST_CASE("nibble convert: F64 is exact as F32 where floats hold its values, els
     const auto t = nlohmann::json::parse(rounded.out)["tensors"][0];
     CHECK(t["exact"] == false);
     CHECK(t["mse"].get<double>() == doctest::Approx(0x1p-61));  // 2^-60 and 0
-    CHECK(safetensors_reader{to.path}.read_f32("x")[0] == 1.0f);
+    CHECK(safetensors_reader{to.path}.read_f32("x.weight")[0] == 1.0f);
   }
   CHECK(run_tool("convert --strict " + both(from, to)).code == 0);  // a copy
-  CHECK(safetensors_reader{to.path}.at("x").type == dtype::f64);
+  CHECK(safetensors_reader{to.path}.at("x.weight").type == dtype::f64);
 }
 
 TEST_CASE("nibble convert: F64 beyond the greatest float is refused by name, and nothing is written") {
@@ -117,7 +117,7 @@ TEST_CASE("nibble convert: F64 beyond the greatest float is refused by name, and
   save_f64(from, {1.0, 1e300});
   const tool_result r = run_tool("convert --to F32 " + both(from, to));
   CHECK(r.code == 4);
-  CHECK(r.says("tensor 'x' is F64 and has 1 values beyond the greatest F32"));
+  CHECK(r.says("tensor 'x.weight' is F64 and has 1 values beyond the greatest F32"));
   CHECK_FALSE(std::filesystem::exists(to.path));
 }
 
@@ -150,6 +150,26 @@ TEST_CASE("nibble quantize: 8-bit floats become floats without loss, and blocks"
   }
   CHECK(run_tool("quantize '" + from.path + "' '" + to.path + "' Q8_0").code == 0);
   CHECK(run_tool("compare --least-sqnr 35 '" + from.path + "' '" + to.path + "'").code == 0);
+}
+
+TEST_CASE("nibble quantize: what F64 loses counts from its own values") {
+  const temporary_file from{"f64.safetensors"}, to{"to.gguf"};
+  save_f64(from, {1.0 + 0x1p-30, 1.0});
+  for (const char* const type : {"F32", "F16"}) {
+    CAPTURE(type);
+    const tool_result r = run_tool("quantize --json " + both(from, to) + " " + type);
+    CHECK(r.code == 0);
+    CHECK(nlohmann::json::parse(r.out)["tensors"][0]["mse"].get<double>() == doctest::Approx(0x1p-61));  // 2^-60 and 0
+  }
+}
+
+TEST_CASE("nibble quantize: F64 beyond the greatest float is refused by name and row") {
+  const temporary_file from{"f64.safetensors"}, to{"to.gguf"};
+  save_f64(from, {1.0, 1e300});
+  const tool_result r = run_tool("quantize " + both(from, to) + " F16");
+  CHECK(r.code == 1);
+  CHECK(r.says("tensor 'x.weight' is F64 and has 1 values beyond the greatest F32 in rows from 0 on [bad_value]"));
+  CHECK_FALSE(std::filesystem::exists(to.path));
 }
 
 TEST_CASE("nibble quantize: 8-bit floats with scales beside them are refused by name") {

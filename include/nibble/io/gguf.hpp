@@ -243,13 +243,13 @@ class gguf_cursor {
   gguf_value value(gguf_type type, std::string_view key, int depth = 0) {
     const std::size_t begin = at_;
     if (type == gguf_type::string) {
-      string("string of key '", printable(key), "'");
+      string("string of key '", shown{key}, "'");
     } else if (type == gguf_type::array) {
       if (depth == gguf_max_depth)
-        refuse("array of key '", printable(key), "' at byte ", begin, "; rule: arrays nest at most ", gguf_max_depth,
+        refuse("array of key '", shown{key}, "' at byte ", begin, "; rule: arrays nest at most ", gguf_max_depth,
                " deep");
-      const gguf_type element = this->type("element type of key '", printable(key), "'");
-      const std::size_t n = count(gguf_least_bytes(element), "element count of key '", printable(key), "'");
+      const gguf_type element = this->type("element type of key '", shown{key}, "'");
+      const std::size_t n = count(gguf_least_bytes(element), "element count of key '", shown{key}, "'");
       if (element == gguf_type::boolean) {
         for (std::size_t i = 0; i < n; ++i) check_bool(at_ + i, key);
       }
@@ -259,7 +259,7 @@ class gguf_cursor {
     } else {
       const std::size_t need = gguf_least_bytes(type);
       if (left() < need)
-        refuse("value of key '", printable(key), "' at byte ", at_, " needs ", need, " bytes; ", left(),
+        refuse("value of key '", shown{key}, "' at byte ", at_, " needs ", need, " bytes; ", left(),
                " are left in the file");
       if (type == gguf_type::boolean) check_bool(at_, key);
       at_ += need;
@@ -270,8 +270,7 @@ class gguf_cursor {
  private:
   void check_bool(std::size_t at, std::string_view key) const {
     if (bytes_[at] > std::byte{1})
-      refuse("bool of key '", printable(key), "' at byte ", at, " is ", std::to_integer<int>(bytes_[at]),
-             "; rule: 0 or 1");
+      refuse("bool of key '", shown{key}, "' at byte ", at, " is ", std::to_integer<int>(bytes_[at]), "; rule: 0 or 1");
   }
 
   std::span<const std::byte> bytes_;
@@ -471,7 +470,7 @@ class gguf_reader {
       const std::string_view key = cursor.string("key ", i);
       if (key.size() > 65535)
         cursor.refuse("key ", i, " at byte ", begin, " has ", key.size(), " bytes; rule: at most 65535");
-      const gguf_type type = cursor.type("value type of key '", printable(key), "'");
+      const gguf_type type = cursor.type("value type of key '", detail::shown{key}, "'");
       metadata_.push_back({key, cursor.value(type, key)});
     }
     keys_ = detail::gguf_order(count, [&](std::size_t i) { return metadata_[i].key; });
@@ -508,13 +507,13 @@ class gguf_reader {
         cursor.refuse("tensor '", printable(t.name), "' at byte ", at, ": ", pieces...);
       };
       std::size_t at = cursor.at();
-      t.n_dims = cursor.number<std::uint32_t>("number of extents of '", printable(t.name), "'");
+      t.n_dims = cursor.number<std::uint32_t>("number of extents of '", detail::shown{t.name}, "'");
       if (t.n_dims > t.dims.size()) refuse(at, t.n_dims, " extents; rule: at most ", t.dims.size());
       at = cursor.at();
       for (std::size_t d = 0; d < t.n_dims; ++d)
-        t.dims[d] = static_cast<std::size_t>(cursor.number<std::uint64_t>("extents of '", printable(t.name), "'"));
+        t.dims[d] = static_cast<std::size_t>(cursor.number<std::uint64_t>("extents of '", detail::shown{t.name}, "'"));
       const std::size_t type_at = cursor.at();
-      const auto id = cursor.number<std::uint32_t>("type of '", printable(t.name), "'");
+      const auto id = cursor.number<std::uint32_t>("type of '", detail::shown{t.name}, "'");
       const quant::ggml_type_info* const info = quant::find_ggml_type(id);
       if (info == nullptr) refuse(type_at, "type ", id, "; rule: one of the ids of the format that are in use");
       t.type = info->type;
@@ -534,7 +533,7 @@ class gguf_reader {
       t.elements = empty ? 0 : product;
       if (empty) t.bytes = 0;
       at = cursor.at();
-      t.offset = static_cast<std::size_t>(cursor.number<std::uint64_t>("offset of '", printable(t.name), "'"));
+      t.offset = static_cast<std::size_t>(cursor.number<std::uint64_t>("offset of '", detail::shown{t.name}, "'"));
       if (t.offset % alignment_ != 0)
         refuse(at, "offset ", t.offset, "; rule: a multiple of the alignment ", alignment_);
       tensors_.push_back(t);

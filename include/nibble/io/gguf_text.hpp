@@ -25,6 +25,7 @@
 #include <nibble/io/file_text.hpp>
 #include <nibble/io/gguf.hpp>
 #include <nibble/io/gguf_writer.hpp>
+#include <nibble/io/json_text.hpp>
 
 namespace nibble {
 inline namespace NIBBLE_ABI {
@@ -72,6 +73,12 @@ class gguf_bytes {
     for (std::uint32_t id = 0; id < gguf_type_count; ++id)
       if (name_of(static_cast<gguf_type>(id)) == name) return static_cast<gguf_type>(id);
     refuse("has the type '", printable(name), "', which GGUF does not have");
+  }
+
+  /// The text as JSON; discarded where it is none.
+  nlohmann::json parsed(const std::string& text) const {
+    if (text.size() > max_json_bytes) refuse("has ", text.size(), " bytes of JSON; rule: at most ", max_json_bytes);
+    return nlohmann::json::parse(text, nullptr, false);
   }
 
   void append(gguf_type type, const nlohmann::json& j) {
@@ -178,7 +185,7 @@ inline std::map<std::string, std::string> gguf_strings(std::span<const gguf_entr
 inline void set_gguf_strings(gguf_writer& out, const std::map<std::string, std::string>& strings) {
   nlohmann::json types = nlohmann::json::object();
   if (const auto it = strings.find(std::string{gguf_types_key}); it != strings.end()) {
-    types = nlohmann::json::parse(it->second, nullptr, false);
+    types = detail::gguf_bytes(it->first).parsed(it->second);
     if (!types.is_object()) detail::gguf_bytes(it->first).refuse("is not JSON from keys to types");
   }
   for (const auto& [key, text] : strings) {
@@ -191,7 +198,7 @@ inline void set_gguf_strings(gguf_writer& out, const std::map<std::string, std::
     }
     if (!type->is_string()) value.refuse("has a type that is not text");
     const std::string_view name = type->get_ref<const std::string&>();
-    const nlohmann::json j = nlohmann::json::parse(text, nullptr, false);
+    const nlohmann::json j = value.parsed(text);
     if (j.is_discarded()) value.refuse("of type ", printable(name), " is not JSON");
     const bool array = name.size() > 2 && name.front() == '[' && name.back() == ']';
     const gguf_type kind = array ? gguf_type::array : value.type_named(name);

@@ -24,6 +24,10 @@ namespace detail {
 /// Brackets in brackets that a configuration may have; real ones have about six.
 inline constexpr std::size_t max_json_depth = 64;
 
+/// Bytes of such a file: an element of two bytes becomes a value of tens of bytes in memory, so that a hostile file would ask
+/// for 30 times its size. An index takes about a hundred bytes for each tensor of the model.
+inline constexpr std::size_t max_json_bytes = std::size_t{64} << 20;
+
 /// Builds a value from the parser's events. Unlike the parser's own builder it refuses a key that occurs twice and a depth
 /// beyond max_json_depth, with the reason in `problem`.
 class json_builder {
@@ -80,6 +84,7 @@ class json_builder {
 /// The object that `text` is. Throws bad_file with `place` and the rule.
 inline nlohmann::json parse_json_object(std::string_view text, std::string_view place) {
   const auto refuse = [&](const auto&... pieces) { core::fail(errc::bad_file, place, ": ", pieces...); };
+  if (text.size() > max_json_bytes) refuse("the JSON text has ", text.size(), " bytes; rule: at most ", max_json_bytes);
   // The lexer takes a NUL byte for the end of its input, so one would hide what stands behind it.
   if (const std::size_t nul = text.find('\0'); nul != text.npos) refuse("NUL byte at byte ", nul);
   json_builder builder;
