@@ -2,8 +2,9 @@
 """What the peers share that come as Python packages: names, inputs, the timing loop, the check, the JSON.
 
 A peer program lists its entries, runs those that --filter finds, and writes what nibble-bench writes for its own: one
-object for each entry with `run_name`, `GBps` (10^9 stored weight bytes per second), `GOPs` (10^9 operations, 2 M N K) and
-`label`. The roofs are nibble-bench's; compare divides by them."""
+object for each entry with `run_name`, `GBps` (10^9 bytes per second: of stored weights, or of floats where these become
+blocks or come from them), for products `GOPs` (10^9 operations, 2 M N K), and `label`. The roofs are nibble-bench's; compare
+divides by them."""
 
 import argparse
 import json
@@ -33,6 +34,14 @@ class Case:
     def __init__(self, kind, N, K, M, threads, cold):
         self.kind, self.N, self.K, self.M, self.threads, self.cold = kind, N, K, M, threads, cold
         self.name = f"gemm/{kind}/N:{N}/K:{K}/M:{M}/threads:{threads}/{'cold' if cold else 'warm'}"
+
+
+class Codec:
+    """One entry: rows of floats become blocks (topic "quantize") or come from them ("dequantize"), on one thread."""
+
+    def __init__(self, topic, kind, N, K):
+        self.topic, self.kind, self.N, self.K = topic, kind, N, K
+        self.name = f"{topic}/{kind}/N:{N}/K:{K}/threads:1"
 
 
 def cases(kinds):
@@ -80,12 +89,19 @@ def entry(case, times, products, weight_bytes, label):
             "cpu_time": cpu * 1e9, "time_unit": "ns", "label": label}
 
 
+def codec_entry(case, times, label):
+    """The same for a codec, of which a call goes over all values."""
+    seconds, cpu = times
+    return {"run_name": case.name, "GBps": 4.0 * case.N * case.K / seconds * 1e-9, "cpu_time": cpu * 1e9,
+            "time_unit": "ns", "label": label}
+
+
 def failure(case, why):
     return {"run_name": case.name, "error_occurred": True, "error_message": why}
 
 
-def main(description, kinds, open_library):
-    """The program of a peer. open_library() gives (context for the JSON, measure(case, min_time) -> entry); it raises
+def main(description, entries, open_library):
+    """The program of a peer with these entries, of Case and Codec. open_library() gives (context for the JSON, measure(case, min_time) -> entry); it raises
     ImportError or OSError where the package is not installed."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--filter", default=".", help="regular expression: entries whose name it finds are run")
@@ -93,7 +109,7 @@ def main(description, kinds, open_library):
     parser.add_argument("--out", help="file for the JSON (default: standard output)")
     parser.add_argument("--list", action="store_true", help="only print the names")
     options = parser.parse_args()
-    wanted = [case for case in cases(kinds) if re.search(options.filter, case.name)]
+    wanted = [case for case in entries if re.search(options.filter, case.name)]
     if options.list:
         print("\n".join(case.name for case in wanted))
         return
@@ -105,7 +121,8 @@ def main(description, kinds, open_library):
     for case in wanted:
         found.append(measure(case, options.min_time))
         e = found[-1]
-        print(case.name, e.get("error_message") or f"{e['GBps']:.2f} GB/s {e['GOPs']:.1f} GOP/s {e['label']}", file=sys.stderr)
+        operations = f" {e['GOPs']:.1f} GOP/s" if "GOPs" in e else ""
+        print(case.name, e.get("error_message") or f"{e['GBps']:.2f} GB/s{operations} {e['label']}", file=sys.stderr)
     text = json.dumps({"context": context, "benchmarks": found}, indent=1)
     if options.out:
         with open(options.out, "w", encoding="utf-8") as f:

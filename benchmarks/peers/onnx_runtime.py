@@ -101,4 +101,4 @@ def open_library():
 
 
 if __name__ == "__main__":
-    common.main(__doc__, KINDS, open_library)
+    common.main(__doc__, common.cases(KINDS), open_library)

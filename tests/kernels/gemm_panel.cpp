@@ -90,6 +90,59 @@ void check_panels_at_once() {
   }
 }
 
+/// Panels whose codes are centred among the products against the scalar kernel, one after the other.
+template <class Kernel, int Bits>
+void check_stream(bool doubled) {
+  constexpr std::size_t panels = Kernel::stream_panels;
+  typename Kernel::block_scope scope;
+  for (const auto [M, K, group] :
+       {shape{9, 32, 32}, shape{16, 90, 32}, shape{15, 448, 32}, shape{2, 448, 96}, shape{16, 448, 64},
+        shape{11, 320, 128}, shape{13, 413, 416}, shape{16, 1000, 1000}}) {
+    CAPTURE(M);
+    CAPTURE(K);
+    CAPTURE(group);
+    REQUIRE(Kernel::in_stream(M, group, K));
+    std::vector<std::unique_ptr<integer_data>> got, want;
+    std::vector<std::unique_ptr<guarded<std::byte>>> packed;
+    kernels::integer_call calls[panels];
+    kernels::centred_codes centres[panels];
+    const std::byte* codes[panels];
+    std::vector<std::vector<std::uint8_t>> units;
+    for (std::size_t i = 0; i < panels; ++i) {
+      random_blocks b = make_blocks<Bits>(pack::panel16::blocks(K), 40 + i);
+      packed.push_back(std::make_unique<guarded<std::byte>>(b.packed.size()));
+      std::copy(b.packed.begin(), b.packed.end(), packed[i]->begin());
+      codes[i] = packed[i]->data();
+      units.push_back(std::move(b.units));
+      for (auto* all : {&got, &want}) {
+        all->push_back(std::make_unique<integer_data>(M, K, group, false, 9));
+        integer_data& d = *all->back();
+        d.scales = gaussian(d.scales.size(), 90 + static_cast<unsigned>(i));
+        d.call.params.scales = d.scales.data();
+        d.call.params.shift = doubled ? 1 : 0;
+        for (std::int32_t& z : d.zeros) z = (z + static_cast<std::int32_t>(i)) & ((1 << Bits) - 1);
+      }
+      calls[i] = got[i]->call;
+      calls[i].x = got[0]->x.data();
+      calls[i].params.zeros = nullptr;
+      calls[i].x_sums = nullptr;
+      centres[i] = {.k1 = K,
+                    .group = group,
+                    .origin = want[i]->zeros.data(),
+                    .origin_stride = 16,
+                    .image = nullptr,
+                    .doubled = doubled};
+    }
+    const guarded<std::byte> operands(Kernel::stream_bytes);
+    Kernel::template integer_stream<Bits>(calls, centres, codes, operands.data(), scope);
+    for (std::size_t i = 0; i < panels; ++i) {
+      CAPTURE(i);
+      scalar::integer_block(want[i]->call, Bits, units[i].data());
+      CHECK(same(got[i]->acc, want[i]->acc));
+    }
+  }
+}
+
 /// What `centred` makes of packed blocks against the codes, or their image, minus the origin of their group and column.
 template <class Kernel, int Bits>
 void check_centred(bool image) {
@@ -340,6 +393,18 @@ TEST_CASE("gemm_panel: operands with their zero points taken off are code minus 
         CAPTURE(Bits);
         check_centred<Kernel, Bits>(false);
         check_centred<Kernel, Bits>(true);
+      });
+  }(native{});
+}
+
+TEST_CASE("gemm_panel: panels whose codes are centred among the products equal the scalar kernel, at every width") {
+  if (!test::covers<native, native::isa_type>()) return;
+  []<class Kernel>(Kernel) {
+    if constexpr (Kernel::block_panels > 1)
+      for_each_width([]<int Bits>() {
+        CAPTURE(Bits);
+        if constexpr (Bits < 8) check_stream<Kernel, Bits>(false);
+        if constexpr (Bits < 7) check_stream<Kernel, Bits>(true);
       });
   }(native{});
 }

@@ -43,9 +43,10 @@ struct products {
                                                    : panel::row_panels;
     const std::size_t step = panels_of_block(w, M, o), panels = pack::panel16::panels(w.matrix.N);
     const bool shares = step > 1 || (o.computation != computation::integer && w.layout == layout_id::panel16);
-    if (!shares || M <= 32) return step;
+    if (!shares || (M <= 32 && !streams(w, M, o))) return step;
     std::size_t most = most_panels;
-    while (most > step && (most / 2 >= panels || work_items(w, M, most) / 4 < concurrency)) most /= 2;
+    const auto short_of_items = [&] { return concurrency > 1 && work_items(w, M, most) / 4 < concurrency; };
+    while (most > step && (most / 2 >= panels || short_of_items())) most /= 2;
     return most;
   }
 
@@ -75,6 +76,15 @@ struct products {
       case computation::bfloat16: return panel::bfloat16_panels;
     }
     return 1;
+  }
+
+  /// Whether the kernel may take more panels than those of a block: integer_stream, where it is there for M rows.
+  template <class Panel = panel>  // as of integer_panels
+  static constexpr bool streams(const packed_view& w, std::size_t M, const gemm_options& o) noexcept {
+    if constexpr (Panel::block_panels > 1)
+      return o.computation == computation::integer && M > 1 && w.matrix.format.rule != code_rule::codebook &&
+             Panel::in_stream(M, panel_group(w.matrix.format, w.matrix.K), w.matrix.K);
+    return false;
   }
 
   /// Row m of X as floats: where it lies or in `buffer`.
@@ -249,6 +259,28 @@ struct products {
     }
   }
 
+  /// As many of the panels as integer_stream takes, a few at once; says how many. The calls are those of all of K.
+  template <class Panel = panel>  // as of integer_panels
+  static std::size_t stream(const call& c, std::size_t first, std::size_t count, const kernels::integer_call* calls,
+                            kernels::centred_codes* centres, std::size_t slot,
+                            typename Panel::block_scope& scope) noexcept {
+    static_assert(Panel::stream_bytes <= kc_integer * 16, "plan.units has room for the operands");
+    const quantized_view& w = c.w.matrix;
+    std::byte* const operands = c.own<std::byte>(slot, c.plan.units);
+    std::size_t done = 0;
+    for (; count - done >= Panel::stream_panels; done += Panel::stream_panels) {
+      const std::byte* codes[Panel::stream_panels];
+      for (std::size_t i = 0; i < Panel::stream_panels; ++i) {
+        codes[i] = codes_of(w, first + done + i, 0);
+        centres[done + i].k1 = w.K;
+      }
+      pack::with_bits(w.format.bits, [&]<int Bits>() {
+        Panel::template integer_stream<Bits>(calls + done, centres + done, codes, operands, scope);
+      });
+    }
+    return done;
+  }
+
   /// A block of rows against `count` panels, of whose k blocks the kernel takes block_panels at once. Panel i has the area
   /// of slot `slot` + i.
   template <class Panel = panel>  // a name that clang looks up only where there are such kernels
@@ -286,10 +318,13 @@ struct products {
         calls[i] = integer_call_of(c, m0, M, params, slot + i);
         if (plane == 0) std::memset(calls[i].acc, 0, M * 16 * sizeof(float));  // of a loop here gcc makes scatters
       }
-      for (std::size_t k0 = 0, k1; k0 < w.K; k0 = k1) {
+      const std::size_t streamed = exact && c.image == nullptr && Panel::in_stream(M, group, w.K)
+                                       ? stream<Panel>(c, first, count, calls, centres, slot, scope)
+                                       : 0;
+      for (std::size_t k0 = 0, k1; k0 < w.K && streamed < count; k0 = k1) {
         k1 = w.K - k0 < Panel::block_k ? w.K : k0 + Panel::block_k;
         const std::size_t blocks = pack::panel16::blocks(k1 - k0);
-        for (std::size_t from = 0; from < count; from += Panel::block_panels) {
+        for (std::size_t from = streamed; from < count; from += Panel::block_panels) {
           const std::size_t now = count - from < Panel::block_panels ? count - from : Panel::block_panels;
           const std::byte* operands[Panel::block_panels];
           for (std::size_t i = 0; i < now; ++i) {

@@ -181,6 +181,10 @@ struct next_blocks {
 ///                                       state and acc only. exact: operands are what `centred` made, I is the sum of v x, and
 ///                                       neither x_sums nor zeros are read; else units as in integer_block. They begin at k0
 ///                                       and are readable to a multiple of 64 k
+/// `in_stream(M, group, K)`              whether the next one takes such calls, exact and without images; there where block_panels > 1
+/// `integer_stream<Bits>(calls, centres, codes, operands, scope)`  `centred` and integer_blocks, exact, for stream_panels panels and
+///                                       all of K, without blocks between them: codes of k = 0 and on; operands: stream_bytes of
+///                                       memory at a multiple of 64
 /// `float_block(call, values)`           the law on values; values begins at k0
 /// `float_panels`, `float_rows`          how many panels the next one takes at once, and rows of a tile
 /// `float_blocks(calls, count, values)`  the same for 1 <= count <= float_panels panels and interleaved x: of a tile of r =

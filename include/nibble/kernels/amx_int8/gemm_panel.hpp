@@ -56,8 +56,9 @@ class tile_scope {
   tile_scope(const tile_scope&) = delete;
   tile_scope& operator=(const tile_scope&) = delete;
 
-  /// Tiles 0 to 5 for `rows` <= 32 rows, the first 16 in the even ones of the sums and in 4: sums of 64 bytes a row, operands of
-  /// `row_bytes`; 6 and 7 for those of as many k. Nothing is done where they have these shapes already.
+  /// Tiles 0 to 5 for `rows` <= 32 rows, the first 16 in 0, 1 and 4: sums of 64 bytes a row, activations of `row_bytes`; 6 and 7
+  /// for operands of as many k. Up to 16 rows have four sums of their own, and 5 is one of three for operands. Nothing is done
+  /// where the tiles have these shapes already.
   void shape(std::size_t rows, std::size_t row_bytes) noexcept {
     if (rows == rows_ && row_bytes == row_bytes_) return;
     rows_ = rows;
@@ -67,14 +68,15 @@ class tile_scope {
       c.rows[tile] = static_cast<std::uint8_t>(tile_rows);
       c.row_bytes[tile] = static_cast<std::uint16_t>(bytes);
     };
-    const std::size_t upper = rows < 16 ? rows : 16, lower = rows > 16 ? rows - 16 : 1;
+    const std::size_t upper = rows < 16 ? rows : 16;
     for (const int panel : {0, 1}) {
       set(panel, upper, 64);
-      set(2 + panel, lower, 64);
+      set(2 + panel, rows > 16 ? rows - 16 : upper, 64);
       set(6 + panel, row_bytes / 4, 64);
     }
     set(4, upper, row_bytes);
-    set(5, lower, row_bytes);
+    if (rows > 16) set(5, rows - 16, row_bytes);
+    else set(5, row_bytes / 4, 64);
     load_config(c);
   }
 
@@ -125,15 +127,18 @@ struct gemm_panel<isa::amx_int8> : gemm_panel<simd::isa_type> {
   using block_scope = amx::tile_scope;
   /// Operands of two panels take a third of L1, which leaves room for the rows that pass through.
   static constexpr std::size_t block_k = 512;
+  /// Of integer_stream: k of a ring of operands, and how far these are ahead of the products; farther than stores wait for L1. A
+  /// longer ring is slower: what passes through L1 beside it is the rows and the codes.
+  static constexpr std::size_t stream_k = 128, lead_k = 96;
 
   /// Groups of 16 k fill a quarter of a tile. Shorter ones, and those of no whole tiles, go without.
   static constexpr std::size_t shortest_group = 16;
 
-  /// Up to 8 rows leave half of a tile empty: vpdpbusd needs no more steps for them and no detour over memory. In groups that fill
-  /// half a tile or less, whose sums are most of the work, as many as 12: 12 rows of groups of 16 and 32 took 0.65 to 1.1 of the
-  /// time of tiles, 16 rows 0.9 to 1.25. What takes a detour without tiles, too, is faster with them from two rows on.
+  /// Few rows leave most of a tile empty: vpdpbusd needs no more steps for them and no detour over memory. The shorter the groups,
+  /// the more of the time goes to their sums, whoever made them; groups of 16 have no integer_stream. What takes a detour without
+  /// tiles, too, is faster with them from two rows on.
   static constexpr bool in_blocks(std::size_t M, std::size_t group, std::size_t K, bool packed) noexcept {
-    const std::size_t few = !packed ? 1 : (group < 64 ? 12 : 8);
+    const std::size_t few = !packed ? 1 : group % 32 != 0 && group < K ? 12 : group < 64 ? 10 : 7;
     return M > few && (group >= K || group % shortest_group == 0);
   }
 
@@ -142,6 +147,35 @@ struct gemm_panel<isa::amx_int8> : gemm_panel<simd::isa_type> {
     if (c.image == nullptr) return centre<Bits>(c, blocks, values, [](vu four) NIBBLE_LAMBDA_INLINE { return four; });
     const simd::byte_lookup<simd::lookup_bits(Bits)> lookup(c.image);
     centre<Bits>(c, blocks, values, [&lookup](vu four) NIBBLE_LAMBDA_INLINE { return lookup(four); });
+  }
+
+  /// Up to 16 rows use an operand once, and what makes it takes a third of the time: done among the products, where ports are
+  /// free, instead of before them.
+  static constexpr bool in_stream(std::size_t M, std::size_t group, std::size_t K) noexcept {
+    return M <= 16 && (group >= K || group % 32 == 0);
+  }
+  /// Four sums, each of its own panel: a product waits for its sum longer than two others take.
+  static constexpr std::size_t stream_panels = 4;
+  static constexpr std::size_t stream_bytes = stream_panels * stream_k * nr;
+
+  template <int Bits>
+  static void integer_stream(const integer_call* calls, const centred_codes* centres, const std::byte* const* codes,
+                             std::byte* operands, block_scope& scope) noexcept {
+    const integer_call& c = calls[0];
+    const std::size_t depth = c.group >= c.K || c.group % 64 == 0 ? 64 : 32;
+    scope.shape(c.M, depth);
+    const auto ring = [&](std::size_t panel) { return operands + panel * stream_k * nr; };
+    centring<Bits> panels[stream_panels] = {{centres[0], codes[0], ring(0)},
+                                            {centres[1], codes[1], ring(1)},
+                                            {centres[2], codes[2], ring(2)},
+                                            {centres[3], codes[3], ring(3)}};
+    for (std::size_t k = 0; k < lead_k; k += pack::panel16::block_k)
+      for (centring<Bits>& panel : panels) panel.next();
+    const std::byte* const rings[] = {ring(0), ring(1), ring(2), ring(3)};
+    tiles<1, stream_panels, true>(calls, 0, c.M, depth, rings, [&](int panel) NIBBLE_LAMBDA_INLINE {
+      panels[panel].next();
+      if (depth == 64) panels[panel].next();
+    });
   }
 
   static void integer_blocks(const integer_call* calls, std::size_t count, bool exact, const std::byte* const* operands,
@@ -156,20 +190,55 @@ struct gemm_panel<isa::amx_int8> : gemm_panel<simd::isa_type> {
   }
 
  private:
+  /// Centres the codes of a panel, block by block, to a ring of stream_k.
+  template <int Bits>
+  struct centring {
+    centring(const centred_codes& from, const std::byte* codes, std::byte* to) noexcept
+        : c(from), block(codes), values(reinterpret_cast<std::int8_t*>(to)), stop(from.group), own(origin(from, 0)) {}
+    const centred_codes& c;
+    const std::byte* block;
+    std::int8_t* values;
+    std::size_t k = 0, g = 0, stop;  ///< what comes next, its group, and where that ends
+    __m512i own;                     ///< the group's origins
+
+    NIBBLE_ALWAYS_INLINE void next() noexcept {
+      if (k >= c.k1) return;
+      if (k == stop) {
+        stop += c.group;
+        own = origin(c, ++g);
+      }
+      for (std::size_t line = 0; line < pack::panel16::block_bytes(Bits); line += 64)
+        __builtin_prefetch(block + 2048 + line, 0, 2);
+      block_of<Bits>(c.doubled, block, own, own, values + k % stream_k * nr,
+                     [](vu four) NIBBLE_LAMBDA_INLINE { return four; });
+      block += pack::panel16::block_bytes(Bits);
+      k += pack::panel16::block_k;
+    }
+  };
+
+  /// The origins of group g, each four times in its lane.
+  static NIBBLE_ALWAYS_INLINE __m512i origin(const centred_codes& c, std::size_t g) noexcept {
+    const __m512i columns = _mm512_loadu_si512(c.origin + g * c.origin_stride);
+    return _mm512_mullo_epi32(columns, _mm512_set1_epi32(0x01010101));
+  }
+  /// A block of 32 k: what image_of makes of its codes, without the origins of its first 16 k and the others.
+  template <int Bits, class ImageOf>
+  static NIBBLE_ALWAYS_INLINE void block_of(bool doubled, const std::byte* block, __m512i first, __m512i second,
+                                            std::int8_t* values, const ImageOf& image_of) noexcept {
+    for_each_unit([&]<std::size_t U>() NIBBLE_LAMBDA_INLINE {
+      const auto four = static_cast<__m512i>(image_of(codes<Bits, U>(block, 0)));
+      const __m512i twice = doubled ? _mm512_add_epi8(four, four) : four;
+      _mm512_storeu_si512(values + U * 64, _mm512_sub_epi8(twice, U < 4 ? first : second));
+    });
+  }
+
   /// c's origin taken off the codes, four in each lane, that image_of makes of stored ones.
   template <int Bits, class ImageOf>
   static NIBBLE_ALWAYS_INLINE void centre(const centred_codes& c, const std::byte* block, std::int8_t* values,
                                           const ImageOf& image_of) noexcept {
-    const auto origin_of = [&](std::size_t g) NIBBLE_LAMBDA_INLINE {
-      const __m512i columns = _mm512_loadu_si512(c.origin + g * c.origin_stride);
-      return _mm512_mullo_epi32(columns, _mm512_set1_epi32(0x01010101));
-    };
+    const auto origin_of = [&](std::size_t g) NIBBLE_LAMBDA_INLINE { return origin(c, g); };
     const auto centre_block = [&](__m512i first, __m512i second) NIBBLE_LAMBDA_INLINE {  // origins of 16 k each
-      for_each_unit([&]<std::size_t U>() NIBBLE_LAMBDA_INLINE {
-        const auto four = static_cast<__m512i>(image_of(codes<Bits, U>(block, 0)));
-        const __m512i twice = c.doubled ? _mm512_add_epi8(four, four) : four;
-        _mm512_storeu_si512(values + U * 64, _mm512_sub_epi8(twice, U < 4 ? first : second));
-      });
+      block_of<Bits>(c.doubled, block, first, second, values, image_of);
       block += pack::panel16::block_bytes(Bits);
       values += 8 * 64;
     };
@@ -238,22 +307,25 @@ struct gemm_panel<isa::amx_int8> : gemm_panel<simd::isa_type> {
     const bool whole_tiles = (c.group >= c.K || c.group % 64 == 0) && c.k0 % 64 == 0 && (c.k1 % 64 == 0 || c.k1 >= c.K);
     const std::size_t depth = whole_tiles ? 64 : c.group >= c.K || c.group % 32 == 0 ? 32 : 16;
     ahead.spread_over(ceil_div(c.M, std::size_t{32}) * ceil_div(c.k1 - c.k0, depth));
+    const auto ask = [&ahead](int panel) NIBBLE_LAMBDA_INLINE {
+      if (panel == 0) ahead.step();
+    };
     std::size_t m = 0;
     if (c.M >= 32) {
       scope.shape(32, depth);
-      for (; c.M - m >= 32; m += 32) tiles<2, Panels, Exact>(calls, m, 32, depth, operands, ahead);
+      for (; c.M - m >= 32; m += 32) tiles<2, Panels, Exact>(calls, m, 32, depth, operands, ask);
     }
     const std::size_t left = c.M - m;
     if (left == 0) return;
     scope.shape(left, depth);
-    if (left > 16) tiles<2, Panels, Exact>(calls, m, left, depth, operands, ahead);
-    else tiles<1, Panels, Exact>(calls, m, left, depth, operands, ahead);
+    if (left > 16) tiles<2, Panels, Exact>(calls, m, left, depth, operands, ask);
+    else tiles<1, Panels, Exact>(calls, m, left, depth, operands, ask);
   }
 
-  /// Rows [m, m + rows) of 1 or 2 panels.
-  template <int RowTiles, int Panels, bool Exact>
+  /// Rows [m, m + rows) of 1 or 2 panels. beside(panel) is called behind the first product of each step and panel.
+  template <int RowTiles, int Panels, bool Exact, class Beside>
   static void tiles(const integer_call* calls, std::size_t m, std::size_t rows, std::size_t depth,
-                    const std::byte* const* operands, next_blocks& ahead) noexcept {
+                    const std::byte* const* operands, const Beside& beside) noexcept {
     constexpr auto sums = static_cast<std::size_t>(RowTiles * Panels);
     constexpr std::size_t sum_bytes = nr * sizeof(std::int32_t);
     const integer_call c = calls[0];  // a copy, which no store can change
@@ -271,18 +343,19 @@ struct gemm_panel<isa::amx_int8> : gemm_panel<simd::isa_type> {
     bool waiting = false;  // the sums of the group before, finished, are still in their tiles
     for (group_walk group(c); !group.done(); group.next()) {
       for (std::size_t k = group.k; k < group.stop; k += depth) {
-        const std::size_t at = (k - c.k0) * nr;
+        const std::size_t at = (Panels > 2 ? k % stream_k : k - c.k0) * nr;
         const bool first = k == group.k;
-        ahead.step();
         each_sum<RowTiles, Panels>([&]<int I, int J>() NIBBLE_LAMBDA_INLINE {
-          if constexpr (I == 0) amx::load<6 + J>(operands[J] + at, pack::panel16::unit_bytes);
+          constexpr int operand = Panels > 2 ? 5 + J % 3 : 6 + J;
+          if constexpr (I == 0) amx::load<operand>(operands[J] + at, pack::panel16::unit_bytes);
           if constexpr (J == 0) amx::load<4 + I>((I == 0 ? upper : lower) + k, c.x_stride);
           if (first) {
             if (waiting) amx::store<2 * I + J>(finished[sum_of(I, J)], sum_bytes);
             if (group.begins) amx::zero<2 * I + J>();
             else amx::load<2 * I + J>(state(I, J), sum_bytes);
           }
-          amx::multiply<2 * I + J, 4 + I, 6 + J, Exact>();
+          amx::multiply<2 * I + J, 4 + I, operand, Exact>();
+          if constexpr (I == 0) beside(J);
           if (first && waiting) {
             if constexpr (I + J > 0) {
               constexpr int before = I * Panels + J - 1;
@@ -311,6 +384,8 @@ struct gemm_panel<isa::amx_int8> : gemm_panel<simd::isa_type> {
   static NIBBLE_ALWAYS_INLINE void each_sum(F&& f) noexcept {
     f.template operator()<0, 0>();
     if constexpr (Panels > 1) f.template operator()<0, 1>();
+    if constexpr (Panels > 2) f.template operator()<0, 2>();
+    if constexpr (Panels > 3) f.template operator()<0, 3>();
     if constexpr (RowTiles > 1) f.template operator()<1, 0>();
     if constexpr (RowTiles > 1 && Panels > 1) f.template operator()<1, 1>();
   }
