@@ -131,6 +131,13 @@ void register_quantize() {
     for (const std::size_t threads : thread_counts())
       add(name("dequantize", c, square, threads),
           [=](benchmark::State& state) { time_dequantize(state, c, square, threads); });
+  // 1 MiB of floats, for a comparison with ggml, whose searches take tens of nanoseconds for a value.
+  constexpr shape few_rows{64, 4096};
+  for (const quant::ggml_type_info& info : ggml_formats()) {
+    const std::string rest = text("/", info.name, "/", name_of(few_rows), "/threads:1");
+    add("quantize" + rest, [=](benchmark::State& state) { time_encode_ggml(state, info, {}, few_rows, 1); });
+    add("dequantize" + rest, [=](benchmark::State& state) { time_decode_ggml(state, info, few_rows, 1); });
+  }
   for (const quant::ggml_type_info& info : ggml_formats())
     for (const std::size_t threads : thread_counts()) {
       const std::string rest = text("/", info.name, "/", name_of(square), "/threads:", threads);

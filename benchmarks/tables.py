@@ -8,7 +8,7 @@ import statistics
 import subprocess
 
 GEMM = re.compile(r"^gemm/(?P<kind>.+)/N:(?P<N>\d+)/K:(?P<K>\d+)/M:(?P<M>\d+)/threads:(?P<threads>\d+)/(?P<place>warm|cold)$")
-CODEC = re.compile(r"^(quantize|quantize_mse_search|quantize_least_error|dequantize|pack|unpack)/(\w+)/N:(?:4096|256)/K:4096/threads:(\d+)$")
+CODEC = re.compile(r"^(quantize|quantize_mse_search|quantize_least_error|dequantize|pack|unpack)/(\w+)/N:(4096|64)/K:4096/threads:(\d+)$")
 MATRIX = re.compile(r"^matrix/w(\d)([a-z]?)_(\w+)/(\w+)/.*/M:(1|512)/threads:1/(?:cold|warm)$")
 READ = re.compile(r"^roof/read/(?:KiB:(\d+)|memory)/threads:(\d+)$")
 PEAK = re.compile(r"^roof/peak/(float|bfloat16|bytes/bits:\d+)/threads:(\d+)$")
@@ -244,25 +244,30 @@ def formats(entries):
 
 def codecs(entries):
     """Quantize, dequantize, pack, unpack, and blocks beside ggml's; empty when there is none."""
-    cells = {}
+    cells, few = {}, {}
     for name, entry in entries.items():
         if match := CODEC.match(name):
-            topic, kind, threads = match.groups()
-            cells[kind, f"{topic}, {plural(int(threads))}"] = entry
-    if not cells:
-        return ""
-    columns = list(dict.fromkeys(key[1] for key in cells))
-    rows = [[f"`{kind}`"] + [number(cells[kind, c]["GBps"]) if (kind, c) in cells else "" for c in columns]
-            for kind in dict.fromkeys(key[0] for key in cells)]
-    text = "4096 x 4096, GB/s of floats (quantize, dequantize) or of packed bytes (pack, unpack); ggml's blocks 256 x 4096.\n\n"
-    text += table([""] + columns, rows)
+            topic, kind, N, threads = match.groups()
+            (cells if N == "4096" else few)[kind, f"{topic}, {plural(int(threads))}"] = entry["GBps"]
+    text = ""
+    if cells:
+        columns = list(dict.fromkeys(key[1] for key in cells))
+        rows = [[f"`{kind}`"] + [number(cells.get((kind, c))) for c in columns]
+                for kind in dict.fromkeys(key[0] for key in cells)]
+        text = ("4096 x 4096, GB/s of floats (quantize, dequantize) or of packed bytes (pack, unpack).\n\n"
+                + table([""] + columns, rows))
     topics = [f"{topic}, {plural(1)}" for topic in ("quantize", "dequantize")]
-    beside = [[f"`{kind}`"] + [number(cells[kind, t]["GBps"] / cells[f"llama_{kind}", t]["GBps"], 1)
-                               if (kind, t) in cells and (f"llama_{kind}", t) in cells else "" for t in topics]
-              for kind in dict.fromkeys(key[0] for key in cells)]
-    beside = [row for row in beside if any(row[1:])]
-    if beside:
-        text += "Times as fast as ggml with the same blocks.\n\n" + table([""] + topics, beside)
+    rows = []
+    for kind in dict.fromkeys(key[0] for key in few):
+        row = [f"`{kind}`"]
+        for t in topics:
+            own, peer = few.get((kind, t)), few.get((f"llama_{kind}", t))
+            row += [number(own), number(peer), number(own / peer if own and peer else None, 1)]
+        if any(row[3::3]):
+            rows.append(row)
+    if rows:
+        head = [""] + [cell for t in topics for cell in (f"{t}, GB/s", "ggml", "times as fast")]
+        text += "64 x 4096, GB/s of floats, and times as fast as ggml with the same blocks.\n\n" + table(head, rows)
     return text
 
 

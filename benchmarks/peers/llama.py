@@ -24,8 +24,8 @@ F32 = 0
 TOLERANCE = {"q2": 0.53, "q3": 0.25, "q4": 0.14, "q5": 0.067, "q6": 0.034, "q8": 0.014, "iq": 0.13, "mx": 0.2}
 PACKED = "_packed"
 KINDS = [f"llama_{name}{order}/integer" for name in TYPES for order in ("", PACKED)]
-# 4 MiB of floats: the searches take tens of nanoseconds for a value.
-CODECS = [common.Codec(topic, f"llama_{name}", 256, 4096) for topic in ("quantize", "dequantize") for name in BLOCKS]
+# 1 MiB of floats, as of nibble-bench: the searches take tens of nanoseconds for a value.
+CODECS = [common.Codec(topic, f"llama_{name}", 64, 4096) for topic in ("quantize", "dequantize") for name in BLOCKS]
 
 P, I, L, S, Z = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_size_t, ctypes.c_char_p
 

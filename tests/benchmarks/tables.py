@@ -64,15 +64,16 @@ class Tables(unittest.TestCase):
         self.assertEqual(tables.formats({name("w4_g128/integer"): {}}), "")
 
     def test_block_formats_stand_beside_those_of_ggml(self):
-        entries = {"quantize/Q4_K/N:4096/K:4096/threads:1": {"GBps": 0.6}, llama.CODECS[0].name: {"GBps": 1.0},
-                   "quantize/llama_Q4_K/N:256/K:4096/threads:1": {"GBps": 0.05},
+        entries = {"quantize/Q4_K/N:4096/K:4096/threads:1": {"GBps": 0.5}, llama.CODECS[0].name: {"GBps": 1.0},
+                   "quantize/Q4_K/N:64/K:4096/threads:1": {"GBps": 0.6},
+                   "quantize/llama_Q4_K/N:64/K:4096/threads:1": {"GBps": 0.05},
                    "quantize/w4_g128/N:4096/K:4096/threads:1": {"GBps": 5.0}}
-        text = tables.codecs(entries).split("Times as fast as ggml")
+        text = tables.codecs(entries).split("64 x 4096")
         self.assertIn("| `w4_g128` | 5.00 |", text[0])
-        self.assertIn("| `llama_Q4_K` | 0.05 |", text[0])
-        self.assertIn("| `Q4_K` | 12.0 |", text[1])
+        self.assertIn("| `Q4_K` | 0.50 |", text[0])
+        self.assertIn("| `Q4_K` | 0.60 | 0.05 | 12.0 |  |  |  |", text[1])
         self.assertNotIn("w4_g128", text[1])
-        self.assertNotIn("Times as fast", tables.codecs({"quantize/w4_g128/N:4096/K:4096/threads:1": {"GBps": 5.0}}))
+        self.assertNotIn("64 x 4096", tables.codecs({"quantize/w4_g128/N:4096/K:4096/threads:1": {"GBps": 5.0}}))
 
     def test_codecs_of_ggml_are_the_types_that_nibble_writes(self):
         with open(os.path.join(root, "include", "nibble", "quant", "ggml_type.hpp"), encoding="utf-8") as f:
