@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -77,13 +78,31 @@ inline constexpr bool encodes_ggml = requires(const float* x, std::byte* b) {
 template <class Format>
 inline constexpr std::size_t ggml_run = 8192 / Format::block_elements;
 
+/// The greatest magnitude of n values as the bits of a float, infinity and NaN last.
+inline std::uint32_t greatest_bits(const float* x, std::size_t n) noexcept {
+  constexpr std::size_t lanes = 64;  // for vectors, also where compilers make them of loops of constant length only
+  std::int32_t largest[lanes] = {};
+  std::size_t i = 0;
+  for (; n - i >= lanes; i += lanes)
+    for (std::size_t lane = 0; lane < lanes; ++lane) {
+      const std::int32_t size = std::bit_cast<std::int32_t>(x[i + lane]) & 0x7fffffff;
+      largest[lane] = largest[lane] < size ? size : largest[lane];
+    }
+  for (; i < n; ++i) largest[0] = std::max(largest[0], std::bit_cast<std::int32_t>(x[i]) & 0x7fffffff);
+  return static_cast<std::uint32_t>(*std::max_element(largest, largest + lanes));
+}
+/// Formats without a search: scale and minimum are no more than the range of the values.
+template <class Format>
+inline constexpr bool ggml_of_range = Format::block_elements == 32 && !quant::ggml::weighted_block<Format>;
+
 /// Encodes blocks from x on, and returns how many went well before the first that is refused. `importance` is for `fit` and
 /// for formats that ggml weighs.
 template <class Format>
 std::size_t encode_ggml_run(const float* x, std::size_t count, [[maybe_unused]] bool fit,
                             [[maybe_unused]] const kernels::ggml_importance& importance, std::byte* out) noexcept {
   using quant::ggml::refusal;
-  std::size_t good = 0;
+  const std::uint32_t largest = greatest_bits(x, count * Format::block_elements);
+  std::size_t good = largest <= std::bit_cast<std::uint32_t>(Format::greatest) ? count : 0;
   while (good < count && Format::check_values(x + good * Format::block_elements) == refusal::none) ++good;
   if constexpr (quant::ggml::fitted_block<Format>) {
     if (fit) kernels::fit_ggml_blocks<isa::native, Format>::run(x, good, importance, out);
@@ -93,6 +112,8 @@ std::size_t encode_ggml_run(const float* x, std::size_t count, [[maybe_unused]] 
   } else {
     kernels::encode_ggml_blocks<isa::native, Format>::run(x, good, out);
   }
+  if (ggml_of_range<Format> && largest <= std::bit_cast<std::uint32_t>(0x1p14f))
+    return good;  // half has them below 0x1p16
   for (std::size_t i = 0; i < good; ++i)
     if (Format::check_block(out + i * Format::block_bytes) != refusal::none) return i;
   return good;
