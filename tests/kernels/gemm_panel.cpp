@@ -95,9 +95,10 @@ template <class Kernel, int Bits>
 void check_stream(bool doubled) {
   constexpr std::size_t panels = Kernel::stream_panels;
   typename Kernel::block_scope scope;
-  for (const auto [M, K, group] :
-       {shape{9, 32, 32}, shape{16, 90, 32}, shape{15, 448, 32}, shape{2, 448, 96}, shape{16, 448, 64},
-        shape{11, 320, 128}, shape{13, 413, 416}, shape{16, 1000, 1000}}) {
+  constexpr shape some[] = {{9, 32, 32},   {16, 90, 32},   {15, 448, 32},  {2, 448, 96},
+                            {16, 448, 64}, {11, 320, 128}, {13, 413, 416}, {16, 1000, 1000}};
+  for (const shape& s : some) {
+    const std::size_t M = s.M, K = s.K, group = s.group;
     CAPTURE(M);
     CAPTURE(K);
     CAPTURE(group);
