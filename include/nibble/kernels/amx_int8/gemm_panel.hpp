@@ -276,8 +276,8 @@ struct gemm_panel<isa::amx_int8> : gemm_panel<simd::isa_type> {
         for (std::size_t i = 0; i < rows; ++i) row(i);
       }
     };
-    const std::int32_t* const x_sums = c.x_sums + first * c.sum_stride + g;
-    const auto x_sum = [&](std::size_t i) NIBBLE_LAMBDA_INLINE { return vi(x_sums[i * c.sum_stride]); };
+    const auto x_sum = [&](std::size_t i)  // c.x_sums may be null where it is not read
+        NIBBLE_LAMBDA_INLINE { return vi(c.x_sums[(first + i) * c.sum_stride + g]); };
     if (constant_zero(c) && p.offsets != nullptr) {  // z is 0: the sums are I either way
       const vf offset = simd::load(p.offsets + g * p.offset_stride);
       const float* const levels = c.x_levels + first * c.sum_stride + g;
