@@ -101,7 +101,8 @@ def failure(case, why):
 
 
 def main(description, entries, open_library):
-    """The program of a peer with these entries, of Case and Codec. open_library() gives (context for the JSON, measure(case, min_time) -> entry); it raises
+    """The program of a peer with these entries, of Case and Codec. open_library() gives (context for the JSON,
+    measure(case, min_time) -> entry); it raises
     ImportError or OSError where the package is not installed."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--filter", default=".", help="regular expression: entries whose name it finds are run")

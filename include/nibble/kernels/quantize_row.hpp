@@ -3,6 +3,7 @@
 /// @file
 /// The contract of activation quantization: one token to signed 8-bit codes with one scale.
 
+#include <algorithm>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -26,12 +27,16 @@ struct quantize_row : quantize_row<typename Isa::fallback> {};
 /// The greatest magnitude of x[0, K) as the bits of a float, which order like the numbers, with infinity and NaN above all:
 /// one maximum answers both questions.
 inline std::uint32_t greatest_magnitude_bits(const float* x, std::size_t K) noexcept {
-  std::uint32_t largest = 0;
-  for (std::size_t k = 0; k < K; ++k) {
-    const std::uint32_t magnitude = std::bit_cast<std::uint32_t>(x[k]) & 0x7fffffffu;
-    largest = largest < magnitude ? magnitude : largest;
-  }
-  return largest;
+  constexpr std::size_t lanes = 64;  // for vectors, also where compilers make them of loops of constant length only
+  std::int32_t largest[lanes] = {};
+  std::size_t k = 0;
+  for (; K - k >= lanes; k += lanes)
+    for (std::size_t lane = 0; lane < lanes; ++lane) {
+      const std::int32_t magnitude = std::bit_cast<std::int32_t>(x[k + lane]) & 0x7fffffff;
+      largest[lane] = largest[lane] < magnitude ? magnitude : largest[lane];
+    }
+  for (; k < K; ++k) largest[0] = std::max(largest[0], std::bit_cast<std::int32_t>(x[k]) & 0x7fffffff);
+  return static_cast<std::uint32_t>(*std::max_element(largest, largest + lanes));
 }
 /// The bits of infinity: a row whose greatest magnitude is not below is not finite.
 inline constexpr std::uint32_t not_finite_bits = 0x7f800000u;

@@ -17,6 +17,7 @@
 #include <nibble/core/span2d.hpp>
 #include <nibble/isa/tags.hpp>
 #include <nibble/kernels/ggml_blocks.hpp>
+#include <nibble/kernels/quantize_row.hpp>
 #include <nibble/kernels/scalar/ggml_blocks.hpp>
 #include <nibble/kernels/simd/ggml_blocks.hpp>
 #include <nibble/quant/ggml_block256.hpp>
@@ -78,19 +79,6 @@ inline constexpr bool encodes_ggml = requires(const float* x, std::byte* b) {
 template <class Format>
 inline constexpr std::size_t ggml_run = 8192 / Format::block_elements;
 
-/// The greatest magnitude of n values as the bits of a float, infinity and NaN last.
-inline std::uint32_t greatest_bits(const float* x, std::size_t n) noexcept {
-  constexpr std::size_t lanes = 64;  // for vectors, also where compilers make them of loops of constant length only
-  std::int32_t largest[lanes] = {};
-  std::size_t i = 0;
-  for (; n - i >= lanes; i += lanes)
-    for (std::size_t lane = 0; lane < lanes; ++lane) {
-      const std::int32_t size = std::bit_cast<std::int32_t>(x[i + lane]) & 0x7fffffff;
-      largest[lane] = largest[lane] < size ? size : largest[lane];
-    }
-  for (; i < n; ++i) largest[0] = std::max(largest[0], std::bit_cast<std::int32_t>(x[i]) & 0x7fffffff);
-  return static_cast<std::uint32_t>(*std::max_element(largest, largest + lanes));
-}
 /// Formats without a search: scale and minimum are no more than the range of the values.
 template <class Format>
 inline constexpr bool ggml_of_range = Format::block_elements == 32 && !quant::ggml::weighted_block<Format>;
@@ -101,7 +89,7 @@ template <class Format>
 std::size_t encode_ggml_run(const float* x, std::size_t count, [[maybe_unused]] bool fit,
                             [[maybe_unused]] const kernels::ggml_importance& importance, std::byte* out) noexcept {
   using quant::ggml::refusal;
-  const std::uint32_t largest = greatest_bits(x, count * Format::block_elements);
+  const std::uint32_t largest = kernels::greatest_magnitude_bits(x, count * Format::block_elements);
   std::size_t good = largest <= std::bit_cast<std::uint32_t>(Format::greatest) ? count : 0;
   while (good < count && Format::check_values(x + good * Format::block_elements) == refusal::none) ++good;
   if constexpr (quant::ggml::fitted_block<Format>) {
